@@ -1,0 +1,15 @@
+//! The decisions, pure: no I/O, no clock, no randomness, no locks. `now` and random draws are arguments, so that a test writes
+//! them as literals and a simulation runs the same code in virtual time.
+
+pub mod controller;
+pub mod decide;
+pub mod draw;
+pub mod headers;
+pub mod keyring;
+pub mod negotiate;
+pub mod policy;
+pub mod routes;
+pub mod slots;
+pub mod time;
+pub mod token;
+pub mod units;

@@ -44,11 +44,7 @@ impl Clock {
     pub fn now(&self) -> Now {
         let elapsed = self.elapsed();
         let doubt_ms = self.doubt_ms.load(Ordering::Relaxed);
-        Now {
-            mono: moment(elapsed),
-            wall: UnixTime::from_millis(self.wall_ms(elapsed)),
-            doubt: Duration::from_millis(doubt_ms),
-        }
+        Now { mono: moment(elapsed), wall: UnixTime::from_millis(self.wall_ms(elapsed)), doubt: Duration::from_millis(doubt_ms) }
     }
 
     /// The monotonic clock alone.

@@ -1,1 +1,297 @@
-//! To come.
+//! Draws: how a rate of newcomers becomes odds that reloading cannot better.
+//!
+//! A ticket draws once an epoch: a keyed hash of ticket and epoch, against the odds as they stood when that epoch began, so the answer
+//! is the same all epoch long. The phase of the epoch differs per ticket, so there is no herd. Weights grow with unbroken
+//! attendance, so that luck matters less the longer one waits.
+//!
+//! Absent: the keyed hash itself (`keyring.rs`), and any memory of a visitor.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::time::UnixTime;
+
+/// One epoch of one ticket, named by its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Milliseconds since 1970, shifted by the ticket's phase. It names the epoch in the draw's hash and in the count of tickets.
+    pub began: UnixTime,
+    /// When the next one begins.
+    pub ends: UnixTime,
+}
+
+impl Epoch {
+    /// The epoch that a ticket is in. Counted from 1970, so that it is the same after a restart and on every node.
+    #[must_use]
+    pub fn of(now: UnixTime, length: Duration, phase: u64) -> Self {
+        let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1);
+        let shift = phase % length_ms;
+        let since = (now.as_millis() + shift) % length_ms;
+        let began = UnixTime::from_millis(now.as_millis() - since.min(now.as_millis()));
+        Self { began, ends: began.plus(length) }
+    }
+}
+
+/// What is added to a ticket's weight in this time of attendance. Linear ageing: the simulated wait of 95 % is that of a plain
+/// lottery, the longest wait a tenth shorter, and the odds can be told in one sentence.
+const AGEING: Duration = Duration::from_secs(60);
+
+/// The most that a ticket weighs: an hour of attendance. Beyond, weights of a day-old crowd would drown every newcomer.
+const WEIGHT_MAX: f64 = 61.0;
+
+/// The weight of a ticket in the draw: 1 at first, and 1 more a minute.
+#[must_use]
+pub fn weight(issued: UnixTime, now: UnixTime) -> f64 {
+    (1.0 + now.since(issued).as_secs_f64() / AGEING.as_secs_f64()).min(WEIGHT_MAX)
+}
+
+/// Whether a draw is won. `draw` is uniform over 64 bits.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "53 bits of a draw are enough: no odds are that small")]
+pub fn wins(draw: u64, odds: f64, weight: f64) -> bool {
+    (draw as f64) < odds * weight * 2f64.powi(64)
+}
+
+/// The odds of the recent past, newest last: each ticket draws against those at the beginning of its epoch.
+#[derive(Clone, Debug, Default)]
+pub struct Odds {
+    ring: VecDeque<(UnixTime, f64)>,
+}
+
+impl Odds {
+    /// Adds the odds from `now` on, and forgets what no epoch still begins in.
+    pub fn push(&mut self, now: UnixTime, odds: f64, epoch: Duration) {
+        // a wall clock set back leaves entries of the future: they no longer hold
+        while self.ring.back().is_some_and(|&(time, _)| time >= now) {
+            self.ring.pop_back();
+        }
+        self.ring.push_back((now, odds));
+        let oldest = now.minus(epoch);
+        while self.ring.len() > 1 && self.ring[1].0 <= oldest {
+            self.ring.pop_front();
+        }
+    }
+
+    /// The odds now; 1 before the first tick.
+    #[must_use]
+    pub fn current(&self) -> f64 {
+        self.ring.back().map_or(1.0, |&(_, odds)| odds)
+    }
+
+    /// The odds as they stood at `time`.
+    #[must_use]
+    pub fn at(&self, time: UnixTime) -> f64 {
+        let after = self.ring.partition_point(|&(start, _)| start <= time);
+        let found = self.ring.get(after.saturating_sub(1));
+        found.map_or(1.0, |&(_, odds)| odds)
+    }
+}
+
+/// When a new ticket comes back to draw for the first time.
+pub const FIRST_RETURN: Duration = Duration::from_secs(2);
+
+/// A ticket draws against odds that already knew of it: at the earliest those of the tick after it was given. Else everyone who
+/// came with a surge would draw against the odds of the calm before it.
+const KNOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// The time whose odds a ticket draws against in an epoch.
+#[must_use]
+pub fn odds_time(epoch: Epoch, issued: UnixTime) -> UnixTime {
+    epoch.began.max(issued.plus(KNOWN_AFTER))
+}
+
+/// The odds that fill a rate of newcomers. `held` tickets have won before and wait for a token: they come first.
+#[must_use]
+pub fn odds(newcomers_per_second: f64, epoch: Duration, held: f64, weights: f64) -> f64 {
+    if weights <= 0.0 {
+        return if newcomers_per_second > 0.0 { 1.0 } else { 0.0 };
+    }
+    ((newcomers_per_second * epoch.as_secs_f64() - held) / weights).clamp(0.0, 1.0)
+}
+
+/// Polls a second that a waiting crowd may ask for before its refresh interval is stretched: a few percent of one core.
+const POLLS: f64 = 2000.0;
+
+/// The refresh interval for a crowd: doubled until it is long enough, halved only when half of it would do with room to spare, so
+/// that a crowd at the edge does not flip it.
+#[must_use]
+pub fn stretch(current: Duration, waiting: f64, refresh: Duration, refresh_max: Duration) -> Duration {
+    let needed = waiting / POLLS;
+    let mut length = current.clamp(refresh, refresh_max);
+    while length < refresh_max && length.as_secs_f64() < needed {
+        length = (length * 2).min(refresh_max);
+    }
+    while length > refresh && length.as_secs_f64() / 2.0 > needed * 1.5 {
+        length = (length / 2).max(refresh);
+    }
+    length
+}
+
+/// How long a ticket still waits, if the odds stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wait {
+    /// Half of those like it are in within this.
+    pub half: Duration,
+    /// Nine of ten are in within this.
+    pub nine_of_ten: Duration,
+}
+
+/// The wait of a ticket of this weight; `None` while no one is let in.
+#[must_use]
+pub fn wait(odds: f64, weight: f64, epoch: Duration) -> Option<Wait> {
+    if odds <= 0.0 {
+        return None;
+    }
+    Some(Wait { half: quantile(odds, weight, epoch, 0.5)?, nine_of_ten: quantile(odds, weight, epoch, 0.1)? })
+}
+
+/// The time after which the chance to be still outside is `outside`.
+///
+/// Of n draws with weights that grow by g = epoch / ageing each, the chance to lose all is about exp(-λ (n + g' n² / 2)), where
+/// λ = -ln(1 - odds × weight) and g' = g / weight: solved for n.
+fn quantile(odds: f64, weight: f64, epoch: Duration, outside: f64) -> Option<Duration> {
+    let chance = (odds * weight).min(1.0 - 1e-9);
+    let rate = -(-chance).ln_1p();
+    let needed = -outside.ln() / rate;
+    let growth = epoch.as_secs_f64() / AGEING.as_secs_f64() / weight;
+    let draws = ((1.0 + 2.0 * growth * needed).sqrt() - 1.0) / growth;
+    // the next draw is half an epoch away on average, and the first half of an epoch is part of every wait
+    Duration::try_from_secs_f64((draws.max(0.5)) * epoch.as_secs_f64()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const E: Duration = Duration::from_secs(10);
+
+    fn at(ms: u64) -> UnixTime {
+        UnixTime::from_millis(1_700_000_000_000 + ms)
+    }
+
+    #[test]
+    fn an_epoch_contains_its_time_and_lasts_its_length() {
+        for phase in [0, 1, 9_999, 12_345_678_901] {
+            for ms in [0, 1, 5_000, 9_999, 10_000] {
+                let epoch = Epoch::of(at(ms), E, phase);
+                assert!(epoch.began <= at(ms) && at(ms) < epoch.ends, "{phase} {ms}");
+                assert_eq!(epoch.ends.since(epoch.began), E);
+                assert_eq!(Epoch::of(epoch.ends, E, phase).began, epoch.ends);
+            }
+        }
+    }
+
+    #[test]
+    fn phases_spread_the_beginnings() {
+        let began: std::collections::HashSet<u64> =
+            (0..10u64).map(|i| Epoch::of(at(0), E, i * 1000).began.as_millis() % 10_000).collect();
+        assert_eq!(began.len(), 10);
+    }
+
+    #[test]
+    fn weight_grows_by_one_a_minute_to_its_bound() {
+        assert!((weight(at(0), at(0)) - 1.0).abs() < 1e-9);
+        assert!((weight(at(0), at(90_000)) - 2.5).abs() < 1e-9);
+        assert!((weight(at(0), at(1_000_000_000)) - WEIGHT_MAX).abs() < 1e-9);
+        assert!((weight(at(5000), at(0)) - 1.0).abs() < 1e-9, "a clock set back takes nothing away");
+    }
+
+    #[test]
+    fn a_draw_is_won_below_the_odds() {
+        assert!(wins(0, 1e-9, 1.0));
+        assert!(wins(u64::MAX / 2, 0.51, 1.0) && !wins(u64::MAX / 2, 0.49, 1.0));
+        assert!(wins(u64::MAX / 2, 0.26, 2.0));
+        assert!(!wins(0, 0.0, 5.0));
+        assert!(wins(u64::MAX, 1.0, 1.1));
+    }
+
+    #[test]
+    fn odds_are_those_at_the_beginning_of_the_epoch() {
+        let mut odds = Odds::default();
+        assert!((odds.at(at(0)) - 1.0).abs() < 1e-9);
+        for (tick, value) in [(0, 1.0), (1000, 0.5), (2000, 0.2)] {
+            odds.push(at(tick), value, E);
+        }
+        assert!((odds.at(at(999)) - 1.0).abs() < 1e-9);
+        assert!((odds.at(at(1000)) - 0.5).abs() < 1e-9);
+        assert!((odds.at(at(9000)) - 0.2).abs() < 1e-9);
+        assert!((odds.current() - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn old_odds_are_forgotten_after_an_epoch() {
+        let mut odds = Odds::default();
+        for tick in 0..1000u32 {
+            odds.push(at(u64::from(tick) * 1000), f64::from(tick) / 1000.0, E);
+        }
+        assert!(odds.ring.len() <= 12, "{}", odds.ring.len());
+        assert!((odds.at(at(989_500)) - 0.989).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_clock_set_back_drops_the_odds_of_the_future() {
+        let mut odds = Odds::default();
+        odds.push(at(100_000), 1.0, E);
+        odds.push(at(1000), 0.1, E);
+        assert!((odds.current() - 0.1).abs() < 1e-9 && (odds.at(at(200_000)) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn odds_fill_the_rate_after_those_who_have_won_before() {
+        assert!((odds(5.0, E, 0.0, 100.0) - 0.5).abs() < 1e-9);
+        assert!((odds(5.0, E, 20.0, 100.0) - 0.3).abs() < 1e-9);
+        assert!((odds(5.0, E, 80.0, 100.0)).abs() < 1e-9);
+        assert!((odds(50.0, E, 0.0, 100.0) - 1.0).abs() < 1e-9);
+        assert!((odds(1.0, E, 0.0, 0.0) - 1.0).abs() < 1e-9 && odds(0.0, E, 0.0, 0.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_ticket_does_not_draw_against_the_calm_before_it_came() {
+        let epoch = Epoch::of(at(2500), E, 0);
+        assert_eq!(epoch.began, at(0));
+        assert_eq!(odds_time(epoch, at(500)), at(1500));
+        assert_eq!(odds_time(epoch, UnixTime::from_secs(1_699_999_000)), at(0));
+    }
+
+    #[test]
+    fn the_interval_follows_the_crowd_without_flipping() {
+        let (short, long) = (E, Duration::from_secs(60));
+        assert_eq!(stretch(short, 100.0, short, long), short);
+        assert_eq!(stretch(short, 25_000.0, short, long), Duration::from_secs(20));
+        assert_eq!(stretch(short, 1e6, short, long), long);
+        let twenty = Duration::from_secs(20);
+        assert_eq!(stretch(twenty, 19_000.0, short, long), twenty, "not halved at the edge");
+        assert_eq!(stretch(twenty, 5_000.0, short, long), short);
+        assert_eq!(stretch(Duration::from_secs(300), 0.0, short, long), short, "a new policy holds at once");
+    }
+
+    #[test]
+    fn the_wait_of_steady_odds_is_that_of_repeated_draws() {
+        // played out: a crowd of tickets against odds of 2 %, with growing weights
+        for odds in [0.002, 0.02, 0.3] {
+            let wait = wait(odds, 1.0, E).unwrap();
+            let mut outside = 1.0;
+            let (mut half, mut nine) = (None, None);
+            for draw in 0..100_000u32 {
+                let age = f64::from(draw) * 10.0;
+                outside *= 1.0 - (odds * (1.0 + age / 60.0)).min(1.0);
+                let time = age + 10.0;
+                if outside <= 0.5 && half.is_none() {
+                    half = Some(time);
+                }
+                if outside <= 0.1 && nine.is_none() {
+                    nine = Some(time);
+                    break;
+                }
+            }
+            let (half, nine) = (half.unwrap(), nine.unwrap());
+            assert!((wait.half.as_secs_f64() - half).abs() <= 0.15 * half + 10.0, "{odds}: {wait:?} against {half}");
+            assert!((wait.nine_of_ten.as_secs_f64() - nine).abs() <= 0.15 * nine + 10.0, "{odds}: {wait:?} against {nine}");
+        }
+    }
+
+    #[test]
+    fn nobody_can_say_how_long_while_no_one_is_let_in() {
+        assert_eq!(wait(0.0, 1.0, E), None);
+    }
+}

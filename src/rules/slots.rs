@@ -1,1 +1,556 @@
-//! To come.
+//! Slots (layer 2): who of those who may enter is next at an upstream server.
+//!
+//! First come, first served over all servers, with two exceptions that keep one party from taking the site: open routes without a
+//! pass have half of the slots at most, and one pass has `session.in_flight`. Who is over such a bound waits, and is passed over
+//! until it is under it again; nobody else waits for them.
+//!
+//! Always holds: while a slot is free, no one who may have it waits. Absent: connections, timers and locks (`upstream/` has them);
+//! priorities (simulation found no use for them).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::health::{Health, Takes};
+use super::time::Moment;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// An open route without a pass: half of the slots at most.
+    pub open: bool,
+    /// Whose pass, if any: bounded by `session.in_flight`.
+    pub pass: Option<u64>,
+    /// Its slot time and outcome say something about the load.
+    pub counts: bool,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer<W> {
+    /// A slot of this server.
+    Granted(usize),
+    /// No slot now: wait under this number.
+    Queued(u64),
+    /// No slot, and no room to wait; the waiter is handed back.
+    Full(W),
+}
+
+/// Bounds from the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Slots of each server.
+    pub per_server: u32,
+    /// The most that wait.
+    pub queue: usize,
+    /// The most slots of one pass.
+    pub per_pass: u32,
+}
+
+/// The slots of all servers and the queue in front of them. `W` is how a waiter is told.
+#[derive(Debug)]
+pub struct Slots<W> {
+    bounds: Bounds,
+    servers: Vec<Server>,
+    /// Those who wait and are under their bounds, oldest first; gated and open apart, since the bound of open routes holds for all of them.
+    gated: BTreeMap<u64, Waiting<W>>,
+    open: BTreeMap<u64, Waiting<W>>,
+    /// Those whose pass is at its bound, oldest first.
+    held: HashMap<u64, VecDeque<(u64, Waiting<W>)>>,
+    held_count: usize,
+    passes: HashMap<u64, u32>,
+    open_busy: u32,
+    next_number: u64,
+    usage: Usage,
+    used_at: Moment,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    ask: Ask,
+    waiter: W,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Server {
+    counted: u32,
+    uncounted: u32,
+    health: Health,
+    /// Still named by the policy.
+    live: bool,
+}
+
+impl Server {
+    const fn busy(&self) -> u32 {
+        self.counted + self.uncounted
+    }
+}
+
+/// Slot time used, in slot-seconds, since the slots were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// By requests that count.
+    pub counted_s: f64,
+    /// By all others.
+    pub uncounted_s: f64,
+}
+
+impl<W> Slots<W> {
+    /// Free slots of so many servers.
+    #[must_use]
+    pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
+        Self {
+            bounds,
+            servers: vec![Server { counted: 0, uncounted: 0, health: Health::default(), live: true }; servers],
+            gated: BTreeMap::new(),
+            open: BTreeMap::new(),
+            held: HashMap::new(),
+            held_count: 0,
+            passes: HashMap::new(),
+            open_busy: 0,
+            next_number: 0,
+            usage: Usage::default(),
+            used_at: now,
+        }
+    }
+
+    /// Asks for a slot. `draws` are two random numbers: of two servers picked by them, the one with fewer in flight is taken
+    /// (the power of two choices; scanning for the least would send every worker to the same one).
+    pub fn ask(&mut self, ask: Ask, draws: [u32; 2], now: Moment, waiter: W) -> Answer<W> {
+        if self.may_have(ask)
+            && let Some(server) = self.pick(draws)
+        {
+            self.take(server, ask, now);
+            return Answer::Granted(server);
+        }
+        if self.queued() >= self.bounds.queue {
+            return Answer::Full(waiter);
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.enqueue(number, Waiting { ask, waiter });
+        Answer::Queued(number)
+    }
+
+    /// Gives a slot back. The caller then calls [`Slots::next`] until it returns none.
+    pub fn release(&mut self, server: usize, ask: Ask, now: Moment) {
+        self.account(now);
+        let server = &mut self.servers[server];
+        let busy = if ask.counts { &mut server.counted } else { &mut server.uncounted };
+        *busy = busy.saturating_sub(1);
+        if ask.open {
+            self.open_busy = self.open_busy.saturating_sub(1);
+        }
+        let Some(pass) = ask.pass else { return };
+        if let Some(count) = self.passes.get_mut(&pass) {
+            *count -= 1;
+            if *count == 0 {
+                self.passes.remove(&pass);
+            }
+        }
+        if let Some(held) = self.held.get_mut(&pass) {
+            if let Some((number, waiting)) = held.pop_front() {
+                self.held_count -= 1;
+                self.line(waiting.ask).insert(number, waiting);
+            }
+            if self.held.get(&pass).is_some_and(VecDeque::is_empty) {
+                self.held.remove(&pass);
+            }
+        }
+    }
+
+    /// Whoever may now have a slot, with its server; the slot is taken for it.
+    pub fn next(&mut self, draws: [u32; 2], now: Moment) -> Option<(W, usize)> {
+        loop {
+            let server = self.pick(draws)?;
+            let open_may = self.open_busy < self.open_most();
+            let (number, line) = match (self.gated.first_key_value(), self.open.first_key_value()) {
+                (Some((&gated, _)), Some((&open, _))) if open_may && open < gated => (open, &mut self.open),
+                (Some((&gated, _)), _) => (gated, &mut self.gated),
+                (None, Some((&open, _))) if open_may => (open, &mut self.open),
+                (None, _) => return None,
+            };
+            let waiting = line.remove(&number)?;
+            if self.pass_is_full(waiting.ask.pass) {
+                self.enqueue(number, waiting);
+                continue;
+            }
+            self.take(server, waiting.ask, now);
+            return Some((waiting.waiter, server));
+        }
+    }
+
+    /// A waiter has given up.
+    pub fn leave(&mut self, number: u64, ask: Ask) {
+        if self.line(ask).remove(&number).is_some() {
+            return;
+        }
+        let Some(pass) = ask.pass else { return };
+        if let Some(held) = self.held.get_mut(&pass) {
+            let before = held.len();
+            held.retain(|(n, _)| *n != number);
+            self.held_count -= before - held.len();
+            if held.is_empty() {
+                self.held.remove(&pass);
+            }
+        }
+    }
+
+    /// Takes over changed bounds and servers. `kept[i]` is where new server `i` stood before, if it did. A server that the policy no
+    /// longer names keeps its place, so that its slots come back to it, and is given no more.
+    ///
+    /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
+    pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
+        self.bounds = bounds;
+        for server in &mut self.servers {
+            server.live = false;
+        }
+        kept.iter()
+            .map(|place| {
+                let place = place.unwrap_or_else(|| {
+                    self.servers.push(Server { counted: 0, uncounted: 0, health: Health::default(), live: true });
+                    self.servers.len() - 1
+                });
+                self.servers[place].live = true;
+                place
+            })
+            .collect()
+    }
+
+    /// The health of a server.
+    pub fn health(&mut self, server: usize) -> &mut Health {
+        &mut self.servers[server].health
+    }
+
+    /// Whether a server is in use and not ejected.
+    #[must_use]
+    pub fn is_up(&self, server: usize) -> bool {
+        self.servers[server].health.is_up()
+    }
+
+    /// Requests at a server.
+    #[must_use]
+    pub fn busy(&self, server: usize) -> u32 {
+        self.servers[server].busy()
+    }
+
+    /// Requests at all servers.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.servers.iter().map(Server::busy).sum()
+    }
+
+    /// Slots of the servers that are in use; of all, if none is up.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        let live = self.servers.iter().filter(|server| server.live);
+        let up = live.clone().filter(|server| server.health.is_up()).count();
+        let servers = if up == 0 { live.count() } else { up };
+        self.bounds.per_server.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX))
+    }
+
+    /// Requests that wait for a slot.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.gated.len() + self.open.len() + self.held_count
+    }
+
+    /// Requests that wait for a slot of the site, and not only for another request of their own pass.
+    #[must_use]
+    pub fn queued_for_the_site(&self) -> usize {
+        self.gated.len()
+    }
+
+    /// Slot time used until now.
+    pub fn usage(&mut self, now: Moment) -> Usage {
+        self.account(now);
+        self.usage
+    }
+
+    fn may_have(&self, ask: Ask) -> bool {
+        (!ask.open || self.open_busy < self.open_most()) && !self.pass_is_full(ask.pass)
+    }
+
+    /// Half of the slots, and at least one.
+    fn open_most(&self) -> u32 {
+        (self.total() / 2).max(1)
+    }
+
+    fn pass_is_full(&self, pass: Option<u64>) -> bool {
+        pass.is_some_and(|pass| self.passes.get(&pass).is_some_and(|&count| count >= self.bounds.per_pass))
+    }
+
+    fn enqueue(&mut self, number: u64, waiting: Waiting<W>) {
+        match waiting.ask.pass {
+            Some(pass) if self.pass_is_full(Some(pass)) => {
+                self.held.entry(pass).or_default().push_back((number, waiting));
+                self.held_count += 1;
+            }
+            _ => {
+                self.line(waiting.ask).insert(number, waiting);
+            }
+        }
+    }
+
+    const fn line(&mut self, ask: Ask) -> &mut BTreeMap<u64, Waiting<W>> {
+        if ask.open { &mut self.open } else { &mut self.gated }
+    }
+
+    fn take(&mut self, server: usize, ask: Ask, now: Moment) {
+        self.account(now);
+        let server = &mut self.servers[server];
+        if ask.counts {
+            server.counted += 1;
+        } else {
+            server.uncounted += 1;
+        }
+        if ask.open {
+            self.open_busy += 1;
+        }
+        if let Some(pass) = ask.pass {
+            *self.passes.entry(pass).or_insert(0) += 1;
+        }
+    }
+
+    fn pick(&self, draws: [u32; 2]) -> Option<usize> {
+        // with every server ejected none is: a doubtful server beats none
+        let any_up = self.servers.iter().any(|server| server.live && server.health.takes() != Takes::None);
+        let free = |server: &Server| {
+            let most = match server.health.takes() {
+                Takes::All => self.bounds.per_server,
+                Takes::One => 1,
+                Takes::None if any_up => 0,
+                Takes::None => self.bounds.per_server,
+            };
+            server.live && server.busy() < most
+        };
+        if let [only] = self.servers.as_slice() {
+            return free(only).then_some(0);
+        }
+        let count = self.servers.len();
+        let picked = draws.map(|draw| draw as usize % count);
+        let best = picked.into_iter().filter(|&i| free(&self.servers[i])).min_by_key(|&i| self.servers[i].busy());
+        best.or_else(|| (0..count).filter(|&i| free(&self.servers[i])).min_by_key(|&i| self.servers[i].busy()))
+    }
+
+    fn account(&mut self, now: Moment) {
+        let elapsed = now.since(self.used_at).as_secs_f64();
+        self.used_at = self.used_at.max(now);
+        let (counted, uncounted) = self.servers.iter().fold((0, 0), |(c, u), server| (c + server.counted, u + server.uncounted));
+        self.usage.counted_s += f64::from(counted) * elapsed;
+        self.usage.uncounted_s += f64::from(uncounted) * elapsed;
+    }
+}
+
+/// The schedule of those who found no slot in time: each is told when to come back, a quarter of the capacity apart, so that a stall
+/// becomes a short wait for people who keep their place, and not a storm of reloads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Appointments {
+    next: Moment,
+}
+
+/// The share of the capacity that the schedule fills: the rest is for those who come by themselves.
+const APPOINTED_SHARE: f64 = 0.25;
+
+/// The soonest and the latest appointment.
+const SOONEST: Duration = Duration::from_secs(2);
+const LATEST: Duration = Duration::from_secs(60);
+
+impl Appointments {
+    /// How long until the next free place of the schedule.
+    pub fn next(&mut self, now: Moment, capacity: f64) -> Duration {
+        let step = Duration::try_from_secs_f64(1.0 / (APPOINTED_SHARE * capacity)).map_or(LATEST, |step| step.min(LATEST));
+        self.next = self.next.plus(step).clamp(now.plus(SOONEST), now.plus(LATEST));
+        self.next.since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { per_server: 4, queue: 10, per_pass: 2 };
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_micros(ms * 1000)
+    }
+
+    fn gated(pass: u64) -> Ask {
+        Ask { open: false, pass: Some(pass), counts: true }
+    }
+
+    const OPEN: Ask = Ask { open: true, pass: None, counts: false };
+
+    fn granted<W>(answer: &Answer<W>) -> bool {
+        matches!(answer, Answer::Granted(_))
+    }
+
+    #[test]
+    fn first_come_first_served_over_all_slots() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        for pass in 0..4 {
+            assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), "")));
+        }
+        slots.ask(gated(10), [0, 0], at(0), "first");
+        slots.ask(gated(11), [0, 0], at(0), "second");
+        assert_eq!(slots.next([0, 0], at(0)), None);
+        slots.release(0, gated(0), at(1));
+        assert_eq!(slots.next([0, 0], at(1)), Some(("first", 0)));
+        assert_eq!(slots.next([0, 0], at(1)), None);
+        slots.release(0, gated(1), at(2));
+        assert_eq!(slots.next([0, 0], at(2)), Some(("second", 0)));
+    }
+
+    #[test]
+    fn a_full_queue_hands_the_waiter_back() {
+        let mut slots = Slots::new(Bounds { queue: 1, ..BOUNDS }, 1, at(0));
+        for pass in 0..4 {
+            slots.ask(gated(pass), [0, 0], at(0), 0);
+        }
+        assert_eq!(slots.ask(gated(5), [0, 0], at(0), 5), Answer::Queued(0));
+        assert_eq!(slots.ask(gated(6), [0, 0], at(0), 6), Answer::Full(6));
+    }
+
+    #[test]
+    fn one_pass_has_its_bound_and_is_passed_over_until_it_is_under_it() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        slots.ask(gated(1), [0, 0], at(0), "");
+        slots.ask(gated(1), [0, 0], at(0), "");
+        assert_eq!(slots.ask(gated(1), [0, 0], at(0), "third of one"), Answer::Queued(0));
+        assert!(granted(&slots.ask(gated(2), [0, 0], at(0), "")), "another pass is not held up");
+        assert_eq!(slots.queued_for_the_site(), 0);
+        slots.release(0, gated(2), at(1));
+        assert_eq!(slots.next([0, 0], at(1)), None);
+        slots.release(0, gated(1), at(2));
+        assert_eq!(slots.next([0, 0], at(2)), Some(("third of one", 0)));
+    }
+
+    #[test]
+    fn who_reaches_the_bound_while_waiting_keeps_its_place() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        for pass in 2..6 {
+            slots.ask(gated(pass), [0, 0], at(0), "");
+        }
+        for name in ["a", "b", "c"] {
+            slots.ask(gated(1), [0, 0], at(0), name);
+        }
+        slots.ask(gated(9), [0, 0], at(0), "d");
+        for pass in 2..5 {
+            slots.release(0, gated(pass), at(1));
+        }
+        assert_eq!(slots.next([0, 0], at(1)), Some(("a", 0)));
+        assert_eq!(slots.next([0, 0], at(1)), Some(("b", 0)));
+        assert_eq!(slots.next([0, 0], at(1)), Some(("d", 0)), "c is over its pass's bound");
+        slots.ask(gated(10), [0, 0], at(1), "e");
+        slots.release(0, gated(1), at(2));
+        assert_eq!(slots.next([0, 0], at(2)), Some(("c", 0)), "c came before e");
+    }
+
+    #[test]
+    fn open_routes_have_half_of_the_slots_at_most() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        assert!(granted(&slots.ask(OPEN, [0, 0], at(0), 0)));
+        assert!(granted(&slots.ask(OPEN, [0, 0], at(0), 0)));
+        assert_eq!(slots.ask(OPEN, [0, 0], at(0), 7), Answer::Queued(0));
+        assert!(granted(&slots.ask(gated(1), [0, 0], at(0), 0)), "gated requests go past waiting open ones");
+        slots.release(0, OPEN, at(1));
+        assert_eq!(slots.next([0, 0], at(1)), Some((7, 0)));
+    }
+
+    #[test]
+    fn a_waiter_that_leaves_is_forgotten_wherever_it_stands() {
+        let mut slots = Slots::new(Bounds { per_server: 2, ..BOUNDS }, 1, at(0));
+        slots.ask(gated(1), [0, 0], at(0), 0);
+        slots.ask(gated(1), [0, 0], at(0), 0);
+        let Answer::Queued(held) = slots.ask(gated(1), [0, 0], at(0), 1) else { panic!() };
+        let Answer::Queued(waiting) = slots.ask(gated(2), [0, 0], at(0), 2) else { panic!() };
+        assert_eq!(slots.queued(), 2);
+        slots.leave(held, gated(1));
+        slots.leave(waiting, gated(2));
+        slots.leave(waiting, gated(2));
+        assert_eq!(slots.queued(), 0);
+        slots.release(0, gated(1), at(1));
+        assert_eq!(slots.next([0, 0], at(1)), None);
+    }
+
+    #[test]
+    fn of_two_servers_the_one_with_fewer_in_flight_is_taken() {
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        assert_eq!(slots.ask(gated(1), [0, 0], at(0), 0), Answer::Granted(0));
+        assert_eq!(slots.ask(gated(2), [0, 1], at(0), 0), Answer::Granted(1));
+        assert_eq!(slots.ask(gated(3), [1, 1], at(0), 0), Answer::Granted(1));
+        assert_eq!(slots.ask(gated(4), [1, 0], at(0), 0), Answer::Granted(0));
+        for pass in 5..9 {
+            assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), 0)), "a full server is gone past");
+        }
+        assert_eq!(slots.busy(0) + slots.busy(1), 8);
+    }
+
+    #[test]
+    fn an_ejected_server_is_left_alone_unless_all_are() {
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        for _ in 0..5 {
+            slots.health(0).bad(at(0));
+        }
+        assert_eq!(slots.ask(gated(1), [0, 0], at(0), 0), Answer::Granted(1));
+        assert_eq!(slots.total(), 4);
+        for _ in 0..5 {
+            slots.health(1).bad(at(0));
+        }
+        assert_eq!(slots.ask(gated(2), [0, 0], at(0), 0), Answer::Granted(0));
+        assert_eq!(slots.total(), 8);
+    }
+
+    #[test]
+    fn slot_time_is_counted_to_the_microsecond_also_while_in_flight() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        slots.ask(gated(1), [0, 0], at(1000), 0);
+        slots.ask(OPEN, [0, 0], at(1500), 0);
+        slots.release(0, gated(1), at(3000));
+        assert_eq!(slots.usage(at(4000)), Usage { counted_s: 2.0, uncounted_s: 2.5 });
+    }
+
+    #[test]
+    fn a_server_that_leaves_the_policy_is_given_no_more() {
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        slots.ask(gated(1), [0, 0], at(0), 0);
+        let places = slots.reconfigure(BOUNDS, &[Some(1), None]);
+        assert_eq!(places, [1, 2]);
+        for pass in 2..10 {
+            assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), 0)));
+        }
+        assert_eq!(slots.busy(0), 1);
+        slots.release(0, gated(1), at(1));
+        assert_eq!(slots.next([0, 0], at(1)), None);
+        assert_eq!(slots.busy(0), 0);
+    }
+
+    #[test]
+    fn raised_bounds_let_waiters_in() {
+        let mut slots = Slots::new(Bounds { per_server: 1, ..BOUNDS }, 1, at(0));
+        slots.ask(gated(1), [0, 0], at(0), 0);
+        slots.ask(gated(2), [0, 0], at(0), 2);
+        slots.reconfigure(BOUNDS, &[Some(0)]);
+        assert_eq!(slots.next([0, 0], at(0)), Some((2, 0)));
+    }
+
+    #[test]
+    fn appointments_are_spaced_at_a_quarter_of_the_capacity() {
+        let mut schedule = Appointments::default();
+        let now = at(10_000);
+        assert_eq!(schedule.next(now, 100.0), Duration::from_secs(2));
+        assert_eq!(schedule.next(now, 100.0), Duration::from_millis(2040));
+        assert_eq!(schedule.next(now, 100.0), Duration::from_millis(2080));
+        assert_eq!(schedule.next(at(60_000), 100.0), Duration::from_secs(2), "an old schedule is forgotten");
+    }
+
+    #[test]
+    fn appointments_end_at_a_minute_also_for_a_dead_site() {
+        let mut schedule = Appointments::default();
+        let now = at(1000);
+        for _ in 0..5 {
+            assert!(schedule.next(now, 0.0) <= LATEST);
+        }
+        assert_eq!(schedule.next(now, 0.0), LATEST);
+        assert_eq!(schedule.next(now, f64::NAN), LATEST);
+    }
+}

@@ -13,7 +13,7 @@
 //! | 5 listeners | [`proxy`] (accept loop, one request top to bottom) · [`admin`] |
 //! | 4 workers | [`upstream`] (slots, connections) · [`reload`] · [`demo`] (models of a site and of a crowd): one outside thing each |
 //! | 3 gate | [`gate`]: the regime: decide, observe, tick, publish |
-//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`metrics`] · [`page`] · [`store`] (lock on data, keys, saved state) |
+//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`page`] · [`store`] (lock on data, keys, saved state) |
 //! | 1 rules | [`rules`]: pure. No I/O, no clock, no randomness, no locks: `now` and draws are arguments |
 //!
 //! # The life of a request
@@ -33,6 +33,7 @@ pub mod rules;
 
 pub mod clock;
 pub mod config;
+pub mod deadlines;
 pub mod metrics;
 pub mod page;
 pub mod store;

@@ -1,1 +1,319 @@
-//! To come.
+//! The site: its servers, their slots, and the connections to them.
+//!
+//! One short lock over slots, idle connections and the queue; nothing waits while holding it. A slot is given back when the upstream
+//! has really finished: also when the client has left, which frees no worker of the site.
+//!
+//! Always holds: connections to a server, busy and idle together, are never more than its slots.
+
+mod answer;
+mod connection;
+mod relay;
+mod servers;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::deadlines::Deadlines;
+use crate::gate::{Gate, Site};
+use crate::metrics::{Count, Metrics, OutcomeLabel, Shard, Timing};
+use crate::rules::policy;
+use crate::rules::slots::{Answer, Ask, Bounds, Slots};
+use crate::rules::time::Moment;
+
+pub use answer::{Answered, Failure, send};
+pub use connection::{BodyFailure, RequestBody};
+pub use relay::{AnswerBody, BufferMemory};
+pub use servers::{ServerStatus, maintain};
+
+use connection::Connection;
+use servers::Peer;
+
+/// The site as all workers share it.
+#[derive(Debug)]
+pub struct Upstream {
+    inner: Mutex<Inner>,
+    gate: Arc<Gate>,
+    clock: Arc<Clock>,
+    workers: Vec<Worker>,
+    memory: Arc<BufferMemory>,
+}
+
+/// What each worker has of its own.
+#[derive(Debug)]
+struct Worker {
+    deadlines: Arc<Deadlines>,
+    shard: Arc<Shard>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    slots: Slots<Waiter>,
+    peers: Vec<Peer>,
+    settings: Settings,
+    draws: u64,
+}
+
+/// What of the policy a request needs once it has a slot.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    per_server: u32,
+    timeouts: policy::Timeouts,
+    response_buffer: usize,
+}
+
+/// Someone who waits for a slot.
+#[derive(Debug)]
+struct Waiter {
+    worker: usize,
+    ask: Ask,
+    granted: oneshot::Sender<Slot>,
+}
+
+/// A slot of a server, given back when dropped. While it is held, a worker of the site is taken to be busy.
+#[derive(Debug)]
+pub struct Slot {
+    upstream: Arc<Upstream>,
+    server: usize,
+    ask: Ask,
+    worker: usize,
+    settings: Settings,
+    connection: Option<Connection>,
+    /// What to tell the server's health.
+    outcome: Option<bool>,
+}
+
+/// Why there is no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSlot {
+    /// None came free before the deadline.
+    Deadline,
+    /// Too many wait already.
+    QueueFull,
+}
+
+impl Upstream {
+    /// The servers of a policy. `deadlines` are those of the workers, in order.
+    #[must_use]
+    pub fn new(
+        policy: &policy::Policy,
+        gate: Arc<Gate>,
+        clock: Arc<Clock>,
+        metrics: &Metrics,
+        deadlines: &[Arc<Deadlines>],
+        memory: Arc<BufferMemory>,
+    ) -> Arc<Self> {
+        let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
+        let slots = Slots::new(bounds(policy), peers.len(), clock.moment());
+        let workers = deadlines
+            .iter()
+            .enumerate()
+            .map(|(worker, deadlines)| Worker { deadlines: Arc::clone(deadlines), shard: metrics.shard(worker) })
+            .collect();
+        let draws = clock.now().wall.as_millis() | 1;
+        let inner = Inner { slots, peers, settings: settings(policy), draws };
+        Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
+    }
+
+    /// Takes over a new policy; requests under way finish where they are.
+    pub fn apply(self: &Arc<Self>, policy: &policy::Policy) {
+        let now = self.clock.moment();
+        let mut inner = self.lock();
+        let kept: Vec<Option<usize>> =
+            policy.upstream.servers.iter().map(|server| inner.peers.iter().position(|peer| peer.server == *server)).collect();
+        let places = inner.slots.reconfigure(bounds(policy), &kept);
+        for peer in &mut inner.peers {
+            peer.live = false;
+        }
+        for (server, place) in policy.upstream.servers.iter().zip(places) {
+            if place == inner.peers.len() {
+                inner.peers.push(Peer::new(server.clone()));
+            }
+            inner.peers[place].live = true;
+        }
+        for peer in inner.peers.iter_mut().filter(|peer| !peer.live) {
+            peer.idle.clear();
+        }
+        inner.settings = settings(policy);
+        let granted = self.grant(&mut inner, now);
+        drop(inner);
+        hand_out(granted);
+    }
+
+    /// A slot, now or within `deadline`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn slot(self: &Arc<Self>, ask: Ask, worker: usize, deadline: Duration) -> Result<Slot, NoSlot> {
+        let asked = self.clock.moment();
+        let (number, granted) = {
+            let mut inner = self.lock();
+            let draws = inner.draw();
+            let (sender, receiver) = oneshot::channel();
+            match inner.slots.ask(ask, draws, asked, Waiter { worker, ask, granted: sender }) {
+                Answer::Granted(server) => {
+                    let slot = self.slot_of(&mut inner, server, ask, worker);
+                    self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
+                    return Ok(slot);
+                }
+                Answer::Queued(number) => (number, receiver),
+                Answer::Full(_) => return Err(NoSlot::QueueFull),
+            }
+        };
+        let mut waiting = Waiting { upstream: self, number, ask, over: false };
+        let waited = tokio::time::timeout(deadline, granted).await;
+        self.workers[worker].shard.observe(Timing::SlotWait, self.clock.moment().since(asked));
+        match waited {
+            Ok(Ok(slot)) => {
+                waiting.over = true;
+                Ok(slot)
+            }
+            // a slot that was granted in this very moment is in the dropped receiver, and gives itself back
+            Ok(Err(_)) | Err(_) => Err(NoSlot::Deadline),
+        }
+    }
+
+    /// How the site stands, for the law.
+    pub fn site(&self) -> Site {
+        let now = self.clock.moment();
+        let mut inner = self.lock();
+        Site {
+            in_flight: inner.slots.in_flight(),
+            queued: inner.slots.queued_for_the_site(),
+            slots: inner.slots.total(),
+            usage: inner.slots.usage(now),
+        }
+    }
+
+    /// Requests that wait for a slot, of whatever kind.
+    pub fn queued(&self) -> usize {
+        self.lock().slots.queued()
+    }
+
+    fn slot_of(self: &Arc<Self>, inner: &mut Inner, server: usize, ask: Ask, worker: usize) -> Slot {
+        let busy = inner.slots.busy(server);
+        let connection = inner.peers[server].take_idle(worker, inner.settings.per_server.saturating_sub(busy));
+        Slot { upstream: Arc::clone(self), server, ask, worker, settings: inner.settings, connection, outcome: None }
+    }
+
+    /// Takes slots for those who are next, while the lock is held; [`hand_out`] tells them when it no longer is.
+    fn grant(self: &Arc<Self>, inner: &mut Inner, now: Moment) -> Vec<(oneshot::Sender<Slot>, Slot)> {
+        let mut granted = Vec::new();
+        while inner.slots.queued() > 0 {
+            let draws = inner.draw();
+            let Some((waiter, server)) = inner.slots.next(draws, now) else { break };
+            let slot = self.slot_of(inner, server, waiter.ask, waiter.worker);
+            granted.push((waiter.granted, slot));
+        }
+        granted
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells those who have a slot now. One whose waiter has left in this very moment is dropped, and so given to the next.
+fn hand_out(granted: Vec<(oneshot::Sender<Slot>, Slot)>) {
+    for (waiter, slot) in granted {
+        drop(waiter.send(slot));
+    }
+}
+
+impl Inner {
+    /// Two random numbers (xorshift64): which servers are compared is no secret.
+    const fn draw(&mut self) -> [u32; 2] {
+        self.draws ^= self.draws << 13;
+        self.draws ^= self.draws >> 7;
+        self.draws ^= self.draws << 17;
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        [self.draws as u32, (self.draws >> 32) as u32]
+    }
+}
+
+impl Slot {
+    /// Gives the slot back, with its connection if that can be used again.
+    fn finish(mut self, connection: Option<Connection>) {
+        self.connection = connection;
+    }
+
+    const fn good(&mut self, good: bool) {
+        self.outcome = Some(good);
+    }
+
+    /// The client broke it off before there was an answer: it says nothing about the site.
+    fn aborted(&self) {
+        self.upstream.workers[self.worker].shard.count(Count::Outcome(OutcomeLabel::Aborted));
+    }
+
+    /// Counts how the request ended; tells the law, if it counts.
+    fn observe(&self, outcome: OutcomeLabel, good: bool) {
+        self.upstream.workers[self.worker].shard.count(Count::Outcome(outcome));
+        if self.ask.counts {
+            self.upstream.gate.answered(self.worker, good);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let upstream = Arc::clone(&self.upstream);
+        let now = upstream.clock.moment();
+        let mut inner = upstream.lock();
+        inner.slots.release(self.server, self.ask, now);
+        match self.outcome {
+            Some(true) => inner.slots.health(self.server).good(),
+            Some(false) if inner.slots.health(self.server).bad(now) => {
+                tracing::warn!(server = inner.peers[self.server].server.label, "server ejected");
+            }
+            Some(false) | None => {}
+        }
+        if let Some(mut connection) = self.connection.take() {
+            let free = inner.settings.per_server.saturating_sub(inner.slots.busy(self.server));
+            let peer = &mut inner.peers[self.server];
+            if peer.live && !connection.is_closed() && peer.idle.len() < free as usize {
+                connection.idle_since = now;
+                connection.reused = true;
+                peer.idle.push(connection);
+            }
+        }
+        let granted = upstream.grant(&mut inner, now);
+        drop(inner);
+        hand_out(granted);
+    }
+}
+
+/// Leaves the queue when dropped.
+struct Waiting<'a> {
+    upstream: &'a Arc<Upstream>,
+    number: u64,
+    ask: Ask,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.upstream.lock().slots.leave(self.number, self.ask);
+        }
+    }
+}
+
+fn bounds(policy: &policy::Policy) -> Bounds {
+    Bounds {
+        per_server: policy.upstream.max_in_flight,
+        queue: policy.upstream.queue.length,
+        per_pass: policy.session.in_flight,
+    }
+}
+
+const fn settings(policy: &policy::Policy) -> Settings {
+    Settings {
+        per_server: policy.upstream.max_in_flight,
+        timeouts: policy.upstream.timeouts,
+        response_buffer: policy.upstream.buffer.response,
+    }
+}

@@ -1,0 +1,625 @@
+//! The gate: the regime that every decision reads, and the two doors by which a new one comes in (the tick and `publish`).
+//!
+//! Always holds: a request loads the regime once; policy, keys, pages and odds in it belong together. What requests share beside it
+//! (tokens, the count of tickets, the rate of each pass) is atomics and short locks of one key's shard.
+//!
+//! Absent: clocks, sockets, files, and randomness (`entropy` is an argument), so that a simulation drives this very code.
+
+mod crowd;
+mod keyed;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::page::Pages;
+use crate::rules::controller::{Controller, Law, NEWCOMER, Reading, Settings, Tokens};
+use crate::rules::decide::{self, Ended, Reason, Verdict};
+use crate::rules::draw::{self, Epoch, Odds, Wait};
+use crate::rules::keyring::Keyring;
+use crate::rules::policy::{Mode, Policy};
+use crate::rules::rate::Rate;
+use crate::rules::slots::{Appointments, Usage};
+use crate::rules::time::{Moment, Now, UnixTime};
+use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
+
+use crowd::{Crowd, Sums};
+use keyed::Keyed;
+
+/// The immutable snapshot that every decision reads.
+#[derive(Clone)]
+pub struct Regime {
+    /// What the operator asked for.
+    pub policy: Arc<Policy>,
+    /// What signs and verifies.
+    pub keys: Arc<Keyring>,
+    /// What visitors see.
+    pub pages: Arc<Pages>,
+    /// The mode in force, and who set it.
+    pub mode: ModeInForce,
+    /// What the last tick said.
+    pub law: Law,
+    /// The refresh interval in force.
+    pub epoch: Duration,
+    /// Whether newcomers are being turned away.
+    pub limiting: bool,
+    /// Tickets that drew in the last epoch.
+    pub waiting: u64,
+    /// Distinct passes that have come back and were seen within `session.active`.
+    pub active: u64,
+    /// Counts publications and ticks: what was rendered for one regime is kept for as long as this stands.
+    pub version: u64,
+    odds: Odds,
+    held: f64,
+    pass_rate: Rate,
+    ticket_rate: Rate,
+}
+
+impl Regime {
+    /// The share of weight-1 draws that are won now.
+    #[must_use]
+    pub fn probability(&self) -> f64 {
+        self.odds.current()
+    }
+
+    /// How long a ticket of this age still waits.
+    #[must_use]
+    pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
+        draw::wait(self.odds.current(), self.weight(issued, now), self.epoch)
+    }
+
+    fn weight(&self, issued: UnixTime, now: UnixTime) -> f64 {
+        match self.mode.mode {
+            // the operator's odds are the odds
+            Mode::Fixed(_) => 1.0,
+            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => draw::weight(issued, now),
+        }
+    }
+}
+
+/// The mode in force.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModeInForce {
+    /// The mode.
+    pub mode: Mode,
+    /// Set by hand: outranks the file until its time is out or it is cleared.
+    pub by_hand: Option<ByHand>,
+}
+
+/// A mode set by hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ByHand {
+    /// The mode.
+    pub mode: Mode,
+    /// When it ends; `None`: when it is cleared.
+    pub until: Option<UnixTime>,
+}
+
+/// What the gate needs to know of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit {
+    /// The route is gated.
+    pub gated: bool,
+    /// The route's answers say something about the load.
+    pub signal: bool,
+    /// The genuine pass that came with it.
+    pub pass: Option<Pass>,
+    /// The genuine ticket that came with it.
+    pub ticket: Option<Ticket>,
+    /// The method is not safe (RFC 9110, 9.2.1).
+    pub unsafe_method: bool,
+    /// A navigation or an API call: the parts of a page get no tickets and draw none.
+    pub may_draw: bool,
+    /// Keyed hash of the client prefix.
+    pub client: u64,
+    /// A random number: the id of a new ticket.
+    pub entropy: u64,
+}
+
+/// What becomes of a visit.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The mode is `observe`: the verdict is counted, and the request goes to the site whatever it is.
+    pub observed: bool,
+    /// A pass to be set with the answer.
+    pub set_pass: Option<Pass>,
+    /// A ticket to be set with the answer.
+    pub set_ticket: Option<Ticket>,
+    /// When a waiting visitor comes back.
+    pub retry_after: Duration,
+    /// How long it still waits.
+    pub wait: Option<Wait>,
+    /// The pass that asks for a slot.
+    pub pass: Option<VisitorId>,
+    /// How long a newcomer waited, if this lets it in.
+    pub waited: Option<Duration>,
+    /// The slot time and the outcome count.
+    pub counts: bool,
+    /// A pass that came and no longer holds.
+    pub pass_ended: Option<Ended>,
+    /// A ticket that came and no longer holds.
+    pub ticket_void: bool,
+    /// The pass has asked too often: 429, and when to come back.
+    pub too_often: Option<Duration>,
+}
+
+impl Decision {
+    const fn new(verdict: Verdict, reason: Reason) -> Self {
+        Self {
+            verdict,
+            reason,
+            observed: false,
+            set_pass: None,
+            set_ticket: None,
+            retry_after: Duration::ZERO,
+            wait: None,
+            pass: None,
+            waited: None,
+            counts: false,
+            pass_ended: None,
+            ticket_void: false,
+            too_often: None,
+        }
+    }
+
+    /// Whether the request goes to the site.
+    #[must_use]
+    pub const fn enters(&self) -> bool {
+        self.observed || !matches!(self.verdict, Verdict::Wait | Verdict::Shed)
+    }
+}
+
+/// How the site stands, read by the ticker.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Site {
+    /// Requests at the site.
+    pub in_flight: u32,
+    /// Requests that wait for a slot of the site.
+    pub queued: usize,
+    /// Slots of the servers in use.
+    pub slots: u32,
+    /// Slot time used since the start.
+    pub usage: Usage,
+}
+
+/// What a tick changed, for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Newcomers are turned away from now on (`true`), or no longer (`false`).
+    pub limiting: Option<bool>,
+    /// The mode set by hand has come to its end.
+    pub mode_ended: bool,
+}
+
+/// What outlives a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Remembered {
+    /// The capacity as last measured.
+    pub capacity: Option<f64>,
+    /// A mode set by hand.
+    pub by_hand: Option<ByHand>,
+}
+
+/// What a worker has seen, appended by its requests and read by the ticker. One a worker, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Seen {
+    good: AtomicU32,
+    answers: AtomicU32,
+    sent: AtomicU32,
+    returning: AtomicU32,
+    newcomer_requests: AtomicU32,
+    admitted: AtomicU32,
+    held: AtomicU32,
+}
+
+/// The gate. One, shared by all threads.
+pub struct Gate {
+    regime: ArcSwap<Regime>,
+    passes: Keyed,
+    clients: Keyed,
+    crowd: Crowd,
+    /// Newcomers that may still enter in this tick.
+    tokens: AtomicU32,
+    appointments: Mutex<Appointments>,
+    seen: Vec<Seen>,
+    control: Mutex<Control>,
+}
+
+/// The memory of the ticker and of `publish`; never touched by a request.
+struct Control {
+    controller: Controller,
+    tokens: Tokens,
+    sums: Sums,
+    usage: Usage,
+    ticked: Moment,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("version", &self.regime.load().version).finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// A gate for so many workers.
+    #[must_use]
+    pub fn new(
+        policy: Arc<Policy>,
+        keys: Arc<Keyring>,
+        pages: Arc<Pages>,
+        remembered: Remembered,
+        workers: usize,
+        now: Now,
+    ) -> Self {
+        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(policy.upstream.max_in_flight);
+        let controller = Controller::new(remembered.capacity);
+        let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
+        let mut odds = Odds::default();
+        let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
+        odds.push(now.wall, fixed_odds(mode.mode).unwrap_or(1.0), policy.waiting_room.refresh);
+        let tokens = Tokens::default().next(capacity, TICK.as_secs_f64());
+        let regime = Regime {
+            epoch: policy.waiting_room.refresh,
+            pass_rate: Rate::per_minute(policy.session.rate),
+            ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
+            policy,
+            keys,
+            pages,
+            mode,
+            law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
+            limiting: false,
+            waiting: 0,
+            active: 0,
+            version: 0,
+            odds,
+            held: 0.0,
+        };
+        Self {
+            regime: ArcSwap::from_pointee(regime),
+            passes: Keyed::new(),
+            clients: Keyed::new(),
+            crowd: Crowd::new(),
+            tokens: AtomicU32::new(tokens),
+            appointments: Mutex::default(),
+            seen: (0..workers.max(1)).map(|_| Seen::default()).collect(),
+            control: Mutex::new(Control {
+                controller,
+                tokens: Tokens::default(),
+                sums: Sums::default(),
+                usage: Usage::default(),
+                ticked: now.mono,
+            }),
+        }
+    }
+
+    /// The regime. Load it once a request.
+    #[must_use]
+    pub fn regime(&self) -> Guard<Arc<Regime>> {
+        self.regime.load()
+    }
+
+    /// What becomes of a visit, and what it changes: the rate of its pass, the count of its ticket, a token if it enters by one.
+    pub fn decide(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
+        let policy = &*regime.policy;
+        let judged = visit.pass.map(|pass| {
+            let judged = decide::judge_pass(&pass, now, &policy.session, &policy.bypass, visit.unsafe_method);
+            judged.map(|renew| (pass, renew))
+        });
+        let mut decision = match judged {
+            _ if !visit.gated => {
+                let pass = judged.and_then(Result::ok).map(|(pass, _)| pass.id);
+                Decision { pass, ..Decision::new(Verdict::Open, Reason::OpenRoute) }
+            }
+            Some(Ok((pass, renew))) => self.returning(worker, regime, visit, pass, renew, now),
+            Some(Err(_)) | None => self.newcomer(worker, regime, visit, now),
+        };
+        decision.pass_ended = judged.and_then(Result::err);
+        decision
+    }
+
+    fn returning(&self, worker: usize, regime: &Regime, visit: &Visit, pass: Pass, renew: bool, now: Now) -> Decision {
+        let (verdict, reason) = match pass.kind {
+            PassKind::Admitted => (Verdict::Admit, Reason::Pass),
+            PassKind::Invited => (Verdict::Bypass, Reason::Invited),
+            PassKind::Staff => (Verdict::Bypass, Reason::Staff),
+        };
+        let mut decision = Decision { pass: Some(pass.id), counts: visit.signal, ..Decision::new(verdict, reason) };
+        decision.too_often = self.passes.take(pass.id.0, regime.pass_rate, now.mono).err();
+        if decision.too_often.is_some() {
+            return decision;
+        }
+        decision.set_pass = renew.then_some(Pass { renewed: now.wall, ..pass });
+        if visit.signal {
+            let seen = self.seen(worker);
+            let young = decide::age(&pass, now.wall) < NEWCOMER;
+            let count = if young && pass.kind == PassKind::Admitted { &seen.newcomer_requests } else { &seen.returning };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        decision
+    }
+
+    fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
+        let refresh_max = regime.policy.waiting_room.refresh_max;
+        let ticket = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, refresh_max).is_ok());
+        let mut decision = match regime.mode.mode {
+            Mode::Open => Decision::new(Verdict::Admit, Reason::ModeOpen),
+            Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
+            Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(worker, regime, visit, ticket, now),
+        };
+        decision.observed = regime.mode.mode == Mode::Observe;
+        decision.ticket_void = visit.ticket.is_some() && ticket.is_none();
+        if decision.verdict == Verdict::Admit {
+            self.admit(worker, visit, ticket, &mut decision, now);
+        } else {
+            self.keep_waiting(regime, visit, ticket, &mut decision, now);
+        }
+        if decision.observed && decision.verdict == Verdict::Wait && visit.signal {
+            decision.counts = true;
+            self.seen(worker).returning.fetch_add(1, Ordering::Relaxed);
+        }
+        decision
+    }
+
+    /// Whether a newcomer is next.
+    fn judge(&self, worker: usize, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, now: Now) -> Decision {
+        let Some(ticket) = ticket else {
+            let room = visit.may_draw && regime.odds.current() >= 1.0 && regime.held < 1.0;
+            return if room && self.take_token(regime) {
+                Decision::new(Verdict::Admit, Reason::Room)
+            } else {
+                Decision::new(Verdict::Wait, Reason::NoTicket)
+            };
+        };
+        if !visit.may_draw {
+            return Decision::new(Verdict::Wait, Reason::NotDrawn);
+        }
+        let epoch = Epoch::of(now.wall, regime.epoch, regime.keys.phase(ticket.id));
+        let won = ticket.won || {
+            let weight = regime.weight(ticket.issued, now.wall);
+            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
+            let odds = regime.odds.at(draw::odds_time(epoch, ticket.issued));
+            draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), odds, weight)
+        };
+        if !won {
+            return Decision::new(Verdict::Wait, Reason::NotDrawn);
+        }
+        if self.take_token(regime) {
+            return Decision::new(Verdict::Admit, Reason::Drew);
+        }
+        self.seen(worker).held.fetch_add(1, Ordering::Relaxed);
+        Decision::new(Verdict::Wait, Reason::NoToken)
+    }
+
+    fn admit(&self, worker: usize, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
+        let id = ticket.map_or(VisitorId(visit.entropy), |ticket| ticket.id);
+        let pass = Pass { kind: PassKind::Admitted, id, issued: now.wall, renewed: now.wall, expires: None, batch: 0 };
+        decision.set_pass = Some(pass);
+        decision.pass = Some(id);
+        decision.counts = visit.signal;
+        decision.waited = Some(ticket.map_or(Duration::ZERO, |ticket| now.wall.since(ticket.issued)));
+        let seen = self.seen(worker);
+        seen.admitted.fetch_add(1, Ordering::Relaxed);
+        if visit.signal {
+            seen.newcomer_requests.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn keep_waiting(&self, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
+        let wall = now.wall;
+        let Some(ticket) = ticket else {
+            decision.retry_after = if decision.reason == Reason::Closed { regime.epoch } else { draw::FIRST_RETURN };
+            decision.wait = regime.wait(wall, wall);
+            if !visit.may_draw {
+                decision.reason = Reason::TicketWithheld;
+                return;
+            }
+            if self.clients.take(visit.client, regime.ticket_rate, now.mono).is_err() {
+                decision.reason = Reason::TicketWithheld;
+                decision.retry_after = regime.epoch;
+                return;
+            }
+            let id = VisitorId(visit.entropy);
+            // it will draw in this epoch: the next odds are made with it in mind
+            let epoch = Epoch::of(wall, regime.epoch, regime.keys.phase(id));
+            self.crowd.count(id.0, epoch, regime.epoch, 1.0);
+            decision.set_ticket = Some(Ticket { id, issued: wall, seen: wall, won: false });
+            return;
+        };
+        let epoch = Epoch::of(wall, regime.epoch, regime.keys.phase(ticket.id));
+        let won = ticket.won || decision.reason == Reason::NoToken;
+        decision.wait = regime.wait(ticket.issued, wall);
+        decision.retry_after = if won {
+            // as long as the tokens take for those who have won before, spread so that they do not come all at once
+            let ahead = (regime.held / regime.law.newcomers.max(0.1)).clamp(1.0, regime.epoch.as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "a random share")]
+            let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
+            Duration::from_secs_f64(1.0 + ahead * share)
+        } else {
+            epoch.ends.since(wall).max(Duration::from_secs(1))
+        };
+        // a ticket that was renewed a moment ago need not be again
+        let stale = wall.since(ticket.seen) >= regime.policy.waiting_room.refresh / 2;
+        if visit.may_draw && (stale || won != ticket.won) {
+            decision.set_ticket = Some(Ticket { seen: wall, won, ..ticket });
+        }
+    }
+
+    fn take_token(&self, regime: &Regime) -> bool {
+        if matches!(regime.mode.mode, Mode::Fixed(_)) {
+            return true;
+        }
+        self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tokens| tokens.checked_sub(1)).is_ok()
+    }
+
+    /// A request was sent to the site.
+    pub fn sent(&self, worker: usize) {
+        self.seen(worker).sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that counts was answered, or failed.
+    pub fn answered(&self, worker: usize, good: bool) {
+        let seen = self.seen(worker);
+        seen.answers.fetch_add(1, Ordering::Relaxed);
+        if good {
+            seen.good.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// When someone who found no slot in time comes back.
+    pub fn appointment(&self, regime: &Regime, now: Moment) -> Duration {
+        self.appointments.lock().unwrap_or_else(PoisonError::into_inner).next(now, regime.law.capacity)
+    }
+
+    /// Turns what was observed since the last tick into the next regime.
+    pub fn tick(&self, site: &Site, now: Now) -> Report {
+        let mut control = self.control();
+        let old = self.regime.load_full();
+        let policy = &old.policy;
+        let seconds = now.mono.since(control.ticked).as_secs_f64();
+        if seconds <= 0.0 {
+            return Report::default();
+        }
+        let reading = self.read(&control, site, seconds);
+        let held = f64::from(self.drain(|seen| &seen.held));
+        control.ticked = now.mono;
+        control.usage = site.usage;
+        let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
+        let law = control.controller.tick(&reading, &settings);
+
+        let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, now.mono, now.wall);
+        let epoch = draw::stretch(old.epoch, waiting, policy.waiting_room.refresh, policy.waiting_room.refresh_max);
+        let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
+        let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
+        let mut odds = old.odds.clone();
+        odds.push(now.wall, value, epoch);
+
+        let unspent = self.tokens.swap(control.tokens.next(law.newcomers, seconds), Ordering::Relaxed);
+        let turned_away = waiting > 0.0 || held > 0.0;
+        let limiting = turned_away && (value < 1.0 || unspent == 0 || held > 0.0);
+        self.clients.sweep(CLIENT_KEPT, now.mono);
+        let active = self.passes.sweep(policy.session.active, now.mono);
+        let report = Report {
+            limiting: (limiting != old.limiting).then_some(limiting),
+            mode_ended: old.mode.by_hand.is_some() && mode.by_hand.is_none(),
+        };
+        self.regime.store(Arc::new(Regime {
+            mode,
+            law,
+            epoch,
+            limiting,
+            waiting: whole(waiting),
+            active: active as u64,
+            version: old.version + 1,
+            odds,
+            held,
+            ..Regime::clone(&old)
+        }));
+        report
+    }
+
+    /// Publishes a new policy with its keys and pages.
+    pub fn publish(&self, policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, now: Now) {
+        let _control = self.control();
+        let old = self.regime.load_full();
+        let mode = mode_in_force(&policy, old.mode.by_hand, now.wall);
+        let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
+        self.regime.store(Arc::new(Regime {
+            odds: with_mode(&old.odds, mode.mode, epoch, now),
+            pass_rate: Rate::per_minute(policy.session.rate),
+            ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
+            policy,
+            keys,
+            pages,
+            mode,
+            epoch,
+            version: old.version + 1,
+            ..Regime::clone(&old)
+        }));
+    }
+
+    /// Sets a mode by hand, or goes back to that of the file.
+    pub fn set_mode(&self, by_hand: Option<ByHand>, now: Now) {
+        let _control = self.control();
+        let old = self.regime.load_full();
+        let mode = mode_in_force(&old.policy, by_hand, now.wall);
+        let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
+        self.regime.store(Arc::new(Regime { mode, odds, version: old.version + 1, ..Regime::clone(&old) }));
+    }
+
+    /// What is to outlive a restart.
+    #[must_use]
+    pub fn remembered(&self) -> Remembered {
+        Remembered { capacity: self.control().controller.capacity(), by_hand: self.regime.load().mode.by_hand }
+    }
+
+    fn read(&self, control: &Control, site: &Site, seconds: f64) -> Reading {
+        Reading {
+            seconds,
+            good: self.drain(|seen| &seen.good),
+            answers: self.drain(|seen| &seen.answers),
+            slot_seconds: (site.usage.counted_s - control.usage.counted_s).max(0.0),
+            other_slot_seconds: (site.usage.uncounted_s - control.usage.uncounted_s).max(0.0),
+            returning: self.drain(|seen| &seen.returning),
+            newcomer_requests: self.drain(|seen| &seen.newcomer_requests),
+            admitted: self.drain(|seen| &seen.admitted),
+            sent: self.drain(|seen| &seen.sent),
+            in_flight: site.in_flight,
+            queued: site.queued,
+            slots: site.slots,
+        }
+    }
+
+    fn drain(&self, counter: impl Fn(&Seen) -> &AtomicU32) -> u32 {
+        self.seen.iter().map(|seen| counter(seen).swap(0, Ordering::Relaxed)).sum()
+    }
+
+    fn seen(&self, worker: usize) -> &Seen {
+        &self.seen[worker % self.seen.len()]
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tick of the law.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// A client prefix not seen for this long has its whole share of tickets again.
+const CLIENT_KEPT: Duration = Duration::from_secs(60);
+
+fn mode_in_force(policy: &Policy, by_hand: Option<ByHand>, now: UnixTime) -> ModeInForce {
+    let by_hand = by_hand.filter(|by_hand| by_hand.until.is_none_or(|until| now < until));
+    ModeInForce { mode: by_hand.map_or(policy.admission.mode, |by_hand| by_hand.mode), by_hand }
+}
+
+/// The odds that a mode dictates.
+const fn fixed_odds(mode: Mode) -> Option<f64> {
+    match mode {
+        Mode::Auto | Mode::Observe => None,
+        Mode::Open => Some(1.0),
+        Mode::Closed => Some(0.0),
+        Mode::Fixed(probability) => Some(probability),
+    }
+}
+
+/// The odds under a mode that holds from now on, and not only from the next tick.
+fn with_mode(odds: &Odds, mode: Mode, epoch: Duration, now: Now) -> Odds {
+    let mut odds = odds.clone();
+    if let Some(value) = fixed_odds(mode) {
+        odds.push(now.wall, value, epoch);
+    }
+    odds
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tickets")]
+const fn whole(count: f64) -> u64 {
+    count as u64
+}

@@ -1,0 +1,213 @@
+//! One exchange with a server: a request out on a slot, the head of the answer back, and whatever happens to it counted once.
+//!
+//! Cancel-safe where it must be: if the client leaves before the head has come, the exchange goes on by itself, since the site's
+//! worker does too; the slot is given back when the answer, or the response timeout, has come.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, Version, header, response};
+use http_body::Body;
+use http_body_util::Either;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::connection::{Connection, RequestBody, Sent};
+use super::relay::{self, AnswerBody};
+use super::{BodyFailure, Slot};
+use crate::metrics::{OutcomeLabel, Timing};
+use crate::rules::time::Moment;
+
+/// An answer of the site.
+#[derive(Debug)]
+pub struct Answered {
+    /// Its head, as the site sent it.
+    pub head: response::Parts,
+    /// Its body, read ahead of the client.
+    pub body: AnswerBody,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection could be made; nothing was sent.
+    #[error("no connection to the upstream server")]
+    Connect(#[source] std::io::Error),
+    /// No response head within `upstream.timeouts.response`.
+    #[error("no answer from the upstream server within the response timeout")]
+    Timeout,
+    /// The connection ended, or what came was not HTTP.
+    #[error("the upstream server's answer broke off")]
+    Upstream(#[source] hyper::Error),
+    /// The request body could not be read from the client.
+    #[error("the client's request body broke off")]
+    Client(#[source] hyper::Error),
+}
+
+/// An answer later than this is counted as `slow`: what people call slow, and no input of the law.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Sends a request and waits for the head of its answer. A second try is made, on a fresh connection, only if not a byte was sent, or
+/// if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all the while.
+///
+/// # Errors
+/// Why there is no answer. It is counted already.
+pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<Answered, Failure> {
+    let upstream = Arc::clone(&slot.upstream);
+    *request.version_mut() = Version::HTTP_11;
+    upstream.gate.sent(slot.worker);
+    let mut again = Again::First;
+    loop {
+        let mut connection = connection(&mut slot).await?;
+        // what may have to be sent again is copied first
+        let copy = (again == Again::First && connection.reused).then(|| repeatable(&request)).flatten();
+        connection.deadline.set(slot.settings.timeouts.response);
+        let started = upstream.clock.moment();
+        let sending = connection.send(request);
+        let mut exchange = Exchange { live: Some(Live { slot, connection, started }), sending };
+        let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
+        let Some(live) = exchange.live.take() else { return Err(Failure::Timeout) };
+        match sent {
+            Ok(answer) => return Ok(live.answered(answer)),
+            Err(failed) => {
+                let timed_out = live.connection.deadline.has_fired();
+                let retry = failed.message().is_some() || copy.is_some();
+                if again == Again::Second || timed_out || !retry {
+                    return Err(live.failed(failed));
+                }
+                let (back, _) = take_message(failed);
+                let Some(next) = back.or(copy) else { return Err(Failure::Timeout) };
+                request = next;
+                slot = live.slot;
+                again = Again::Second;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    First,
+    Second,
+}
+
+/// The connection that came with the slot, or a new one.
+async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
+    if let Some(mut connection) = slot.connection.take()
+        && (connection.is_ready() || connection.is_usable().await)
+    {
+        return Ok(connection);
+    }
+    let upstream = Arc::clone(&slot.upstream);
+    let addresses = Arc::clone(&upstream.lock().peers[slot.server].addresses);
+    let worker = &upstream.workers[slot.worker];
+    match Connection::open(&addresses, slot.settings.timeouts.connect, &worker.deadlines, slot.worker).await {
+        Ok(connection) => Ok(connection),
+        Err(error) => {
+            slot.good(false);
+            slot.observe(OutcomeLabel::Connect, false);
+            upstream.doubt_address(slot.server);
+            Err(Failure::Connect(error))
+        }
+    }
+}
+
+/// A copy of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
+fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let empty = matches!(request.body(), Either::Left(Either::Left(_)));
+    let idempotent =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
+    if !empty || !idempotent {
+        return None;
+    }
+    let mut copy = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn take_message(mut failed: TrySendError<Request<RequestBody>>) -> (Option<Request<RequestBody>>, hyper::Error) {
+    (failed.take_message(), failed.into_error())
+}
+
+/// A request under way.
+struct Exchange {
+    live: Option<Live>,
+    sending: Pin<Box<dyn Future<Output = Sent> + Send>>,
+}
+
+struct Live {
+    slot: Slot,
+    connection: Connection,
+    started: Moment,
+}
+
+impl Drop for Exchange {
+    /// The client has left before the head came: the exchange goes on without it.
+    fn drop(&mut self) {
+        let Some(live) = self.live.take() else { return };
+        let sending = std::mem::replace(&mut self.sending, Box::pin(std::future::pending()));
+        tokio::spawn(async move {
+            match sending.await {
+                Ok(answer) => drop(live.answered(answer)),
+                Err(failed) => drop(live.failed(failed)),
+            }
+        });
+    }
+}
+
+impl Live {
+    fn answered(self, answer: Response<Incoming>) -> Answered {
+        let Self { mut slot, mut connection, started } = self;
+        let waited = slot.upstream.clock.moment().since(started);
+        let shard = &slot.upstream.workers[slot.worker].shard;
+        shard.observe(Timing::FirstByte, waited);
+        let (head, body) = answer.into_parts();
+        let good = !head.status.is_server_error();
+        slot.good(good);
+        let outcome = match good {
+            true if waited > SLOW => OutcomeLabel::Slow,
+            true => OutcomeLabel::Ok,
+            false => OutcomeLabel::Error,
+        };
+        // 1.0 servers, and those that say so, end the connection with the answer
+        let closes = head.version == Version::HTTP_10
+            || head.headers.get_all(header::CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+        if body.is_end_stream() {
+            connection.deadline.clear();
+        }
+        Answered { head, body: relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }) }
+    }
+
+    fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {
+        let Self { mut slot, connection, .. } = self;
+        let (_, error) = take_message(failed);
+        if connection.deadline.has_fired() {
+            slot.good(false);
+            slot.observe(OutcomeLabel::Timeout, false);
+            return Failure::Timeout;
+        }
+        if is_clients(&error) {
+            slot.aborted();
+            return Failure::Client(error);
+        }
+        slot.good(false);
+        slot.observe(OutcomeLabel::Error, false);
+        Failure::Upstream(error)
+    }
+}
+
+/// Whether an exchange failed because the request body, streamed from the client, did.
+fn is_clients(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.is::<BodyFailure>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}

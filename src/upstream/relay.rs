@@ -1,0 +1,332 @@
+//! The body of an answer, taken from the upstream at the upstream's speed: the slot is free when the upstream is done, not when the
+//! visitor's phone is. Up to `upstream.buffer.response` bytes are read ahead; never stored and forwarded, so a stream's first byte is
+//! not delayed.
+//!
+//! A body that has come whole with its head (most pages of a small site) costs no task and no copy.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::Slot;
+use super::connection::Connection;
+use crate::metrics::OutcomeLabel;
+
+/// The memory that all body buffers together may take.
+#[derive(Debug)]
+pub struct BufferMemory {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl BufferMemory {
+    /// Room for so many bytes.
+    #[must_use]
+    pub const fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+    }
+
+    /// A changed limit.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether there is room for more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.used.load(Ordering::Relaxed) < self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are held from now on.
+    pub fn hold(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that are no longer held.
+    pub fn release(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// It came whole: what is left of it.
+    Whole(VecDeque<Frame<Bytes>>),
+    /// In one piece, as most do.
+    Piece(Option<Bytes>),
+    /// It is still coming.
+    Relayed(Relayed),
+}
+
+/// A body that is still coming; dropping it tells the pump that the client has left.
+#[derive(Debug)]
+pub struct Relayed {
+    shared: Arc<Shared>,
+    hint: SizeHint,
+}
+
+/// The answer broke off upstream; the client's connection is cut, so that half an answer is not taken for a whole one.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream server's answer broke off")]
+pub struct BrokenOff;
+
+/// What is held until the upstream is done.
+pub(super) struct Held {
+    pub(super) slot: Slot,
+    pub(super) connection: Connection,
+    pub(super) outcome: OutcomeLabel,
+    pub(super) good: bool,
+    pub(super) reusable: bool,
+}
+
+/// The body of an answer whose head has just come.
+pub(super) fn answer_body(mut body: Incoming, held: Held) -> AnswerBody {
+    if body.is_end_stream() {
+        held.done();
+        return AnswerBody::Piece(None);
+    }
+    let hint = body.size_hint();
+    // what has come with the head is there already; who is woken is not yet known, and not needed
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut frames = VecDeque::new();
+    let mut bytes = 0;
+    loop {
+        match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                let over = body.is_end_stream();
+                if over && frames.is_empty() && frame.is_data() {
+                    held.done();
+                    return AnswerBody::Piece(frame.into_data().ok());
+                }
+                frames.push_back(frame);
+                if over {
+                    held.done();
+                    return AnswerBody::Whole(frames);
+                }
+            }
+            Poll::Ready(None) => {
+                held.done();
+                return AnswerBody::Whole(frames);
+            }
+            Poll::Ready(Some(Err(_))) => {
+                let shared = Shared::new(held.slot.upstream.memory.clone(), frames, bytes);
+                shared.lock().ended = Some(Err(BrokenOff));
+                held.broke();
+                return AnswerBody::Relayed(Relayed { shared, hint });
+            }
+            Poll::Pending => break,
+        }
+    }
+    let shared = Shared::new(held.slot.upstream.memory.clone(), frames, bytes);
+    tokio::spawn(pump(body, held, Arc::clone(&shared)));
+    AnswerBody::Relayed(Relayed { shared, hint })
+}
+
+/// Reads ahead of the client.
+async fn pump(mut body: Incoming, held: Held, shared: Arc<Shared>) {
+    let most = held.slot.settings.response_buffer;
+    let timeout = held.slot.settings.timeouts.response;
+    let mut drained = 0;
+    loop {
+        // while the client is slow, the upstream is not to blame
+        held.connection.deadline.clear();
+        let abandoned = shared.room(most).await;
+        held.connection.deadline.set(timeout);
+        match body.frame().await {
+            Some(Ok(frame)) if abandoned => {
+                drained += frame.data_ref().map_or(0, Bytes::len);
+                if drained > most {
+                    return held.cut();
+                }
+            }
+            Some(Ok(frame)) => shared.push(frame),
+            Some(Err(_)) => {
+                shared.end(Err(BrokenOff));
+                return if abandoned { held.cut() } else { held.broke() };
+            }
+            None => {
+                shared.end(Ok(()));
+                return held.done();
+            }
+        }
+    }
+}
+
+impl Held {
+    /// The upstream is done: the connection can be used again, at once or as soon as it says so.
+    fn done(mut self) {
+        self.slot.observe(self.outcome, self.good);
+        self.connection.deadline.clear();
+        if !self.reusable || self.connection.is_closed() {
+            return self.slot.finish(None);
+        }
+        if self.connection.is_ready() {
+            return self.slot.finish(Some(self.connection));
+        }
+        tokio::spawn(async move {
+            let usable = self.connection.is_usable().await;
+            self.slot.finish(usable.then_some(self.connection));
+        });
+    }
+
+    /// The answer broke off, or stood still for the response timeout.
+    fn broke(mut self) {
+        let outcome = if self.connection.deadline.has_fired() { OutcomeLabel::Timeout } else { OutcomeLabel::Error };
+        self.slot.good(false);
+        self.slot.observe(outcome, false);
+    }
+
+    /// The client has left, and what is left of the answer is not worth the slot: the connection closes.
+    fn cut(self) {
+        self.slot.observe(OutcomeLabel::Aborted, self.good);
+    }
+}
+
+/// What the pump and the client's connection share.
+#[derive(Debug)]
+struct Shared {
+    memory: Arc<BufferMemory>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    ended: Option<Result<(), BrokenOff>>,
+    abandoned: bool,
+    reader: Option<Waker>,
+    pump: Option<Waker>,
+}
+
+impl Shared {
+    fn new(memory: Arc<BufferMemory>, frames: VecDeque<Frame<Bytes>>, bytes: usize) -> Arc<Self> {
+        memory.hold(bytes);
+        Arc::new(Self { memory, state: Mutex::new(State { frames, bytes, ..State::default() }) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for one more piece. Returns whether the client has left.
+    async fn room(&self, most: usize) -> bool {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.abandoned {
+                return Poll::Ready(true);
+            }
+            // one piece is always held, or nothing would flow when memory is short
+            if state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
+                return Poll::Ready(false);
+            }
+            state.pump = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn push(&self, frame: Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        let mut state = self.lock();
+        if state.abandoned {
+            return;
+        }
+        self.memory.hold(bytes);
+        state.bytes += bytes;
+        state.frames.push_back(frame);
+        wake(state.reader.take(), state);
+    }
+
+    fn end(&self, how: Result<(), BrokenOff>) {
+        let mut state = self.lock();
+        state.ended = Some(how);
+        wake(state.reader.take(), state);
+    }
+}
+
+/// Wakes with the lock given back.
+fn wake(waker: Option<Waker>, state: MutexGuard<'_, State>) {
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Relayed {
+    fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let mut state = self.shared.lock();
+        if let Some(frame) = state.frames.pop_front() {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            state.bytes -= bytes;
+            self.shared.memory.release(bytes);
+            wake(state.pump.take(), state);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match state.ended.take() {
+            Some(Ok(())) => {
+                state.ended = Some(Ok(()));
+                Poll::Ready(None)
+            }
+            Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.abandoned = true;
+        self.shared.memory.release(state.bytes);
+        state.bytes = 0;
+        state.frames.clear();
+        wake(state.pump.take(), state);
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.get_mut() {
+            Self::Piece(piece) => Poll::Ready(piece.take().map(|piece| Ok(Frame::data(piece)))),
+            Self::Whole(frames) => Poll::Ready(frames.pop_front().map(Ok)),
+            Self::Relayed(relayed) => relayed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Piece(piece) => piece.is_none(),
+            Self::Whole(frames) => frames.is_empty(),
+            Self::Relayed(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Piece(piece) => SizeHint::with_exact(piece.as_ref().map_or(0, |piece| piece.len() as u64)),
+            Self::Whole(frames) if frames.iter().all(Frame::is_data) => {
+                SizeHint::with_exact(frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum())
+            }
+            // with trailers the body is chunked, and its length is not told ahead
+            Self::Whole(_) => SizeHint::default(),
+            Self::Relayed(relayed) => relayed.hint.clone(),
+        }
+    }
+}

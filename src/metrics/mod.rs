@@ -201,10 +201,11 @@ mod tests {
 
     use super::*;
 
-    fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
+    /// Samples as written: a value is compared as text, which is what a scraper reads.
+    fn scrape(metrics: &Metrics) -> BTreeMap<String, String> {
         let text = metrics.encode().unwrap();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
-        samples.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+        samples.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     #[test]
@@ -247,19 +248,38 @@ mod tests {
         assert!(text.contains("\nprocess_resident_memory_bytes "));
         let samples = scrape(&metrics);
         for verdict in ["open", "bypass", "admit", "wait", "shed"] {
-            assert_eq!(samples.get(&format!("tidegate_requests_total{{verdict=\"{verdict}\"}}")), Some(&0.0), "{verdict}");
+            assert_eq!(
+                samples.get(&format!("tidegate_requests_total{{verdict=\"{verdict}\"}}")).map(String::as_str),
+                Some("0"),
+                "{verdict}"
+            );
         }
         for outcome in ["ok", "slow", "error", "timeout", "connect", "aborted"] {
-            assert_eq!(samples.get(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}")), Some(&0.0), "{outcome}");
+            assert_eq!(
+                samples.get(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}")).map(String::as_str),
+                Some("0"),
+                "{outcome}"
+            );
         }
         for result in ["applied", "rejected"] {
-            assert_eq!(samples.get(&format!("tidegate_config_reloads_total{{result=\"{result}\"}}")), Some(&0.0), "{result}");
+            assert_eq!(
+                samples.get(&format!("tidegate_config_reloads_total{{result=\"{result}\"}}")).map(String::as_str),
+                Some("0"),
+                "{result}"
+            );
         }
         for result in ["sent", "deferred", "failed"] {
-            assert_eq!(samples.get(&format!("tidegate_invitations_total{{result=\"{result}\"}}")), Some(&0.0), "{result}");
+            assert_eq!(
+                samples.get(&format!("tidegate_invitations_total{{result=\"{result}\"}}")).map(String::as_str),
+                Some("0"),
+                "{result}"
+            );
         }
-        assert_eq!(samples.get("tidegate_untrusted_forwarded_total"), Some(&0.0));
-        assert_eq!(samples.get(&format!("tidegate_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), Some(&1.0));
+        assert_eq!(samples.get("tidegate_untrusted_forwarded_total").map(String::as_str), Some("0"));
+        assert_eq!(
+            samples.get(&format!("tidegate_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))).map(String::as_str),
+            Some("1")
+        );
     }
 
     /// The rules of `promtool check metrics`, and that names and label values are plain.
@@ -301,9 +321,9 @@ mod tests {
         metrics.control().count(admitted);
         assert_eq!(metrics.total(admitted), 3);
         let samples = scrape(&metrics);
-        assert_eq!(samples["tidegate_requests_total{verdict=\"admit\"}"], 3.0);
-        assert_eq!(samples["tidegate_requests_total{verdict=\"wait\"}"], 1.0);
-        assert_eq!(samples["tidegate_requests_total{verdict=\"shed\"}"], 0.0);
+        assert_eq!(samples["tidegate_requests_total{verdict=\"admit\"}"], "3");
+        assert_eq!(samples["tidegate_requests_total{verdict=\"wait\"}"], "1");
+        assert_eq!(samples["tidegate_requests_total{verdict=\"shed\"}"], "0");
     }
 
     #[test]
@@ -322,12 +342,12 @@ mod tests {
         metrics.shard(1).observe(Timing::SlotWait, Duration::from_millis(180));
         metrics.shard(1).observe(Timing::SlotWait, Duration::from_secs(45));
         let samples = scrape(&metrics);
-        let bucket = |le: &str| samples[&format!("tidegate_slot_wait_seconds_bucket{{le=\"{le}\"}}")];
-        assert_eq!([bucket("0.001"), bucket("0.15"), bucket("0.2"), bucket("30"), bucket("+Inf")], [1.0, 1.0, 2.0, 2.0, 3.0]);
-        assert_eq!(samples["tidegate_slot_wait_seconds_count"], 3.0);
-        assert_eq!(samples["tidegate_slot_wait_seconds_sum"], 45.181);
-        assert_eq!(samples["tidegate_wait_seconds_bucket{le=\"1\"}"], 0.0);
-        assert_eq!(samples["tidegate_wait_seconds_bucket{le=\"14400\"}"], 0.0);
+        let bucket = |le: &str| samples[&format!("tidegate_slot_wait_seconds_bucket{{le=\"{le}\"}}")].as_str();
+        assert_eq!([bucket("0.001"), bucket("0.15"), bucket("0.2"), bucket("30"), bucket("+Inf")], ["1", "1", "2", "2", "3"]);
+        assert_eq!(samples["tidegate_slot_wait_seconds_count"], "3");
+        assert_eq!(samples["tidegate_slot_wait_seconds_sum"], "45.181");
+        assert_eq!(samples["tidegate_wait_seconds_bucket{le=\"1\"}"], "0");
+        assert_eq!(samples["tidegate_wait_seconds_bucket{le=\"14400\"}"], "0");
     }
 
     #[test]
@@ -335,8 +355,8 @@ mod tests {
         let metrics = Metrics::new(1).unwrap();
         metrics.set_upstream([("http://a:80".to_owned(), true), ("http://b:80".to_owned(), false)]);
         let samples = scrape(&metrics);
-        assert_eq!(samples["tidegate_upstream_up{server=\"http://a:80\"}"], 1.0);
-        assert_eq!(samples["tidegate_upstream_up{server=\"http://b:80\"}"], 0.0);
+        assert_eq!(samples["tidegate_upstream_up{server=\"http://a:80\"}"], "1");
+        assert_eq!(samples["tidegate_upstream_up{server=\"http://b:80\"}"], "0");
         metrics.set_upstream([("http://b:80".to_owned(), true), ("http://b:80".to_owned(), false)]);
         let text = metrics.encode().unwrap();
         assert!(!text.contains("http://a:80"));
@@ -351,8 +371,8 @@ mod tests {
         metrics.set(Gauge::ConfigLastApplied, 1_767_268_800.0);
         assert_eq!(metrics.gauge(Gauge::AdmissionProbability).to_bits(), 0.125_f64.to_bits());
         let samples = scrape(&metrics);
-        assert_eq!(samples["tidegate_admission_probability"], 0.125);
-        assert_eq!(samples["tidegate_config_last_applied_timestamp_seconds"], 1_767_268_800.0);
-        assert_eq!(samples["tidegate_email_writable"], 0.0);
+        assert_eq!(samples["tidegate_admission_probability"], "0.125");
+        assert_eq!(samples["tidegate_config_last_applied_timestamp_seconds"], "1767268800");
+        assert_eq!(samples["tidegate_email_writable"], "0");
     }
 }

@@ -1,0 +1,161 @@
+//! The closed sets of label values. A label that could take any other value does not exist.
+
+/// Makes a plain enum whose every value has one literal label.
+macro_rules! labels {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident => $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The value of the label, as it is scraped.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)+
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// `verdict` of `tidegate_requests_total`.
+    VerdictLabel {
+        /// The route is not gated.
+        Open => "open",
+        /// An invited or staff pass.
+        Bypass => "bypass",
+        /// Let in.
+        Admit => "admit",
+        /// Shown the waiting room.
+        Wait => "wait",
+        /// May enter, but no slot was free in time.
+        Shed => "shed",
+    }
+}
+
+labels! {
+    /// `outcome` of `tidegate_upstream_outcomes_total`.
+    OutcomeLabel {
+        /// A good answer.
+        Ok => "ok",
+        /// A good answer, but slow.
+        Slow => "slow",
+        /// A status of 500 or above, or an answer that broke off.
+        Error => "error",
+        /// No answer within the response timeout.
+        Timeout => "timeout",
+        /// No connection.
+        Connect => "connect",
+        /// The visitor left first.
+        Aborted => "aborted",
+    }
+}
+
+labels! {
+    /// `reason` of `tidegate_tokens_rejected_total`: why a pass or ticket that was shown is not taken for one.
+    TokenRejection {
+        /// Not in the form of a token.
+        Malformed => "malformed",
+        /// A layout that this release does not read.
+        Version => "version",
+        /// Signed by a key that is not in the keyring.
+        UnknownKey => "unknown_key",
+        /// The signature does not verify.
+        Forged => "forged",
+        /// A token of another kind in this place.
+        Kind => "kind",
+        /// Past its time, or idle for too long.
+        Expired => "expired",
+        /// Revoked by id, by batch, or issued before `not_before`.
+        Revoked => "revoked",
+        /// A ticket that was not seen for too long.
+        Void => "void",
+        /// Says that it was issued in the future.
+        Future => "future",
+    }
+}
+
+labels! {
+    /// `reason` of `tidegate_requests_refused_total`: requests that got no verdict.
+    Refusal {
+        /// 400: not HTTP.
+        BadRequest => "bad_request",
+        /// 400: no Host, several, or one that differs from the request target.
+        Host => "host",
+        /// 400: a request target in a form that the gate does not take.
+        Target => "target",
+        /// 400: a Transfer-Encoding other than `chunked` alone, or one beside a Content-Length.
+        TransferEncoding => "transfer_encoding",
+        /// 404: a reserved path that does not exist.
+        NotFound => "not_found",
+        /// 405: a method that a reserved path does not take.
+        Method => "method",
+        /// 408: the request head took longer than `limits.header_timeout`.
+        HeaderTimeout => "header_timeout",
+        /// 408: the request body stood still for longer than `limits.body_timeout`.
+        BodyTimeout => "body_timeout",
+        /// 413: a body larger than a reserved path takes.
+        BodyTooLarge => "body_too_large",
+        /// 414: the request target is too long.
+        UriTooLong => "uri_too_long",
+        /// 429: a pass over `session.rate`.
+        PassRate => "pass_rate",
+        /// 431: the request head is larger than `limits.header_bytes`, or has too many fields.
+        HeadTooLarge => "head_too_large",
+        /// 501: a method or an upgrade that is not implemented.
+        NotImplemented => "not_implemented",
+        /// Closed unanswered: over `limits.connections`.
+        Connections => "connections",
+        /// 500: the gate's own fault.
+        Internal => "internal",
+    }
+}
+
+labels! {
+    /// `result` of `tidegate_config_reloads_total`.
+    ReloadResult {
+        /// The new policy is in force.
+        Applied => "applied",
+        /// The file was refused whole; the last good policy is in force.
+        Rejected => "rejected",
+    }
+}
+
+labels! {
+    /// `reason` of `tidegate_emails_refused_total`.
+    EmailRefusal {
+        /// Not in the form of an address.
+        Address => "address",
+        /// The form came without a valid ticket.
+        Ticket => "ticket",
+        /// The form came from another site's page.
+        Origin => "origin",
+        /// Over `email_queue.posts_per_client`.
+        ClientRate => "client_rate",
+        /// Over `email_queue.addresses_per_ticket`.
+        TicketRate => "ticket_rate",
+        /// Could not be written down.
+        Storage => "storage",
+        /// `email_queue.enabled` is off.
+        Disabled => "disabled",
+    }
+}
+
+labels! {
+    /// `result` of `tidegate_invitations_total`.
+    InvitationResult {
+        /// Taken by the mail server.
+        Sent => "sent",
+        /// To be tried again.
+        Deferred => "deferred",
+        /// Given up.
+        Failed => "failed",
+    }
+}

@@ -1,0 +1,72 @@
+//! Micro-benchmarks of the rules that run for every request.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use tidegate::rules::headers::{check, cookies, forwarded, hop};
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    headers(&mut criterion);
+    criterion.final_summary();
+}
+
+fn headers(criterion: &mut Criterion) {
+    let plain = request(&[]);
+    let other = "session=0123456789abcdef; theme=dark; _ga=GA1.2.123456789.1700000000; consent=yes";
+    let token = "v1.a1b2.".to_owned() + &"x".repeat(64);
+    let foreign = request(&[("cookie", other)]);
+    let ours = request(&[("cookie", &format!("{other}; __Host-tidegate_pass={token}"))]);
+    let named = request(&[("connection", "close, x-one, x-two"), ("x-one", "1"), ("x-two", "2"), ("te", "trailers")]);
+    let fronted = request(&[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https")]);
+
+    let uri = Uri::from_static("/account/applications?page=2");
+    criterion.bench_function("check_request", |bencher| {
+        bencher.iter(|| check::check_request(&Method::GET, black_box(&uri), Version::HTTP_11, black_box(&plain)).is_ok());
+    });
+
+    // cloning a map costs more than what is measured, so it stands outside
+    let mut on_copy = |name: &str, map: &HeaderMap, rule: &mut dyn FnMut(&mut HeaderMap)| {
+        criterion.bench_function(name, |bencher| bencher.iter_batched_ref(|| map.clone(), |map| rule(map), BatchSize::SmallInput));
+    };
+    on_copy("strip_hop_by_hop/keep_alive", &plain, &mut hop::strip_request);
+    on_copy("strip_hop_by_hop/named", &named, &mut hop::strip_request);
+    on_copy("strip_ours/no_cookie", &plain, &mut cookies::strip_ours);
+    on_copy("strip_ours/others", &foreign, &mut cookies::strip_ours);
+    on_copy("strip_ours/ours_and_others", &ours, &mut cookies::strip_ours);
+
+    let mut peer = forwarded::PeerValues::new([192, 0, 2, 1].into());
+    let host = HeaderValue::from_static("www.example.org");
+    on_copy("set_forwarding/untrusted", &plain, &mut |map| forwarded::set_forwarding(map, &mut peer, false, Some(&host), false));
+    on_copy("set_forwarding/trusted", &fronted, &mut |map| forwarded::set_forwarding(map, &mut peer, true, Some(&host), true));
+
+    for (name, map) in [("find_cookies/none", &plain), ("find_cookies/others", &foreign), ("find_cookies/ours", &ours)] {
+        criterion.bench_function(name, |bencher| bencher.iter(|| cookies::find(black_box(map)).any));
+    }
+    let trusted = ["192.0.2.1/32", "10.0.0.0/8", "172.16.0.0/12", "fd00::/8"].map(|net| net.parse().expect("a network"));
+    for (name, map) in [("client_address/direct", &plain), ("client_address/fronted", &fronted)] {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| forwarded::client_address([10, 0, 0, 1].into(), false, black_box(map), &trusted).address);
+        });
+    }
+}
+
+/// The headers of a browser's request, and some more.
+fn request(more: &[(&'static str, &str)]) -> HeaderMap {
+    let browser = [
+        ("host", "www.example.org"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+        ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+        ("accept-language", "en-US,en;q=0.5"),
+        ("accept-encoding", "gzip, deflate, br, zstd"),
+        ("connection", "keep-alive"),
+        ("upgrade-insecure-requests", "1"),
+        ("sec-fetch-dest", "document"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-site", "none"),
+        ("priority", "u=0, i"),
+    ];
+    let all = browser.iter().chain(more);
+    all.map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"))).collect()
+}

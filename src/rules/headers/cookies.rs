@@ -1,0 +1,514 @@
+//! The cookies of the gate: found, stripped and set. The site's own go through byte for byte.
+//!
+//! A Cookie header is split as servers split it (RFC 6265, section 5.4, read backwards): at every `;`, quoted or not; the name ends at
+//! the first `=`; blanks around both don't count; bytes need not be ASCII. Names are case-sensitive.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::header::{COOKIE, Entry, OccupiedEntry, SET_COOKIE};
+use http::{HeaderMap, HeaderValue};
+
+/// Which of the two cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `tidegate_pass`, of those who may enter.
+    Pass,
+    /// `tidegate_ticket`, of those who wait.
+    Ticket,
+}
+
+/// How a cookie is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes<'a> {
+    /// Whether the visitor came over TLS, to us or to a trusted front.
+    pub secure: bool,
+    /// `session.domain`, already checked.
+    pub domain: Option<&'a str>,
+    /// How long the browser keeps it, in whole seconds.
+    pub max_age: Duration,
+}
+
+/// The values that may be ours, unverified. An old cookie, or one that a neighbouring domain has set, can stand beside the good one, so
+/// there can be several of each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OurCookies<'a> {
+    /// Values of pass cookies.
+    pub pass: Candidates<'a>,
+    /// Values of ticket cookies.
+    pub ticket: Candidates<'a>,
+    /// Whether there is anything for [`strip_ours`] to strip.
+    pub any: bool,
+}
+
+/// Up to [`CANDIDATES_MAX`] values: those with the `__Host-` prefix first, which nobody but this host can set, then `__Secure-`, then
+/// those without; in each, in the order sent. So no number of forged ones hides a `__Host-` cookie.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Candidates<'a> {
+    list: [(Prefix, &'a str); CANDIDATES_MAX],
+    len: usize,
+}
+
+/// Each candidate costs the check of a signature.
+pub const CANDIDATES_MAX: usize = 4;
+
+impl<'a> Candidates<'a> {
+    /// The values, the most trustworthy first.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+        self.list[..self.len].iter().map(|&(_, value)| value)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn add(&mut self, prefix: Prefix, value: &'a str) {
+        let place = self.list[..self.len].partition_point(|&(other, _)| other <= prefix);
+        if place < CANDIDATES_MAX {
+            self.len = (self.len + 1).min(CANDIDATES_MAX);
+            self.list[place..self.len].rotate_right(1);
+            self.list[place] = (prefix, value);
+        }
+    }
+}
+
+/// Finds our cookies in every Cookie line. Allocates nothing.
+#[must_use]
+pub fn find(headers: &HeaderMap) -> OurCookies<'_> {
+    let mut found = OurCookies::default();
+    for line in headers.get_all(COOKIE) {
+        for pair in Pairs::of(line.as_bytes()) {
+            let Some((kind, prefix, value)) = ours(pair) else { continue };
+            found.any = true;
+            // a token is ASCII: anything else can't verify
+            let Ok(value) = str::from_utf8(value) else { continue };
+            match kind {
+                Kind::Pass => found.pass.add(prefix, value),
+                Kind::Ticket => found.ticket.add(prefix, value),
+            }
+        }
+    }
+    found
+}
+
+/// Removes our cookies from a request, and only them: every other pair keeps its bytes and its place. A line of which nothing is left
+/// goes. Without ours among them nothing is touched.
+pub fn strip_ours(headers: &mut HeaderMap) {
+    let Entry::Occupied(mut lines) = headers.entry(COOKIE) else { return };
+    if !lines.iter().any(holds_ours) {
+        return;
+    }
+    // one line is what HTTP/1.1 allows
+    if lines.iter().nth(1).is_none() {
+        match without_ours(lines.get()) {
+            Some(rest) => drop(lines.insert(rest)),
+            None => drop(lines.remove()),
+        }
+        return;
+    }
+    let rest = lines.iter().filter_map(|line| if holds_ours(line) { without_ours(line) } else { Some(line.clone()) }).collect();
+    replace(lines, rest);
+}
+
+/// Removes the Set-Cookie lines with which the site would overwrite ours.
+pub fn strip_from_site(headers: &mut HeaderMap) {
+    let Entry::Occupied(lines) = headers.entry(SET_COOKIE) else { return };
+    if lines.iter().any(sets_ours) {
+        let rest = lines.iter().filter(|line| !sets_ours(line)).cloned().collect();
+        replace(lines, rest);
+    }
+}
+
+/// The Set-Cookie value that gives a visitor a token. Over TLS its name has the prefix `__Host-`, or `__Secure-` if it holds for a
+/// domain. A pass is SameSite=None there, since logins and card payments come back by cross-site POST; over plaintext browsers
+/// refuse None, and it is Lax.
+#[must_use]
+pub fn set_cookie(kind: Kind, token: &str, attributes: Attributes<'_>) -> HeaderValue {
+    let Attributes { secure, domain, max_age } = attributes;
+    let prefix = match (secure, domain) {
+        (false, _) => "",
+        (true, None) => "__Host-",
+        (true, Some(_)) => "__Secure-",
+    };
+    let name = match kind {
+        Kind::Pass => PASS,
+        Kind::Ticket => TICKET,
+    };
+    let same_site = match kind {
+        Kind::Pass if secure => "None",
+        Kind::Pass | Kind::Ticket => "Lax",
+    };
+    let mut text = String::with_capacity(ATTRIBUTES_LEN + token.len() + domain.map_or(0, str::len));
+    for part in [prefix, name, "=", token, "; Path=/; HttpOnly; SameSite=", same_site] {
+        text.push_str(part);
+    }
+    if secure {
+        text.push_str("; Secure");
+    }
+    if let Some(domain) = domain {
+        text.push_str("; Domain=");
+        text.push_str(domain);
+    }
+    // writing to a string can't fail
+    let _ = write!(text, "; Max-Age={}", max_age.as_secs());
+    // a token and a checked domain hold no control bytes; were there one, an empty line sets nothing
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The Set-Cookie value that ends a cookie. It needs the attributes that the cookie was set with; `max_age` doesn't count.
+#[must_use]
+pub fn expire_cookie(kind: Kind, attributes: Attributes<'_>) -> HeaderValue {
+    set_cookie(kind, "", Attributes { max_age: Duration::ZERO, ..attributes })
+}
+
+/// Room for the longest name and every attribute, so that the text is never moved.
+const ATTRIBUTES_LEN: usize = 128;
+
+const PASS: &str = "tidegate_pass";
+const TICKET: &str = "tidegate_ticket";
+
+/// Who can have set a cookie of this name, the fewest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Prefix {
+    /// This host over TLS.
+    Host,
+    /// This site over TLS.
+    Secure,
+    /// Anyone on this site.
+    #[default]
+    None,
+}
+
+/// What a pair holds if it is ours.
+fn ours(pair: &[u8]) -> Option<(Kind, Prefix, &[u8])> {
+    let pair = trim(pair);
+    // every name of ours starts with one of these two bytes, and few others do
+    let (prefix, rest) = match pair.first()? {
+        b't' => (Prefix::None, pair),
+        b'_' => match pair.strip_prefix(b"__Host-") {
+            Some(rest) => (Prefix::Host, rest),
+            None => (Prefix::Secure, pair.strip_prefix(b"__Secure-")?),
+        },
+        _ => return None,
+    };
+    let rest = rest.strip_prefix(b"tidegate_")?;
+    let (kind, rest) = match rest.strip_prefix(b"pass") {
+        Some(rest) => (Kind::Pass, rest),
+        None => (Kind::Ticket, rest.strip_prefix(b"ticket")?),
+    };
+    Some((kind, prefix, trim(trim(rest).strip_prefix(b"=")?)))
+}
+
+fn holds_ours(line: &HeaderValue) -> bool {
+    Pairs::of(line.as_bytes()).any(|pair| ours(pair).is_some())
+}
+
+/// The line without our pairs, each taken with one of its semicolons; `None` if only blanks and semicolons are left.
+fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
+    let mut kept = Vec::with_capacity(line.len());
+    let mut is_first = true;
+    let mut holds_any = false;
+    for pair in Pairs::of(line.as_bytes()).filter(|pair| ours(pair).is_none()) {
+        holds_any |= !trim(pair).is_empty();
+        if is_first {
+            // the blank that followed a semicolon
+            kept.extend_from_slice(pair.trim_ascii_start());
+        } else {
+            kept.push(b';');
+            kept.extend_from_slice(pair);
+        }
+        is_first = false;
+    }
+    // parts of a valid value are valid
+    if holds_any { HeaderValue::from_bytes(&kept).ok() } else { None }
+}
+
+fn replace(mut lines: OccupiedEntry<'_, HeaderValue>, values: Vec<HeaderValue>) {
+    let mut values = values.into_iter();
+    let Some(first) = values.next() else {
+        lines.remove();
+        return;
+    };
+    lines.insert(first);
+    for value in values {
+        lines.append(value);
+    }
+}
+
+fn sets_ours(line: &HeaderValue) -> bool {
+    let pair = line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default();
+    // browsers take "=name=value" for a cookie without a name, and send back "name=value"
+    let pair = trim(pair);
+    ours(pair.strip_prefix(b"=").unwrap_or(pair)).is_some()
+}
+
+fn trim(bytes: &[u8]) -> &[u8] {
+    bytes.trim_ascii()
+}
+
+/// The pairs of a line, blanks included.
+struct Pairs<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Pairs<'a> {
+    const fn of(line: &'a [u8]) -> Self {
+        Self { rest: Some(line) }
+    }
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let (pair, rest) = match rest.iter().position(|&byte| byte == b';') {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
+            None => (rest, None),
+        };
+        self.rest = rest;
+        Some(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cookies(lines: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(COOKIE, HeaderValue::from_bytes(line).unwrap());
+        }
+        headers
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<Vec<u8>> {
+        headers.get_all(COOKIE).iter().map(|line| line.as_bytes().to_vec()).collect()
+    }
+
+    fn stripped(before: &[&str]) -> Vec<String> {
+        let mut headers = cookies(&before.iter().map(|line| line.as_bytes()).collect::<Vec<_>>());
+        strip_ours(&mut headers);
+        lines(&headers).into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn only_our_pairs_go() {
+        for (before, after) in [
+            ("a=b; tidegate_pass=x; c=\"d e\"", Some("a=b; c=\"d e\"")),
+            ("tidegate_pass=x; a=b", Some("a=b")),
+            ("tidegate_pass=x;a=b", Some("a=b")),
+            ("a=b; tidegate_ticket=x", Some("a=b")),
+            ("a=b;tidegate_ticket=x;c=d", Some("a=b;c=d")),
+            ("a=b; __Host-tidegate_pass=x; __Secure-tidegate_ticket=y;  c=d", Some("a=b;  c=d")),
+            ("a=b; tidegate_pass=x; tidegate_pass=y; tidegate_ticket=z", Some("a=b")),
+            ("a=b; tidegate_pass=x;", Some("a=b;")),
+            ("a=b;; tidegate_pass=;; c", Some("a=b;;; c")),
+            ("a=b; tidegate_pass = x ; c=d", Some("a=b; c=d")),
+            ("a=\"1; tidegate_pass=x; 2\"", Some("a=\"1; 2\"")),
+            ("tidegate_pass=a=b==", None),
+            ("tidegate_pass=x", None),
+            ("tidegate_pass=x; tidegate_ticket=y", None),
+            ("; ;tidegate_pass=x; ;", None),
+            ("caf\u{e9}=\u{fc}; tidegate_pass=x; d=\u{fc}", Some("caf\u{e9}=\u{fc}; d=\u{fc}")),
+        ] {
+            assert_eq!(stripped(&[before]), after.into_iter().map(str::to_owned).collect::<Vec<_>>(), "{before}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_touched() {
+        for line in [
+            "",
+            ";",
+            " a=b ;; c",
+            "tidegate_passx=1",
+            "xtidegate_pass=1",
+            "Tidegate_pass=1",
+            "tidegate_pass",
+            "tidegate_",
+            "__host-tidegate_pass=1",
+            "__Host-__Secure-tidegate_pass=1",
+            "__Secure-x=1; __Host-y=2",
+            "a=tidegate_pass=1",
+            "tidegate_pass-=1",
+        ] {
+            assert_eq!(stripped(&[line]), [line]);
+        }
+        let mut none = HeaderMap::new();
+        strip_ours(&mut none);
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn an_untouched_line_is_the_same_memory() {
+        let mut headers = cookies(&[b"a=b", b"tidegate_pass=x; c=d"]);
+        let before = headers.get(COOKIE).unwrap().as_bytes().as_ptr();
+        strip_ours(&mut headers);
+        assert_eq!(headers.get(COOKIE).unwrap().as_bytes().as_ptr(), before);
+    }
+
+    #[test]
+    fn several_lines_stay_in_order() {
+        assert_eq!(stripped(&["a=b", "tidegate_pass=x", "c=d; tidegate_ticket=y", "e=f"]), ["a=b", "c=d", "e=f"]);
+        assert_eq!(stripped(&["tidegate_pass=x", "a=b"]), ["a=b"]);
+        assert!(stripped(&["tidegate_pass=x", "tidegate_ticket=x"]).is_empty());
+        assert_eq!(stripped(&["", "tidegate_pass=x", "a=b; tidegate_pass=x"]), ["", "a=b"]);
+    }
+
+    #[test]
+    fn candidates_are_found_in_every_line() {
+        let headers = cookies(&[b"a=b; tidegate_pass=1;tidegate_ticket= t ", b"tidegate_pass=2; tidegate_pass=\xff"]);
+        let found = find(&headers);
+        assert!(found.any);
+        assert_eq!(found.pass.iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(found.ticket.iter().collect::<Vec<_>>(), ["t"]);
+        let headers = cookies(&[b"a=b; c=tidegate_pass=1"]);
+        let found = find(&headers);
+        assert!(!found.any && found.pass.is_empty() && found.ticket.is_empty());
+        // seen, though it can't be a token: it must be stripped all the same
+        assert!(find(&cookies(&[b"tidegate_pass=\xff"])).any);
+    }
+
+    #[test]
+    fn forged_cookies_can_not_hide_one_with_a_prefix() {
+        let headers = cookies(&[
+            b"tidegate_pass=1; tidegate_pass=2; tidegate_pass=3; tidegate_pass=4; tidegate_pass=5",
+            b"__Secure-tidegate_pass=6; __Host-tidegate_pass=7; tidegate_pass=8; __Secure-tidegate_pass=9",
+        ]);
+        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), ["7", "6", "9", "1"]);
+        let headers = cookies(&[b"tidegate_pass=1; tidegate_pass=2; tidegate_pass=3; tidegate_pass=4; tidegate_pass=5"]);
+        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), ["1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn set_cookie_by_transport_and_domain() {
+        let at = |secure, domain| Attributes { secure, domain, max_age: Duration::from_secs(1200) };
+        for (kind, attributes, text) in [
+            (Kind::Pass, at(true, None), "__Host-tidegate_pass=v1.t; Path=/; HttpOnly; SameSite=None; Secure; Max-Age=1200"),
+            (Kind::Pass, at(false, None), "tidegate_pass=v1.t; Path=/; HttpOnly; SameSite=Lax; Max-Age=1200"),
+            (
+                Kind::Pass,
+                at(true, Some("example.org")),
+                "__Secure-tidegate_pass=v1.t; Path=/; HttpOnly; SameSite=None; Secure; Domain=example.org; Max-Age=1200",
+            ),
+            (Kind::Ticket, at(true, None), "__Host-tidegate_ticket=v1.t; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=1200"),
+            (
+                Kind::Ticket,
+                at(false, Some("example.org")),
+                "tidegate_ticket=v1.t; Path=/; HttpOnly; SameSite=Lax; Domain=example.org; Max-Age=1200",
+            ),
+        ] {
+            assert_eq!(set_cookie(kind, "v1.t", attributes), text);
+        }
+        assert_eq!(
+            expire_cookie(Kind::Ticket, at(true, None)),
+            "__Host-tidegate_ticket=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0"
+        );
+    }
+
+    #[test]
+    fn what_is_set_is_found_and_stripped() {
+        for kind in [Kind::Pass, Kind::Ticket] {
+            for secure in [false, true] {
+                for domain in [None, Some("example.org")] {
+                    let set = set_cookie(kind, "v1.t", Attributes { secure, domain, max_age: Duration::from_secs(1) });
+                    let pair = set.to_str().unwrap().split(';').next().unwrap();
+                    let headers = cookies(&[pair.as_bytes()]);
+                    let found = find(&headers);
+                    let (some, none) = if kind == Kind::Pass { (found.pass, found.ticket) } else { (found.ticket, found.pass) };
+                    assert_eq!((some.iter().next(), none.is_empty()), (Some("v1.t"), true));
+                    assert!(stripped(&[pair]).is_empty());
+                    assert!(sets_ours(&set));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_site_can_not_set_ours() {
+        let stripped = |before: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in before {
+                headers.append(SET_COOKIE, HeaderValue::from_static(line));
+            }
+            strip_from_site(&mut headers);
+            headers.get_all(SET_COOKIE).iter().map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let kept = ["a=b; Path=/", "tidegate_passx=1", "a=1; tidegate_pass=2", "c"];
+        assert_eq!(stripped(&kept), kept);
+        assert_eq!(
+            stripped(&["a=b", "tidegate_pass=x; Path=/", "c=d", " =tidegate_ticket=x", "__Host-tidegate_pass=; Max-Age=0", "e=f"]),
+            ["a=b", "c=d", "e=f"]
+        );
+        assert!(stripped(&["tidegate_pass=x"]).is_empty());
+        assert!(stripped(&[]).is_empty());
+    }
+
+    /// The rule, written without a thought for speed. `None` if the line goes.
+    fn slow(line: &[u8]) -> Option<Vec<u8>> {
+        let text: String = line.iter().map(|&byte| char::from(byte)).collect();
+        let is_ours = |pair: &str| {
+            pair.split_once('=').is_some_and(|(name, _)| {
+                let name = name.trim_matches(BLANKS);
+                let name = name.strip_prefix("__Host-").or_else(|| name.strip_prefix("__Secure-")).unwrap_or(name);
+                ["tidegate_pass", "tidegate_ticket"].contains(&name)
+            })
+        };
+        let pairs: Vec<&str> = text.split(';').collect();
+        let kept: Vec<&str> = pairs.iter().copied().filter(|pair| !is_ours(pair)).collect();
+        if kept.len() == pairs.len() {
+            return Some(line.to_vec());
+        }
+        if kept.iter().all(|pair| pair.trim_matches(BLANKS).is_empty()) {
+            return None;
+        }
+        Some(kept.join(";").trim_start_matches(BLANKS).chars().map(|char| u8::try_from(u32::from(char)).unwrap()).collect())
+    }
+
+    const BLANKS: [char; 2] = [' ', '\t'];
+
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            proptest::sample::select(vec![
+                &b"tidegate_pass"[..],
+                b"tidegate_ticket",
+                b"__Host-",
+                b"__Secure-",
+                b"=",
+                b"=",
+                b";",
+                b"; ",
+                b"; ",
+                b" ",
+                b"\t",
+                b"\"",
+                b",",
+                b"v1.abc",
+                b"a",
+                b"sid=1",
+            ])
+            .prop_map(<[u8]>::to_vec),
+            proptest::collection::vec(prop_oneof![0x20..0x7f_u8, 0x80..=0xff_u8], 0..6),
+        ];
+        proptest::collection::vec(part, 0..14).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_is_what_the_slow_rule_says(before in proptest::collection::vec(line(), 0..4)) {
+            let mut headers = cookies(&before.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let any = find(&headers).any;
+            strip_ours(&mut headers);
+            let after: Vec<Vec<u8>> = before.iter().filter_map(|line| slow(line)).collect();
+            prop_assert_eq!(lines(&headers) != before, any);
+            prop_assert_eq!(lines(&headers), after);
+            prop_assert!(!find(&headers).any);
+        }
+    }
+}

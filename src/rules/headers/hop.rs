@@ -1,0 +1,390 @@
+//! Takes away what belongs to one connection only (RFC 9110, section 7.6.1), in either direction, and what a client must not say to
+//! the site.
+//!
+//! `Connection` may name any header, so this runs before the gate adds its own. Kept whatever it names: `Host` and `Content-Length`,
+//! without which the request is another one, and the forwarding headers, which a front proxy that passes `Connection` on would lose at
+//! its client's word. Kept always: `Trailer` (end-to-end since RFC 9110) and `Proxy-Authorization`, `Proxy-Authenticate` (for the
+//! proxy that asked; a gateway never does).
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Strips a request. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `TE`,
+/// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
+/// `Tidegate-Pass`; and spellings of `X-Forwarded-*` with underscores, which CGI can't tell from ours.
+///
+/// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: read `Upgrade` before.
+///
+/// Without `Transfer-Encoding`, hyper's client sends no body of unknown length under GET or HEAD: who forwards such a body puts it back.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match *name {
+            CONNECTION => found.connection = true,
+            TE => found.te = true,
+            TRANSFER_ENCODING => found.transfer_encoding = true,
+            UPGRADE => found.upgrade = true,
+            EXPECT => found.expect = true,
+            _ => match name.as_str() {
+                "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
+                other => found.named |= is_forwarding_with_underscores(other),
+            },
+        }
+    }
+    if found.connection {
+        strip_nominated(headers);
+    }
+    if found.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if found.upgrade {
+        headers.remove(UPGRADE);
+    }
+    if found.expect {
+        headers.remove(EXPECT);
+    }
+    if found.named {
+        remove_where(headers, |name| {
+            matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass") || is_forwarding_with_underscores(name)
+        });
+    }
+    if found.te {
+        let takes_trailers = headers.get_all(TE).iter().flat_map(options).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        headers.remove(TE);
+        if takes_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+}
+
+/// Strips an answer. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `Transfer-Encoding`,
+/// `Upgrade`. The headers of a 101 must be read before.
+///
+/// `Content-Length` is left only if it says how long the body is: not beside `Transfer-Encoding`, which overrides it (RFC 9112, section
+/// 6.3), and once, where the site repeats it.
+pub fn strip_response(headers: &mut HeaderMap) {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match *name {
+            CONNECTION => found.connection = true,
+            TRANSFER_ENCODING => found.transfer_encoding = true,
+            UPGRADE => found.upgrade = true,
+            CONTENT_LENGTH => found.length = true,
+            _ => found.named |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+        }
+    }
+    if found.connection {
+        strip_nominated(headers);
+    }
+    if found.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+        headers.remove(CONTENT_LENGTH);
+    } else if found.length {
+        merge_lengths(headers);
+    }
+    if found.upgrade {
+        headers.remove(UPGRADE);
+    }
+    if found.named {
+        remove_where(headers, |name| matches!(name, "keep-alive" | "proxy-connection"));
+    }
+}
+
+/// What one pass over the names has seen: most requests hold one or two of these, and a look-up for each would cost more.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of names, each independent of the others")]
+struct Found {
+    connection: bool,
+    te: bool,
+    transfer_encoding: bool,
+    upgrade: bool,
+    expect: bool,
+    length: bool,
+    named: bool,
+}
+
+/// Removes `Connection` and what it names. At most one look-up for every two bytes of it, which `limits.header_bytes` bounds.
+fn strip_nominated(headers: &mut HeaderMap) {
+    let is_plain = headers.get_all(CONNECTION).iter().flat_map(options).all(names_no_other);
+    if !is_plain {
+        let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+        for option in lines.iter().flat_map(options).filter(|option| !names_no_other(option) && !is_kept(option)) {
+            if let Ok(name) = str::from_utf8(option) {
+                headers.remove(name);
+            }
+        }
+    }
+    headers.remove(CONNECTION);
+}
+
+fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Options that are no header, or one that goes anyway.
+fn names_no_other(option: &[u8]) -> bool {
+    match option.len() {
+        0 => true,
+        2 => option.eq_ignore_ascii_case(b"te"),
+        5 => option.eq_ignore_ascii_case(b"close"),
+        7 => option.eq_ignore_ascii_case(b"upgrade"),
+        10 => option.eq_ignore_ascii_case(b"keep-alive"),
+        _ => false,
+    }
+}
+
+/// Headers that `Connection` can't remove.
+fn is_kept(option: &[u8]) -> bool {
+    KEPT.iter().any(|name| option.eq_ignore_ascii_case(name))
+}
+
+const KEPT: [&[u8]; 6] = [b"host", b"content-length", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
+
+/// `x_forwarded_for` and its like: CGI makes HTTP_X_FORWARDED_FOR of it as well.
+fn is_forwarding_with_underscores(name: &str) -> bool {
+    (15..=17).contains(&name.len())
+        && name.starts_with('x')
+        && name.contains('_')
+        && ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"].iter().any(|ours| is_same_in_cgi(ours, name))
+}
+
+fn is_same_in_cgi(ours: &str, name: &str) -> bool {
+    ours.len() == name.len() && ours.bytes().zip(name.bytes()).all(|(our, byte)| our == byte || (our == b'-' && byte == b'_'))
+}
+
+fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| is_unwanted(name.as_str())).cloned() {
+        headers.remove::<HeaderName>(name);
+    }
+}
+
+/// Leaves one `Content-Length` of several, or of a list. hyper's client has checked that all are equal.
+fn merge_lengths(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lines.next() else { return };
+    if lines.next().is_none() && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    let number = options(first).next().and_then(|number| HeaderValue::from_bytes(number).ok());
+    if let Some(number) = number {
+        headers.insert(CONTENT_LENGTH, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for &(name, value) in list {
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+        let mut list: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8(value.as_bytes().to_vec()).unwrap())).collect();
+        // the map keeps the order of one name's lines only
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+        list
+    }
+
+    #[track_caller]
+    fn assert_request(before: &[(&'static str, &str)], after: &[(&'static str, &str)]) {
+        let mut map = headers(before);
+        strip_request(&mut map);
+        assert_eq!(listed(&map), listed(&headers(after)));
+    }
+
+    #[track_caller]
+    fn assert_response(before: &[(&'static str, &str)], after: &[(&'static str, &str)]) {
+        let mut map = headers(before);
+        strip_response(&mut map);
+        assert_eq!(listed(&map), listed(&headers(after)));
+    }
+
+    #[test]
+    fn end_to_end_headers_stay() {
+        let kept = [
+            ("host", "a"),
+            ("content-length", "5"),
+            ("cookie", "a=b"),
+            ("cookie", "c=d"),
+            ("trailer", "x-sum"),
+            ("proxy-authorization", "Basic eA=="),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_request_id", "7"),
+            ("proxy-x", "y"),
+        ];
+        assert_request(&kept, &kept);
+        assert_request(&[], &[]);
+    }
+
+    #[test]
+    fn the_fields_that_rfc_9110_lists_go_even_if_connection_does_not_name_them() {
+        assert_request(
+            &[
+                ("host", "a"),
+                ("proxy-connection", "keep-alive"),
+                ("keep-alive", "timeout=5"),
+                ("te", "gzip"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "websocket"),
+            ],
+            &[("host", "a")],
+        );
+    }
+
+    #[test]
+    fn what_connection_names_goes_in_whatever_case() {
+        assert_request(
+            &[("host", "a"), ("connection", "Close , X-HOP,,x-other"), ("x-hop", "1"), ("x-hop", "2"), ("x-other", "3"), ("x", "4")],
+            &[("host", "a"), ("x", "4")],
+        );
+        assert_request(&[("connection", "keep-alive"), ("x", "1")], &[("x", "1")]);
+        assert_request(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMA")], &[]);
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        assert_request(
+            &[("connection", "close"), ("connection", "x-one"), ("connection", "keep-alive, x-two"), ("x-one", "1"), ("x-two", "2")],
+            &[],
+        );
+    }
+
+    #[test]
+    fn connection_names_can_not_change_what_the_request_is() {
+        let kept = [
+            ("host", "a"),
+            ("content-length", "5"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "a"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=1.2.3.4"),
+        ];
+        let hostile = "Host, content-length, X-Forwarded-For, x-forwarded-host, x-forwarded-proto, Forwarded";
+        let mut list = vec![("connection", hostile)];
+        list.extend(kept);
+        assert_request(&list, &kept);
+    }
+
+    #[test]
+    fn odd_connection_values_remove_nothing_else() {
+        let kept = [("host", "a"), ("cookie", "a=b")];
+        for odd in [",", "\"cookie\"", "cookie;q=1", "coo kie", ":", "caf\u{e9}", "cookie\u{a0}", "close=cookie"] {
+            let mut list = vec![("connection", odd)];
+            list.extend(kept);
+            assert_request(&list, &kept);
+        }
+    }
+
+    #[test]
+    fn te_trailers_stays_and_other_codings_go() {
+        let kept = [("te", "trailers"), ("connection", "te")];
+        assert_request(&[("te", "trailers")], &kept);
+        assert_request(&[("te", "gzip;q=0.5, Trailers"), ("connection", "TE")], &kept);
+        assert_request(&[("te", "gzip"), ("te", "trailers"), ("connection", "close, te")], &kept);
+        assert_request(&[("te", "gzip, deflate;q=0.5"), ("connection", "te")], &[]);
+        assert_request(&[("te", "")], &[]);
+    }
+
+    #[test]
+    fn what_a_client_must_not_say_to_the_site_goes() {
+        assert_request(&[("expect", "100-continue"), ("proxy", "http://evil"), ("tidegate-pass", "v1.x"), ("a", "b")], &[("a", "b")]);
+        assert_request(
+            &[
+                ("x_forwarded_for", "1.1.1.1"),
+                ("x-forwarded_for", "1.1.1.1"),
+                ("x_forwarded-host", "evil"),
+                ("x_forwarded_proto", "https"),
+                ("x-forwarded-for", "2.2.2.2"),
+                ("x_forwarded_fox", "3"),
+            ],
+            &[("x-forwarded-for", "2.2.2.2"), ("x_forwarded_fox", "3")],
+        );
+    }
+
+    #[test]
+    fn what_is_added_after_stripping_is_out_of_reach_of_connection() {
+        let mut map = headers(&[("connection", "cookie, tidegate-pass, x-added, via"), ("cookie", "a=b"), ("x-added", "theirs")]);
+        strip_request(&mut map);
+        map.insert("x-added", HeaderValue::from_static("ours"));
+        assert_eq!(listed(&map), listed(&headers(&[("x-added", "ours")])));
+        // nothing is left that the next hop would apply to it
+        assert!(!map.contains_key(CONNECTION));
+    }
+
+    #[test]
+    fn an_answer_loses_its_hop_and_keeps_the_rest() {
+        assert_response(
+            &[
+                ("connection", "Upgrade, x-hop"),
+                ("upgrade", "h2c"),
+                ("keep-alive", "timeout=5, max=100"),
+                ("proxy-connection", "close"),
+                ("x-hop", "1"),
+                ("set-cookie", "a=b"),
+                ("set-cookie", "c=d"),
+                ("proxy-authenticate", "Basic"),
+                ("trailer", "x-sum"),
+                ("content-length", "5"),
+            ],
+            &[("set-cookie", "a=b"), ("set-cookie", "c=d"), ("proxy-authenticate", "Basic"), ("trailer", "x-sum"), ("content-length", "5")],
+        );
+    }
+
+    #[test]
+    fn an_answer_has_one_length_and_none_beside_chunks() {
+        assert_response(&[("transfer-encoding", "chunked"), ("content-length", "5")], &[]);
+        assert_response(&[("content-length", "5"), ("content-length", "5")], &[("content-length", "5")]);
+        assert_response(&[("content-length", "5, 5")], &[("content-length", "5")]);
+        assert_response(&[("content-length", "5"), ("connection", "content-length")], &[("content-length", "5")]);
+    }
+
+    /// The rule, written without a thought for speed.
+    fn slow(list: &[(String, String)]) -> Vec<(String, String)> {
+        let values = |wanted: &str| -> Vec<String> {
+            let lines = list.iter().filter(|(name, _)| name == wanted);
+            lines.flat_map(|(_, value)| value.split(',')).map(|option| option.trim().to_ascii_lowercase()).collect()
+        };
+        let named = values("connection");
+        let always =
+            ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "expect", "proxy", "tidegate-pass"];
+        let goes = |name: &String| {
+            let is_kept = KEPT.contains(&name.as_bytes());
+            always.contains(&name.as_str()) || name == "x_forwarded-for" || (named.contains(name) && !is_kept)
+        };
+        let mut after: Vec<_> = list.iter().filter(|(name, _)| !goes(name)).cloned().collect();
+        if values("te").iter().any(|coding| coding == "trailers") {
+            after.push(("te".to_owned(), "trailers".to_owned()));
+            after.push(("connection".to_owned(), "te".to_owned()));
+        }
+        after.sort_by(|a, b| a.0.cmp(&b.0));
+        after
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_is_what_the_slow_rule_says(list in proptest::collection::vec((
+            proptest::sample::select(vec![
+                "connection", "connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "expect", "proxy",
+                "tidegate-pass", "x_forwarded-for", "x-forwarded-for", "host", "cookie", "x-a", "x-b", "accept",
+            ]),
+            "(close|keep-alive|Upgrade|te|trailers|gzip|Cookie|x-A|x-b|host|x-forwarded-for|accept|,|, | |;){0,6}",
+        ), 0..12)) {
+            let list: Vec<(String, String)> = list.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let mut map = HeaderMap::new();
+            for (name, value) in &list {
+                map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            }
+            strip_request(&mut map);
+            prop_assert_eq!(listed(&map), slow(&list));
+        }
+    }
+}

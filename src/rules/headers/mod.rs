@@ -1,0 +1,28 @@
+//! What is done to the headers of a request on its way to the site, and of an answer on its way back. Pure functions over the
+//! header map; they run for every request, so what usually happens allocates nothing.
+//!
+//! The order is part of the contract:
+//!
+//! 1. [`check::check_request`] refuses what two servers could read in two ways.
+//! 2. Facts are read: [`forwarded::client_address`], [`cookies::find`], [`PASS_HEADER`], `Upgrade`, `Expect`. They come from the
+//!    headers as sent, so what a client names in `Connection` can't change them.
+//! 3. [`hop::strip_request`] removes what was meant for the gate alone. It comes before anything is added: `Connection` can name any
+//!    header, and must never remove one of ours.
+//! 4. [`cookies::strip_ours`].
+//! 5. [`forwarded::set_forwarding`] adds what the site should know of the client.
+//!
+//! An answer goes through [`hop::strip_response`] and [`cookies::strip_from_site`], then our cookie is appended, then
+//! [`cache::make_private`].
+//!
+//! Absent: routing of upgrades (`proxy/` puts `Connection: upgrade` back for those it supports) and body framing (hyper's).
+
+pub mod cache;
+pub mod check;
+pub mod cookies;
+pub mod forwarded;
+pub mod hop;
+
+use http::HeaderName;
+
+/// The header in which clients without cookies show their pass. Never reaches the site.
+pub const PASS_HEADER: HeaderName = HeaderName::from_static("tidegate-pass");

@@ -1,1 +1,4 @@
 //! To come.
+/// P
+#[derive(Debug)]
+pub struct Pages;

@@ -26,7 +26,7 @@ use crate::rules::time::Moment;
 
 pub use answer::{Answered, Failure, send};
 pub use connection::{BodyFailure, RequestBody};
-pub use relay::{AnswerBody, BufferMemory};
+pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{ServerStatus, maintain};
 
 use connection::Connection;

@@ -1,0 +1,179 @@
+//! Bodies on the client's side: requests read before a slot is taken, answers told from what the gate composes.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Either, Empty, Full};
+use hyper::body::Incoming;
+
+use super::connections::{Phase, State};
+use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, RequestBody};
+
+/// The body of an answer to a client. When it is gone, the connection is between requests.
+#[derive(Debug)]
+pub(super) struct ClientBody {
+    content: Content,
+    state: Option<Arc<State>>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Composed(Option<Bytes>),
+    Site(AnswerBody),
+}
+
+impl ClientBody {
+    pub(super) fn composed(bytes: Bytes) -> Self {
+        Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), state: None }
+    }
+
+    pub(super) const fn site(body: AnswerBody) -> Self {
+        Self { content: Content::Site(body), state: None }
+    }
+
+    /// Tells the connection when it has been handed over whole.
+    pub(super) fn of(mut self, state: Arc<State>) -> Self {
+        self.state = Some(state);
+        self
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if let Some(state) = &self.state {
+            state.enter(Phase::Idle);
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = crate::upstream::BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut self.get_mut().content {
+            Content::Composed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Site(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Composed(bytes) => bytes.is_none(),
+            Content::Site(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Composed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Site(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A request body as far as it was read ahead; what it holds of the buffers' memory goes with it.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+    rest: Option<Incoming>,
+    memory: Arc<BufferMemory>,
+}
+
+/// Reads a request body, up to `most` bytes, before a slot is taken: a slow client must not hold one.
+///
+/// # Errors
+/// The client left, stalled for `limits.body_timeout`, or sent what is not HTTP.
+pub(super) async fn read_ahead(
+    mut body: Incoming,
+    most: usize,
+    memory: &Arc<BufferMemory>,
+    state: &State,
+) -> Result<ReadAhead, hyper::Error> {
+    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory) };
+    if body.is_end_stream() {
+        return Ok(read);
+    }
+    state.enter(Phase::Body);
+    while read.bytes < most && memory.has_room() {
+        let Some(frame) = body.frame().await else {
+            state.enter(Phase::Busy);
+            return Ok(read);
+        };
+        let frame = frame?;
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        memory.hold(bytes);
+        read.bytes += bytes;
+        read.frames.push_back(frame);
+        if body.is_end_stream() {
+            state.enter(Phase::Busy);
+            return Ok(read);
+        }
+    }
+    // the rest streams while a slot is held, and stays under the body timeout
+    read.rest = Some(body);
+    Ok(read)
+}
+
+impl ReadAhead {
+    /// What is sent to the site. The length is told if it is known.
+    pub(super) fn into_request_body(mut self) -> RequestBody {
+        if self.rest.is_none() {
+            if self.frames.is_empty() {
+                return Either::Left(Either::Left(Empty::new()));
+            }
+            if self.frames.len() == 1
+                && let Some(frame) = self.frames.pop_front()
+            {
+                match frame.into_data() {
+                    Ok(data) => return Either::Left(Either::Right(Full::new(data))),
+                    Err(trailers) => self.frames.push_back(trailers),
+                }
+            }
+        }
+        Either::Right(self.boxed_unsync())
+    }
+}
+
+impl Body for ReadAhead {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        if let Some(frame) = self.frames.pop_front() {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.memory.release(bytes);
+            self.bytes -= bytes;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match &mut self.rest {
+            Some(rest) => Pin::new(rest).poll_frame(cx).map_err(|source| BodyFailure { source }),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead: u64 = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let trailers = self.frames.iter().any(Frame::is_trailers);
+        match &self.rest {
+            None if !trailers => SizeHint::with_exact(ahead),
+            Some(rest) => rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.memory.release(self.bytes);
+    }
+}

@@ -1,0 +1,227 @@
+//! The connections of clients: how many there are, who of them may stay, and how long each may take for what it does.
+//!
+//! Waiting visitors are many, and must not crowd out those who may enter: above half of the limit a waiting answer closes its
+//! connection, and the last tenth is kept for connections that showed a pass: one that comes without is answered and closed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::deadlines::Deadline;
+use crate::gate::Gate;
+use crate::rules::policy::Limits;
+
+/// All connections of clients.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    with_pass: AtomicUsize,
+    closed: Notify,
+}
+
+impl Connections {
+    /// Open connections.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there are fewer than `limit`, and counts one more. While it waits, clients wait in the kernel's queue.
+    pub(super) async fn enter(self: &Arc<Self>, limit: impl Fn() -> usize) -> Place {
+        loop {
+            // registered before the count is read, so that no closing is missed
+            let closed = self.closed.notified();
+            let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit()).then_some(open + 1));
+            if entered.is_ok() {
+                return Place { all: Arc::clone(self), has_pass: AtomicBool::new(false) };
+            }
+            closed.await;
+        }
+    }
+
+    /// Whether a waiting answer closes its connection.
+    pub(super) fn is_short(&self, limit: usize) -> bool {
+        self.open() > limit / 2
+    }
+
+    /// Whether a connection without a pass may not stay.
+    pub(super) fn is_reserved(&self, limit: usize) -> bool {
+        let without = self.open().saturating_sub(self.with_pass.load(Ordering::Relaxed));
+        without > limit - limit.div_ceil(10)
+    }
+}
+
+/// The place of one connection among all; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    all: Arc<Connections>,
+    has_pass: AtomicBool,
+}
+
+impl Place {
+    /// It has shown a pass.
+    pub(super) fn showed_pass(&self) {
+        if !self.has_pass.load(Ordering::Relaxed) && !self.has_pass.swap(true, Ordering::Relaxed) {
+            self.all.with_pass.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.has_pass.load(Ordering::Relaxed) {
+            self.all.with_pass.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.all.open.fetch_sub(1, Ordering::Relaxed);
+        self.all.closed.notify_one();
+    }
+}
+
+/// What a connection is doing; each has a deadline of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Between requests: `limits.idle_timeout`.
+    Idle,
+    /// A request head has begun: `limits.header_timeout`.
+    Head,
+    /// A request is being answered: no deadline of the client's.
+    Busy,
+    /// A request body is awaited: `limits.body_timeout` for each piece.
+    Body,
+}
+
+/// The state of one connection, shared by its socket, its requests and its task.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) deadline: Arc<Deadline>,
+    pub(super) place: Place,
+    phase: AtomicU8,
+    gate: Arc<Gate>,
+    /// A write has found the client's window closed.
+    stalled: AtomicBool,
+}
+
+impl State {
+    pub(super) fn new(deadline: Arc<Deadline>, place: Place, gate: Arc<Gate>) -> Arc<Self> {
+        let state = Self { deadline, place, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+        // one that never sends a byte is no better than one that never ends its head
+        state.deadline.set(state.limits(|limits| limits.header_timeout));
+        Arc::new(state)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            2 => Phase::Busy,
+            _ => Phase::Body,
+        }
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.set_deadline(phase);
+    }
+
+    fn set_deadline(&self, phase: Phase) {
+        match phase {
+            Phase::Idle => self.deadline.set(self.limits(|limits| limits.idle_timeout)),
+            Phase::Head => self.deadline.set(self.limits(|limits| limits.header_timeout)),
+            Phase::Body => self.deadline.set(self.limits(|limits| limits.body_timeout)),
+            Phase::Busy => self.deadline.clear(),
+        }
+    }
+
+    fn was_read(&self) {
+        match self.phase() {
+            Phase::Idle => self.enter(Phase::Head),
+            Phase::Body => self.set_deadline(Phase::Body),
+            Phase::Head | Phase::Busy => {}
+        }
+    }
+
+    fn was_written(&self, pending: bool) {
+        if pending {
+            // from the last byte that the client took, not from each attempt
+            if !self.stalled.swap(true, Ordering::Relaxed) {
+                self.set_deadline(Phase::Body);
+            }
+        } else if self.stalled.load(Ordering::Relaxed) {
+            self.stalled.store(false, Ordering::Relaxed);
+            self.set_deadline(self.phase());
+        }
+    }
+
+    fn limits<T>(&self, of: impl Fn(&Limits) -> T) -> T {
+        of(&self.gate.regime().policy.limits)
+    }
+}
+
+/// A client's socket: tells the state of what comes and goes, and ends a head or a body that takes too long.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) stream: TcpStream,
+    pub(super) state: Arc<State>,
+}
+
+/// The answer to a head that takes too long. hyper would close without a word.
+const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\n\
+    content-length: 0\r\n\
+    cache-control: no-store\r\n\
+    proxy-status: tidegate; error=http_request_error; details=\"header timeout\"\r\n\r\n";
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.state.deadline.has_fired() {
+            if self.state.phase() == Phase::Head {
+                // nothing has been written on an answer's behalf: these bytes stand alone, and fit
+                let _written = self.stream.try_write(HEAD_TIMEOUT);
+            }
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.state.was_read();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.state.was_written(polled.is_pending());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.state.was_written(polled.is_pending());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

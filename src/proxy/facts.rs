@@ -1,0 +1,113 @@
+//! What a request says, read once: its client, its pass, its ticket, what it wants. Nothing here decides.
+
+use std::net::IpAddr;
+
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use crate::gate::Regime;
+use crate::metrics::{Count, Shard, TokenRejection};
+use crate::rules::decide::judge_pass;
+use crate::rules::headers::cookies::{self, OurCookies};
+use crate::rules::headers::forwarded::{self, Client};
+use crate::rules::headers::PASS_HEADER;
+use crate::rules::keyring::Rejected;
+use crate::rules::negotiate::{self, Form};
+use crate::rules::routes::Matched;
+use crate::rules::time::Now;
+use crate::rules::token::{Pass, Ticket};
+
+/// The facts of a request.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) client: Client,
+    pub(super) route: Matched,
+    pub(super) form: Form,
+    pub(super) pass: Option<Pass>,
+    /// The pass came in the `Tidegate-Pass` header: it is renewed there, too.
+    pub(super) pass_in_header: bool,
+    pub(super) ticket: Option<Ticket>,
+    /// Our cookies are among those of the request.
+    pub(super) has_our_cookies: bool,
+    pub(super) unsafe_method: bool,
+    pub(super) is_head: bool,
+}
+
+pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, shard: &Shard) -> Facts {
+    let policy = &*regime.policy;
+    let headers = &request.headers;
+    let client = forwarded::client_address(peer, false, headers, &policy.client.trusted_proxies);
+    if client.forwarded_untrusted {
+        shard.count(Count::UntrustedForwarded);
+    }
+    let route = policy.routes.matching(request.uri.path());
+    let ours = cookies::find(headers);
+    let unsafe_method = !is_safe(&request.method);
+    let (pass, pass_in_header) = find_pass(headers, &ours, regime, now, unsafe_method, shard);
+    // a pass that holds makes the ticket irrelevant; a route that is not gated asks for neither
+    let ticket = if pass.is_some() || !route.gated { None } else { find_ticket(&ours, regime, shard) };
+    Facts {
+        client,
+        route,
+        form: negotiate::form(headers),
+        pass,
+        pass_in_header,
+        ticket,
+        has_our_cookies: ours.any,
+        unsafe_method,
+        is_head: request.method == Method::HEAD,
+    }
+}
+
+/// The first genuine pass that holds; else the first that is genuine, so that its end can be told; and whether it came in the header.
+pub(super) fn find_pass(
+    headers: &HeaderMap,
+    ours: &OurCookies<'_>,
+    regime: &Regime,
+    now: Now,
+    unsafe_method: bool,
+    shard: &Shard,
+) -> (Option<Pass>, bool) {
+    let shown = headers.get(PASS_HEADER).and_then(|value| value.to_str().ok());
+    let candidates = shown.into_iter().map(|token| (token, true)).chain(ours.pass.iter().map(|token| (token, false)));
+    let mut ended = None;
+    for (token, in_header) in candidates {
+        match regime.keys.verify_pass(token.as_bytes()) {
+            Ok(pass) => {
+                let policy = &regime.policy;
+                if judge_pass(&pass, now, &policy.session, &policy.bypass, unsafe_method).is_ok() {
+                    return (Some(pass), in_header);
+                }
+                ended.get_or_insert((pass, in_header));
+            }
+            Err(rejected) => shard.count(Count::TokenRejected(label(rejected))),
+        }
+    }
+    ended.map_or((None, false), |(pass, in_header)| (Some(pass), in_header))
+}
+
+/// The first genuine ticket.
+pub(super) fn find_ticket(ours: &OurCookies<'_>, regime: &Regime, shard: &Shard) -> Option<Ticket> {
+    for token in ours.ticket.iter() {
+        match regime.keys.verify_ticket(token.as_bytes()) {
+            Ok(ticket) => return Some(ticket),
+            Err(rejected) => shard.count(Count::TokenRejected(label(rejected))),
+        }
+    }
+    None
+}
+
+/// Whether a method is safe (RFC 9110, 9.2.1).
+pub(super) const fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+const fn label(rejected: Rejected) -> TokenRejection {
+    match rejected {
+        Rejected::Malformed => TokenRejection::Malformed,
+        Rejected::Version => TokenRejection::Version,
+        Rejected::UnknownKey => TokenRejection::UnknownKey,
+        Rejected::Forged => TokenRejection::Forged,
+        Rejected::Kind => TokenRejection::Kind,
+    }
+}

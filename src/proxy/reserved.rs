@@ -1,0 +1,225 @@
+//! The reserved paths, all under `/.tidegate/`: none of them ever reaches the site.
+
+use bytes::Bytes;
+use http::header::{ALLOW, HOST, LOCATION, ORIGIN, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use super::Worker;
+use super::connections::{Phase, State};
+use super::facts;
+use super::respond::{self, Answer, status};
+use crate::gate::Regime;
+use crate::metrics::{Count, Refusal};
+use crate::page::{FailureKind, LandingState, LandingView};
+use crate::rules::decide::{Ended, judge_pass, judge_ticket, ticket_holds};
+use crate::rules::headers::cookies::{self, Attributes, Kind};
+use crate::rules::headers::forwarded;
+use crate::rules::negotiate::{self, Form};
+use crate::rules::time::Now;
+use crate::rules::token::{Pass, PassKind};
+
+/// What they all begin with.
+pub(super) const PREFIX: &str = "/.tidegate/";
+
+/// The longest form that is read: a code, and the path that was first asked for.
+const FORM_MAX: usize = 16 * 1024;
+
+/// Answers a request for a reserved path.
+pub(super) async fn answer(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+    let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    match (path, &parts.method) {
+        ("healthz", &Method::GET | &Method::HEAD) => health(worker),
+        ("status", &Method::GET | &Method::HEAD) => own_status(worker, regime, parts, now),
+        ("invitation", &Method::GET | &Method::HEAD) => landing(worker, regime, &parts.uri, now),
+        ("invitation", &Method::POST) => redeem(worker, state, regime, parts, body, now).await,
+        ("healthz" | "status", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD")),
+        ("invitation", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD, POST")),
+        _ => refused(worker, regime, parts, FailureKind::NotFound, Refusal::NotFound, None),
+    }
+}
+
+/// For load balancers: whether this gate takes traffic.
+fn health(worker: &Worker) -> Answer {
+    if worker.is_draining() {
+        respond::text(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"draining\n"))
+    } else {
+        respond::text(StatusCode::OK, Bytes::from_static(b"ok\n"))
+    }
+}
+
+/// How the caller itself stands. It draws nothing and renews nothing.
+fn own_status(worker: &Worker, regime: &Regime, parts: &Parts, now: Now) -> Answer {
+    let ours = cookies::find(&parts.headers);
+    let policy = &*regime.policy;
+    let (pass, _) = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
+    let pass = pass.filter(|pass| judge_pass(pass, now, &policy.session, &policy.bypass, false).is_ok());
+    let refresh_max = policy.waiting_room.refresh_max;
+    let ticket = || facts::find_ticket(&ours, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
+    let json = if let Some(pass) = pass {
+        let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };
+        serde_json::json!({ "verdict": verdict, "pass": pass.id.to_string() })
+    } else if let Some(ticket) = ticket() {
+        let wait = regime.wait(ticket.issued, now.wall);
+        serde_json::json!({
+            "verdict": "wait",
+            "ticket": ticket.id.to_string(),
+            "retry_after_s": respond::seconds(regime.epoch),
+            "waited_s": now.wall.since(ticket.issued).as_secs(),
+            "expected_wait_s": wait.map(|wait| wait.half.as_secs()),
+            "position": null,
+            "void_after_s": ticket_holds(refresh_max).as_secs(),
+        })
+    } else {
+        serde_json::json!({ "verdict": null, "retry_after_s": respond::seconds(regime.epoch) })
+    };
+    respond::json(StatusCode::OK, Bytes::from(json.to_string()))
+}
+
+/// The landing page of a link. A GET never lets anyone in: mail scanners follow links.
+fn landing(worker: &Worker, regime: &Regime, uri: &Uri, now: Now) -> Answer {
+    let query = uri.query().unwrap_or_default().as_bytes();
+    let code = field(query, "code").filter(|code| !code.is_empty());
+    let next = field(query, "next").filter(|next| is_local(next));
+    let state = match &code {
+        None => LandingState::Ask,
+        Some(code) => match code_of(regime, code, now) {
+            Ok(_) => LandingState::Ready { code },
+            Err(state) => state,
+        },
+    };
+    landing_page(worker, regime, state, next.as_deref(), StatusCode::OK)
+}
+
+/// The button of the landing page: sets the pass, and goes to the page first asked for.
+async fn redeem(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+    if !is_own_origin(parts) {
+        return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::BadRequest, None);
+    }
+    state.enter(Phase::Body);
+    let form = Limited::new(body, FORM_MAX).collect().await;
+    state.enter(Phase::Busy);
+    let form = match form {
+        Ok(form) => form.to_bytes(),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let mut answer = refused(worker, regime, parts, FailureKind::TooLarge, Refusal::BodyTooLarge, None);
+            respond::close(&mut answer);
+            return answer;
+        }
+        Err(_) => return refused(worker, regime, parts, FailureKind::RequestTimeout, Refusal::BodyTimeout, None),
+    };
+    let code = field(&form, "code").unwrap_or_default();
+    let next = field(&form, "next").filter(|next| is_local(next));
+    let pass = match code_of(regime, &code, now) {
+        Ok(pass) => pass,
+        Err(state) => return landing_page(worker, regime, state, next.as_deref(), StatusCode::FORBIDDEN),
+    };
+    let secure = forwarded::client_address(worker.peer_of(parts), false, &parts.headers, &regime.policy.client.trusted_proxies).scheme_https;
+    let max_age = pass.expires.map_or(regime.policy.session.limit, |end| end.since(now.wall));
+    let attributes = Attributes { secure, domain: regime.policy.session.domain.as_deref(), max_age };
+    let mut answer = respond::empty(StatusCode::SEE_OTHER);
+    let to = next.and_then(|next| HeaderValue::try_from(next).ok()).unwrap_or(HeaderValue::from_static("/"));
+    answer.headers_mut().insert(LOCATION, to);
+    answer.headers_mut().append(SET_COOKIE, cookies::set_cookie(Kind::Pass, &regime.keys.sign_pass(&pass), attributes));
+    answer
+}
+
+/// The pass that a code stands for: one minted by the operator is its own code.
+fn code_of<'a>(regime: &Regime, code: &str, now: Now) -> Result<Pass, LandingState<'a>> {
+    let pass = regime.keys.verify_pass(code.trim().as_bytes()).map_err(|_| LandingState::Invalid)?;
+    if pass.kind == PassKind::Admitted {
+        return Err(LandingState::Invalid);
+    }
+    match judge_pass(&pass, now, &regime.policy.session, &regime.policy.bypass, false) {
+        Ok(_) => Ok(pass),
+        Err(Ended::Expired) => Err(LandingState::Expired),
+        Err(Ended::Revoked) => Err(LandingState::Revoked),
+    }
+}
+
+fn landing_page(worker: &Worker, regime: &Regime, state: LandingState<'_>, next: Option<&str>, code: StatusCode) -> Answer {
+    match regime.pages.landing(&LandingView { state, next }) {
+        Ok(body) => respond::page(code, body, regime.pages.content_security_policy()),
+        Err(error) => {
+            tracing::error!(%error, "the landing page could not be rendered");
+            worker.shard.count(Count::Refused(Refusal::Internal));
+            respond::failure(&regime.pages, FailureKind::Internal, Form::Page, status::INTERNAL)
+        }
+    }
+}
+
+fn refused(
+    worker: &Worker,
+    regime: &Regime,
+    parts: &Parts,
+    kind: FailureKind,
+    refusal: Refusal,
+    allow: Option<&'static str>,
+) -> Answer {
+    worker.shard.count(Count::Refused(refusal));
+    let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), status::REQUEST);
+    if let Some(allow) = allow {
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    answer
+}
+
+/// `Origin`, when present, must name the host that was asked; whether over TLS in front of us or not.
+fn is_own_origin(parts: &Parts) -> bool {
+    let Some(origin) = parts.headers.get(ORIGIN) else { return true };
+    let Some(host) = parts.headers.get(HOST) else { return false };
+    let origin = origin.as_bytes();
+    let origin = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
+    origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_bytes()))
+}
+
+/// A path of this site: it starts with one slash, and browsers read a backslash as one.
+fn is_local(path: &str) -> bool {
+    let rest = path.strip_prefix('/');
+    rest.is_some_and(|rest| !rest.starts_with(['/', '\\'])) && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+fn field(form: &[u8], wanted: &str) -> Option<String> {
+    form_urlencoded::parse(form).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_this_site_starts_with_one_slash() {
+        for path in ["/", "/a/b?c=d", "/a//b"] {
+            assert!(is_local(path), "{path}");
+        }
+        for path in ["", "a", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nSet-Cookie: x", "/a b", "/a\\b"] {
+            assert!(!is_local(path), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_origin_of_a_form_must_be_the_host_asked() {
+        let parts = |origin: Option<&str>, host: &str| {
+            let mut request = http::Request::new(());
+            request.headers_mut().insert(HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                request.headers_mut().insert(ORIGIN, origin.parse().unwrap());
+            }
+            request.into_parts().0
+        };
+        assert!(is_own_origin(&parts(None, "a.example")));
+        assert!(is_own_origin(&parts(Some("https://A.example"), "a.example")));
+        assert!(is_own_origin(&parts(Some("http://a.example:8080"), "a.example:8080")));
+        assert!(!is_own_origin(&parts(Some("https://b.example"), "a.example")));
+        assert!(!is_own_origin(&parts(Some("null"), "a.example")));
+    }
+
+    #[test]
+    fn fields_are_decoded() {
+        assert_eq!(field(b"code=a%2Eb&next=%2Fx%3Fy%3D1", "next").as_deref(), Some("/x?y=1"));
+        assert_eq!(field(b"code=", "code").as_deref(), Some(""));
+        assert_eq!(field(b"", "code"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! The answers that the gate composes: waiting room, shed page, failures. Each carries `Proxy-Status` (RFC 9209) and is never cached.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::ClientBody;
+use crate::gate::{Decision, Regime};
+use crate::page::{FailureKind, Pages, WaitEstimate, WaitText, WaitingJson, WaitingState, WaitingView, plain};
+use crate::rules::decide::Reason;
+use crate::rules::negotiate::Form;
+
+/// An answer to a client.
+pub(super) type Answer = Response<ClientBody>;
+
+/// `Proxy-Status` of the answers that are composed (RFC 9209): our name, an error type of its registry, and which of ours it is.
+pub(super) mod status {
+    use http::HeaderValue;
+
+    pub(in crate::proxy) const NAME: http::HeaderName = http::HeaderName::from_static("proxy-status");
+    pub(in crate::proxy) const WAIT: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"wait\"");
+    pub(in crate::proxy) const SHED: HeaderValue = HeaderValue::from_static("tidegate; error=connection_limit_reached; details=\"shed\"");
+    pub(in crate::proxy) const RATE: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"rate\"");
+    pub(in crate::proxy) const OWN: HeaderValue = HeaderValue::from_static("tidegate");
+    pub(in crate::proxy) const REQUEST: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_error");
+    pub(in crate::proxy) const INTERNAL: HeaderValue = HeaderValue::from_static("tidegate; error=proxy_internal_error");
+    pub(in crate::proxy) const CONNECT: HeaderValue = HeaderValue::from_static("tidegate; error=connection_refused");
+    pub(in crate::proxy) const CONNECT_TIMEOUT: HeaderValue = HeaderValue::from_static("tidegate; error=connection_timeout");
+    pub(in crate::proxy) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("tidegate; error=destination_unavailable");
+    pub(in crate::proxy) const TIMEOUT: HeaderValue = HeaderValue::from_static("tidegate; error=http_response_timeout");
+    pub(in crate::proxy) const BROKEN: HeaderValue = HeaderValue::from_static("tidegate; error=http_response_incomplete");
+}
+
+/// Rendered waiting pages, kept for as long as the pages they come from: a crowd sees few different ones.
+#[derive(Debug, Default)]
+pub(super) struct PageCache {
+    kept: Mutex<Option<(Arc<Pages>, HashMap<WaitingView, Bytes>)>>,
+}
+
+/// Different pages that are kept: estimates are rounded, so that there are fewer.
+const PAGES_MAX: usize = 512;
+
+impl PageCache {
+    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> Bytes {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, rendered) = kept.get_or_insert_with(|| (Arc::clone(pages), HashMap::new()));
+        if !Arc::ptr_eq(of, pages) || rendered.len() >= PAGES_MAX {
+            *of = Arc::clone(pages);
+            rendered.clear();
+        }
+        if let Some(page) = rendered.get(&view) {
+            return page.clone();
+        }
+        let page = pages.waiting(&view).unwrap_or_else(|error| {
+            // rendered in every state when it was loaded, so this is the fuel at most; the line of text always can be
+            tracing::error!(%error, "the waiting page could not be rendered");
+            plain::waiting_text(&view)
+        });
+        rendered.insert(view, page.clone());
+        page
+    }
+}
+
+/// The waiting room.
+pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, form: Form, form_refused: bool) -> Answer {
+    let retry_s = seconds(decision.retry_after);
+    let estimate = WaitEstimate {
+        half_s: decision.wait.map(|wait| wait.half.as_secs()),
+        nine_of_ten_s: decision.wait.map(|wait| wait.nine_of_ten.as_secs()),
+    };
+    let state = match decision.reason {
+        Reason::Closed => WaitingState::Closed,
+        Reason::TicketWithheld => WaitingState::NoTicket,
+        Reason::NoToken => WaitingState::Next,
+        _ => WaitingState::Waiting { wait: WaitText::new(estimate) },
+    };
+    let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
+    let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let mut answer = match form {
+        Form::Page => page(status, cache.waiting(&regime.pages, view), regime.pages.content_security_policy()),
+        Form::Json => json(
+            status,
+            plain::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }),
+        ),
+        Form::Text => text(status, plain::waiting_text(&view)),
+        Form::Empty => empty(status),
+    };
+    let headers = answer.headers_mut();
+    headers.insert(status::NAME, status::WAIT);
+    headers.insert(RETRY_AFTER, HeaderValue::from(retry_s));
+    if form == Form::Page && !form_refused {
+        headers.insert(REFRESH, HeaderValue::from(retry_s));
+    }
+    answer
+}
+
+/// The page of one who may enter, and finds no slot in time: it keeps the pass, and comes back by itself.
+pub(super) fn shed(regime: &Regime, appointment: Duration, form: Form, unsafe_method: bool) -> Answer {
+    let retry_s = seconds(appointment);
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut answer = match form {
+        Form::Page => match regime.pages.shed(retry_s, unsafe_method) {
+            Ok(body) => page(status, body, regime.pages.content_security_policy()),
+            Err(_) => text(status, plain::shed_text(retry_s, unsafe_method)),
+        },
+        Form::Json => json(status, plain::shed_json(retry_s)),
+        Form::Text => text(status, plain::shed_text(retry_s, unsafe_method)),
+        Form::Empty => empty(status),
+    };
+    let headers = answer.headers_mut();
+    headers.insert(status::NAME, status::SHED);
+    headers.insert(RETRY_AFTER, HeaderValue::from(retry_s));
+    if form == Form::Page && !unsafe_method {
+        headers.insert(REFRESH, HeaderValue::from(retry_s));
+    }
+    answer
+}
+
+/// A failure that the gate answers by itself.
+pub(super) fn failure(pages: &Pages, kind: FailureKind, form: Form, proxy_status: HeaderValue) -> Answer {
+    let mut answer = match form {
+        Form::Page => page(kind.status(), pages.failure(kind), pages.content_security_policy()),
+        Form::Json => json(kind.status(), Bytes::from(serde_json::json!({ "error": kind.title() }).to_string())),
+        Form::Text => text(kind.status(), plain::failure_text(kind)),
+        Form::Empty => empty(kind.status()),
+    };
+    if let FailureKind::TooManyRequests { retry_s } = kind {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_s));
+    }
+    answer.headers_mut().insert(status::NAME, proxy_status);
+    answer
+}
+
+/// A page of the gate's.
+pub(super) fn page(status: StatusCode, body: Bytes, policy: &HeaderValue) -> Answer {
+    let mut answer = composed(status, body, Some(HTML));
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy.clone());
+    answer
+}
+
+pub(super) fn json(status: StatusCode, body: Bytes) -> Answer {
+    composed(status, body, Some(JSON))
+}
+
+pub(super) fn text(status: StatusCode, body: Bytes) -> Answer {
+    composed(status, body, Some(TEXT))
+}
+
+pub(super) fn empty(status: StatusCode) -> Answer {
+    composed(status, Bytes::new(), None)
+}
+
+fn composed(status: StatusCode, body: Bytes, content_type: Option<HeaderValue>) -> Answer {
+    let mut answer = Response::new(ClientBody::composed(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.reserve(12);
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(ROBOTS, NOINDEX);
+    headers.insert(REFERRER_POLICY, STRICT_ORIGIN);
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    headers.insert(status::NAME, status::OWN);
+    answer
+}
+
+/// The connection closes after this answer.
+pub(super) fn close(answer: &mut Answer) {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Whole seconds, rounded up, and at least one.
+pub(super) fn seconds(duration: Duration) -> u32 {
+    let up = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    u32::try_from(up).unwrap_or(u32::MAX).max(1)
+}
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NOINDEX: HeaderValue = HeaderValue::from_static("noindex");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const STRICT_ORIGIN: HeaderValue = HeaderValue::from_static("strict-origin");
+const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_up_and_never_nothing() {
+        let of = |ms| seconds(Duration::from_millis(ms));
+        assert_eq!((of(0), of(1), of(1000), of(1001), of(59_999)), (1, 1, 1, 2, 60));
+    }
+}

@@ -13,7 +13,7 @@
 //!   minted.jsonl              a line for each minted pass
 //! ```
 //!
-//! Every file is 0600, and is replaced whole or not at all: written beside, synced, renamed. The command line changes keys beside a gate that
+//! Every file is 0600. Keys and state are replaced whole or not at all: written beside, synced, renamed. The command line changes keys beside a gate that
 //! serves, so keys have a lock of their own, and a gate sees by [`keys_fingerprint`] that they have changed.
 //!
 //! Absent: a clock (`now` is an argument) and the email queue. All of it blocks on the disk, so none of it runs on a thread that serves requests.

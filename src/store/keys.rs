@@ -411,10 +411,9 @@ mod tests {
     }
 
     fn fault(result: Result<Keyring, StoreError>) -> (PathBuf, KeyFault) {
-        match result.unwrap_err() {
-            StoreError::KeyFile { path, source } => (path, source),
-            other => panic!("{other:?}"),
-        }
+        let error = result.unwrap_err();
+        let StoreError::KeyFile { path, source } = error else { panic!("{error:?}") };
+        (path, source)
     }
 
     #[test]

@@ -184,6 +184,8 @@ mod tests {
     use super::super::scratch::Scratch;
     use super::*;
 
+    type Check = fn(&StateFault) -> bool;
+
     fn state() -> SavedState {
         SavedState {
             saved_at: UnixTime::from_millis(1_800_000_000_123),
@@ -194,10 +196,9 @@ mod tests {
     }
 
     fn saved(store: &Store) -> SavedState {
-        match store.load_state().unwrap() {
-            LoadedState::Saved(state) => state,
-            other => panic!("{other:?}"),
-        }
+        let loaded = store.load_state().unwrap();
+        let LoadedState::Saved(state) = loaded else { panic!("{loaded:?}") };
+        state
     }
 
     #[test]
@@ -233,7 +234,7 @@ mod tests {
         let path = scratch.path().join(STATE);
         store.save_state(&state()).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
-        let cases: [(String, fn(&StateFault) -> bool); 9] = [
+        let cases: [(String, Check); 9] = [
             (String::new(), |fault| matches!(fault, StateFault::Json(_))),
             (whole[..whole.len() / 2].to_owned(), |fault| matches!(fault, StateFault::Json(_))),
             ("\0".repeat(100), |fault| matches!(fault, StateFault::Json(_))),
@@ -246,14 +247,11 @@ mod tests {
         ];
         for (n, (content, expected)) in (1..).zip(cases) {
             fs::write(&path, &content).unwrap();
-            match store.load_state().unwrap() {
-                LoadedState::Corrupt { fault, set_aside: Ok(to) } => {
-                    assert!(expected(&fault), "{fault:?}: {content}");
-                    assert_eq!(to, scratch.path().join(format!("state.json.bad-{n}")));
-                    assert_eq!(fs::read_to_string(to).unwrap(), content);
-                }
-                other => panic!("{other:?}: {content}"),
-            }
+            let loaded = store.load_state().unwrap();
+            let LoadedState::Corrupt { fault, set_aside: Ok(to) } = loaded else { panic!("{loaded:?}: {content}") };
+            assert!(expected(&fault), "{fault:?}: {content}");
+            assert_eq!(to, scratch.path().join(format!("state.json.bad-{n}")));
+            assert_eq!(fs::read_to_string(to).unwrap(), content);
             assert!(matches!(store.load_state().unwrap(), LoadedState::Nothing));
         }
     }

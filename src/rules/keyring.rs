@@ -109,7 +109,7 @@ impl Keyring {
     ///
     /// The finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014) over the id and a secret. It
     /// is no cryptographic hash and needs to be none: ids are ours and random, and nothing is won by knowing a phase. It runs
-    /// for each waiting request, where an HMAC would cost a hundred times as much.
+    /// for each waiting request, where an HMAC would be two blocks of SHA-256.
     #[must_use]
     pub const fn phase(&self, id: VisitorId) -> u64 {
         let mut mixed = (id.0 ^ self.phase).wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -462,7 +462,7 @@ const LABEL_DRAW: &[u8] = b"tidegate draw";
 const LABEL_CLIENT: &[u8] = b"tidegate client";
 const LABEL_PHASE: &[u8] = b"tidegate phase";
 
-// a pass must go into one block of SHA-256 with its padding of nine bytes: a second would cost each request a third more
+// a pass must go into one block of SHA-256 with its padding of nine bytes: a second would be work on every request
 const _: () = assert!(MESSAGE_MAX <= 55);
 // the length must tell the kinds apart
 const _: () = assert!(Ticket::LEN.div_ceil(3) != Pass::LEN.div_ceil(3));

@@ -1,4 +1,5 @@
 //! Micro-benchmarks of the rules that run for every request.
+#![expect(clippy::expect_used, reason = "the inputs are literals")]
 
 use std::hint::black_box;
 
@@ -26,9 +27,14 @@ fn headers(criterion: &mut Criterion) {
         bencher.iter(|| check::check_request(&Method::GET, black_box(&uri), Version::HTTP_11, black_box(&plain)).is_ok());
     });
 
-    // cloning a map costs more than what is measured, so it stands outside
+    // cloning a map costs more than what is measured, so it stands outside; maps that hyper uses again have room for more
+    let copy = |map: &HeaderMap| {
+        let mut map = map.clone();
+        map.reserve(16);
+        map
+    };
     let mut on_copy = |name: &str, map: &HeaderMap, rule: &mut dyn FnMut(&mut HeaderMap)| {
-        criterion.bench_function(name, |bencher| bencher.iter_batched_ref(|| map.clone(), |map| rule(map), BatchSize::SmallInput));
+        criterion.bench_function(name, |bencher| bencher.iter_batched_ref(|| copy(map), |map| rule(map), BatchSize::SmallInput));
     };
     on_copy("strip_hop_by_hop/keep_alive", &plain, &mut hop::strip_request);
     on_copy("strip_hop_by_hop/named", &named, &mut hop::strip_request);

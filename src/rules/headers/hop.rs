@@ -93,7 +93,6 @@ pub fn strip_response(headers: &mut HeaderMap) {
 
 /// What one pass over the names has seen: most requests hold one or two of these, and a look-up for each would cost more.
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of names, each independent of the others")]
 struct Found {
     connection: bool,
     te: bool,

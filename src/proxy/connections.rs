@@ -4,6 +4,7 @@
 //! connection, and the last tenth is kept for connections that showed a pass: one that comes without is answered and closed.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -65,6 +66,10 @@ pub(super) struct Place {
 }
 
 impl Place {
+    pub(super) fn has_pass(&self) -> bool {
+        self.has_pass.load(Ordering::Relaxed)
+    }
+
     /// It has shown a pass.
     pub(super) fn showed_pass(&self) {
         if !self.has_pass.load(Ordering::Relaxed) && !self.has_pass.swap(true, Ordering::Relaxed) {
@@ -102,6 +107,7 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) deadline: Arc<Deadline>,
     pub(super) place: Place,
+    pub(super) peer: IpAddr,
     phase: AtomicU8,
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
@@ -109,8 +115,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(deadline: Arc<Deadline>, place: Place, gate: Arc<Gate>) -> Arc<Self> {
-        let state = Self { deadline, place, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, gate: Arc<Gate>) -> Arc<Self> {
+        let state = Self { deadline, place, peer, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
         Arc::new(state)

@@ -1,1 +1,316 @@
-//! To come.
+//! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
+//!
+//! hyper's own HTTP/1 server speaks on each connection; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
+
+mod body;
+mod connections;
+mod facts;
+mod handle;
+mod reserved;
+mod respond;
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::Clock;
+use crate::deadlines::{Deadlines, SWEEP};
+use crate::gate::Gate;
+use crate::metrics::{Count, Refusal, Shard};
+use crate::rules::headers::forwarded::PeerValues;
+use crate::upstream::{BufferMemory, Upstream};
+
+pub use connections::Connections;
+
+use connections::{Phase, Place, Socket, State};
+use handle::{Peer, Told};
+use respond::PageCache;
+
+/// What a worker needs; all but its own parts is shared by all workers.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// The site.
+    pub upstream: Arc<Upstream>,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// Its own counters.
+    pub shard: Arc<Shard>,
+    /// Its own deadlines, of both sides.
+    pub deadlines: Arc<Deadlines>,
+    /// All client connections.
+    pub connections: Arc<Connections>,
+    /// The memory of body buffers.
+    pub memory: Arc<BufferMemory>,
+    pages: PageCache,
+    random: AtomicU64,
+    draining: AtomicBool,
+}
+
+/// The stages of an end, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Taking traffic.
+    Serving,
+    /// Health is down, so that load balancers look elsewhere; traffic is still taken.
+    Draining,
+    /// No new connections; those that are open end with their request.
+    Closing,
+}
+
+impl Worker {
+    /// A worker. `seed` is random: the ids of its tickets come from it.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts that app.rs wires")]
+    pub fn new(
+        index: usize,
+        gate: Arc<Gate>,
+        upstream: Arc<Upstream>,
+        clock: Arc<Clock>,
+        shard: Arc<Shard>,
+        deadlines: Arc<Deadlines>,
+        connections: Arc<Connections>,
+        memory: Arc<BufferMemory>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            index,
+            gate,
+            upstream,
+            clock,
+            shard,
+            deadlines,
+            connections,
+            memory,
+            pages: PageCache::default(),
+            random: AtomicU64::new(seed),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.
+    fn entropy(&self) -> u64 {
+        let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Accepts until `stage` says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
+/// bounds how long that may take.
+pub async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+    let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    let alive = Arc::new(Semaphore::new(0));
+    let mut started: u32 = 0;
+    loop {
+        let limit = || worker.gate.regime().policy.limits.connections;
+        let place = tokio::select! {
+            biased;
+            () = until(&mut stage, Stage::Closing) => break,
+            place = worker.connections.enter(limit) => place,
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = until(&mut stage, Stage::Closing) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                started += 1;
+                tokio::spawn(connection(Arc::clone(&worker), stream, peer, place, stage.clone(), Done(Arc::clone(&alive))));
+            }
+            Err(error) => accept_failed(&worker, &error).await,
+        }
+    }
+    // clients that the kernel has accepted already must not be reset: they get their answer, and no more
+    while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
+        let place = worker.connections.enter(|| usize::MAX).await;
+        started += 1;
+        tokio::spawn(connection(Arc::clone(&worker), stream, peer, place, stage.clone(), Done(Arc::clone(&alive))));
+    }
+    drop(listener);
+    // never closed, so it can't fail
+    drop(alive.acquire_many(started).await);
+    sweeper.abort();
+}
+
+/// Marks a connection as ended.
+struct Done(Arc<Semaphore>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
+}
+
+async fn until(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
+    // a sender that is gone ends everything
+    drop(stage.wait_for(|stage| *stage >= wanted).await);
+}
+
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// A failure of one connection is that client's; running out of descriptors is waited out, or the loop would spin.
+async fn accept_failed(worker: &Worker, error: &io::Error) {
+    worker.shard.count(Count::Refused(Refusal::Connections));
+    let clients = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::Interrupted];
+    if !clients.contains(&error.kind()) {
+        tracing::warn!(%error, "a connection could not be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+async fn sweep(worker: Arc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.deadlines.sweep(worker.clock.moment());
+    }
+}
+
+async fn connection(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    mut stage: watch::Receiver<Stage>,
+    _done: Done,
+) {
+    // a socket whose client is gone already says so at the first read
+    drop(stream.set_nodelay(true));
+    let peer_ip = address.ip().to_canonical();
+    let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
+    let peer = Arc::new(Peer { state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)) });
+    let header_bytes = worker.gate.regime().policy.limits.header_bytes;
+    let io = TokioIo::new(Socket { stream, state: Arc::clone(&state) });
+    let service = service_fn(|request| {
+        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
+        async move { Ok::<_, Infallible>(guarded(&worker, &peer, request).await) }
+    });
+    let mut connection = pin!(http1::Builder::new().max_buf_size(header_bytes).max_header_size(header_bytes).serve_connection(io, service));
+    let mut closing = false;
+    let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
+    let ended = poll_fn(|cx| {
+        if !closing && draining.as_mut().poll(cx).is_ready() {
+            closing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        state.deadline.wakes(cx.waker());
+        // a head or a body that takes too long is answered; anything else just closes
+        if state.deadline.has_fired() && matches!(state.phase(), Phase::Idle | Phase::Busy) {
+            return Poll::Ready(None);
+        }
+        connection.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    if let Some(Err(error)) = ended {
+        count_error(&worker, &state, &error);
+    }
+}
+
+/// What hyper answers by itself: 400, 414, 431; and the 408 of a head that takes too long.
+fn count_error(worker: &Worker, state: &State, error: &hyper::Error) {
+    let refusal = if state.deadline.has_fired() && state.phase() == Phase::Head {
+        Refusal::HeaderTimeout
+    } else if error.is_parse_too_large() {
+        Refusal::HeadTooLarge
+    } else if error.is_parse() {
+        Refusal::BadRequest
+    } else {
+        return;
+    };
+    worker.shard.count(Count::Refused(refusal));
+}
+
+/// Answers a request; a panic on the way costs that request and no other.
+async fn guarded(worker: &Worker, peer: &Peer, request: Request<Incoming>) -> respond::Answer {
+    let state = &peer.state;
+    state.enter(Phase::Busy);
+    let logged = Access::of(worker, peer, &request);
+    let mut answering = pin!(handle::handle(worker, peer, request));
+    let (mut answer, told) = poll_fn(|cx| {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(worker)))
+    })
+    .await;
+    let limit = worker.gate.regime().policy.limits.connections;
+    if worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass()) {
+        respond::close(&mut answer);
+    }
+    if let Some(logged) = logged {
+        logged.write(worker, answer.status(), told);
+    }
+    answer.map(|body| body.of(Arc::clone(state)))
+}
+
+/// A line of the access log: no query, which may hold a code; no token; no address but the client's own.
+struct Access {
+    method: http::Method,
+    path: String,
+    client: std::net::IpAddr,
+    started: crate::rules::time::Moment,
+}
+
+impl Access {
+    /// Draws whether this request is in the sample.
+    fn of(worker: &Worker, peer: &Peer, request: &Request<Incoming>) -> Option<Self> {
+        let share = worker.gate.regime().policy.log.access;
+        #[expect(clippy::cast_precision_loss, reason = "a random share")]
+        let drawn = share >= 1.0 || (share > 0.0 && ((worker.entropy() >> 11) as f64 / 2f64.powi(53)) < share);
+        drawn.then(|| Self {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            client: peer.state.peer,
+            started: worker.clock.moment(),
+        })
+    }
+
+    fn write(self, worker: &Worker, status: StatusCode, told: Told) {
+        let took = worker.clock.moment().since(self.started);
+        tracing::info!(
+            target: "access",
+            method = %self.method,
+            path = self.path,
+            client = %self.client,
+            status = status.as_u16(),
+            verdict = told.verdict,
+            reason = told.reason,
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}

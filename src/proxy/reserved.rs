@@ -116,7 +116,7 @@ async fn redeem(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, 
         Ok(pass) => pass,
         Err(state) => return landing_page(worker, regime, state, next.as_deref(), StatusCode::FORBIDDEN),
     };
-    let secure = forwarded::client_address(worker.peer_of(parts), false, &parts.headers, &regime.policy.client.trusted_proxies).scheme_https;
+    let secure = forwarded::client_address(state.peer, false, &parts.headers, &regime.policy.client.trusted_proxies).scheme_https;
     let max_age = pass.expires.map_or(regime.policy.session.limit, |end| end.since(now.wall));
     let attributes = Attributes { secure, domain: regime.policy.session.domain.as_deref(), max_age };
     let mut answer = respond::empty(StatusCode::SEE_OTHER);

@@ -1,0 +1,296 @@
+//! One request, top to bottom: every exit is in [`handle`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::Worker;
+use super::body::{ClientBody, read_ahead};
+use super::connections::{Phase, State};
+use super::facts::{self, Facts};
+use super::reserved;
+use super::respond::{self, Answer, status};
+use crate::gate::{Decision, Regime, Visit};
+use crate::metrics::{Count, Refusal, Timing, TokenRejection, VerdictLabel};
+use crate::page::FailureKind;
+use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
+use crate::rules::headers::check::{self, BadRequest};
+use crate::rules::headers::cookies::{self, Attributes, Kind};
+use crate::rules::headers::forwarded::{self, PeerValues};
+use crate::rules::headers::{PASS_HEADER, cache, hop};
+use crate::rules::negotiate;
+use crate::rules::slots::Ask;
+use crate::rules::time::Now;
+use crate::upstream::{self, Failure};
+
+/// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
+const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What of a connection its requests share.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) state: Arc<State>,
+    pub(super) values: Mutex<PeerValues>,
+}
+
+/// What the access log tells of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) verdict: &'static str,
+    pub(super) reason: &'static str,
+}
+
+/// Answers one request.
+pub(super) async fn handle(worker: &Worker, peer: &Peer, request: Request<Incoming>) -> (Answer, Told) {
+    let (mut parts, body) = request.into_parts();
+    let now = worker.clock.now();
+    let regime = worker.gate.regime();
+    let regime: Arc<Regime> = Arc::clone(&regime);
+    let state = &*peer.state;
+
+    if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
+        return (refuse(worker, &regime, &parts, bad), told("refused", bad.label()));
+    }
+    if parts.uri.path().starts_with(reserved::PREFIX) {
+        return (reserved::answer(worker, state, &regime, &parts, body, now).await, told("reserved", "reserved"));
+    }
+
+    let facts = facts::read(&parts, state.peer, &regime, now, &worker.shard);
+    let visit = visit(worker, &regime, &facts);
+    let decision = worker.gate.decide(worker.index, &regime, &visit, now);
+    count_ended(worker, &decision);
+    if decision.pass.is_some() {
+        state.place.showed_pass();
+    }
+    if let Some(retry) = decision.too_often {
+        worker.shard.count(Count::Refused(Refusal::PassRate));
+        let kind = FailureKind::TooManyRequests { retry_s: respond::seconds(retry) };
+        return (respond::failure(&regime.pages, kind, facts.form, status::RATE), told("refused", "pass_rate"));
+    }
+    if !decision.enters() {
+        worker.shard.count(Count::Request(VerdictLabel::Wait));
+        let form_refused = facts.unsafe_method;
+        let mut answer = respond::waiting(&worker.pages, &regime, &decision, facts.form, form_refused);
+        set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+        if worker.connections.is_short(regime.policy.limits.connections) {
+            respond::close(&mut answer);
+        }
+        return (answer, told(decision.verdict.name(), decision.reason.name()));
+    }
+
+    let is_upload = !body.is_end_stream();
+    let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, state).await {
+        Ok(ahead) => ahead,
+        Err(error) => return (body_failed(worker, &regime, &facts, state, &error), told("refused", "body")),
+    };
+    let ask = Ask {
+        open: decision.verdict == Verdict::Open && decision.pass.is_none(),
+        pass: decision.pass.map(|id| id.0),
+        counts: decision.counts,
+    };
+    let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
+    let slot = match worker.upstream.slot(ask, worker.index, deadline).await {
+        Ok(slot) => slot,
+        Err(none) => {
+            worker.shard.count(Count::Request(VerdictLabel::Shed));
+            let reason = match none {
+                upstream::NoSlot::Deadline => Reason::SlotDeadline,
+                upstream::NoSlot::QueueFull => Reason::SlotQueueFull,
+            };
+            let appointment = worker.gate.appointment(&regime, worker.clock.moment());
+            let mut answer = respond::shed(&regime, appointment, facts.form, facts.unsafe_method);
+            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+            return (answer, told(Verdict::Shed.name(), reason.name()));
+        }
+    };
+    worker.shard.count(Count::Request(label(decision.verdict)));
+    if let Some(waited) = decision.waited {
+        worker.shard.observe(Timing::Wait, waited);
+    }
+
+    clean_request(&mut parts, peer, &facts, is_upload, &regime);
+    let request = Request::from_parts(parts, ahead.into_request_body());
+    let answer = match upstream::send(slot, request).await {
+        Ok(answered) => {
+            let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
+            *answer.version_mut() = Version::HTTP_11;
+            let headers = answer.headers_mut();
+            hop::strip_response(headers);
+            cookies::strip_from_site(headers);
+            set_tokens(&regime, &facts, &decision, now, headers);
+            answer
+        }
+        Err(failure) => {
+            let mut answer = failed(worker, &regime, &facts, state, &failure);
+            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+            answer
+        }
+    };
+    (answer, told(decision.verdict.name(), decision.reason.name()))
+}
+
+const fn told(verdict: &'static str, reason: &'static str) -> Told {
+    Told { verdict, reason }
+}
+
+fn visit(worker: &Worker, regime: &Regime, facts: &Facts) -> Visit {
+    // only who may be given a ticket is counted by its client
+    let newcomer = facts.route.gated && facts.pass.is_none() && facts.ticket.is_none();
+    let client = if newcomer {
+        regime.keys.client_hash(forwarded::client_prefix(facts.client.address).as_bytes())
+    } else {
+        0
+    };
+    Visit {
+        gated: facts.route.gated,
+        signal: facts.route.signal,
+        pass: facts.pass,
+        ticket: facts.ticket,
+        unsafe_method: facts.unsafe_method,
+        may_draw: facts.form != negotiate::Form::Empty,
+        client,
+        entropy: worker.entropy(),
+    }
+}
+
+const fn label(verdict: Verdict) -> VerdictLabel {
+    match verdict {
+        Verdict::Open => VerdictLabel::Open,
+        Verdict::Bypass => VerdictLabel::Bypass,
+        Verdict::Admit => VerdictLabel::Admit,
+        Verdict::Wait => VerdictLabel::Wait,
+        Verdict::Shed => VerdictLabel::Shed,
+    }
+}
+
+fn count_ended(worker: &Worker, decision: &Decision) {
+    match decision.pass_ended {
+        Some(Ended::Expired) => worker.shard.count(Count::TokenRejected(TokenRejection::Expired)),
+        Some(Ended::Revoked) => worker.shard.count(Count::TokenRejected(TokenRejection::Revoked)),
+        None => {}
+    }
+    if decision.ticket_void {
+        worker.shard.count(Count::TokenRejected(TokenRejection::Void));
+    }
+}
+
+/// Sets the pass or the ticket that was decided on, so that no cache hands one visitor's to another.
+fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, headers: &mut HeaderMap) {
+    if decision.set_pass.is_none() && decision.set_ticket.is_none() {
+        return;
+    }
+    let session = &regime.policy.session;
+    let attributes =
+        |max_age| Attributes { secure: facts.client.scheme_https, domain: session.domain.as_deref(), max_age };
+    if let Some(pass) = decision.set_pass {
+        let token = regime.keys.sign_pass(&pass);
+        if facts.pass_in_header {
+            if let Ok(value) = HeaderValue::try_from(token) {
+                headers.insert(PASS_HEADER, value);
+            }
+        } else {
+            // kept by the browser for as long as it could be revived by a form; the gate itself judges by the times within
+            let max_age = session.limit.saturating_sub(now.wall.since(pass.issued));
+            headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, &token, attributes(max_age)));
+        }
+    }
+    if let Some(ticket) = decision.set_ticket {
+        let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
+        headers.append(SET_COOKIE, cookies::set_cookie(Kind::Ticket, &regime.keys.sign_ticket(&ticket), attributes(max_age)));
+    }
+    cache::make_private(headers);
+}
+
+/// What reaches the site: nothing that was meant for the gate, and who the client is.
+fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool, regime: &Regime) {
+    let Parts { method, uri, headers, .. } = parts;
+    let host = match headers.get(HOST) {
+        Some(host) => host.clone(),
+        // a client of HTTP/1.0 need not name one; the site, spoken to in 1.1, must be
+        None => {
+            let authority = uri.authority().map(http::uri::Authority::as_str);
+            let named = authority.or_else(|| regime.policy.upstream.servers.first().map(|server| server.authority.as_str()));
+            let host = named.and_then(|named| HeaderValue::try_from(named).ok()).unwrap_or(HeaderValue::from_static(""));
+            headers.insert(HOST, host.clone());
+            host
+        }
+    };
+    if uri.authority().is_some() {
+        *uri = origin_form(uri);
+    }
+    hop::strip_request(headers);
+    if facts.has_our_cookies {
+        cookies::strip_ours(headers);
+    }
+    let mut values = peer.values.lock().unwrap_or_else(PoisonError::into_inner);
+    forwarded::set_forwarding(headers, &mut values, facts.client.peer_trusted, Some(&host), facts.client.scheme_https);
+    drop(values);
+    // hyper's client frames the body of a GET only if it is told to
+    if is_upload && !headers.contains_key(CONTENT_LENGTH) && matches!(*method, Method::GET | Method::HEAD) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Uri::from(path)
+}
+
+fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> Answer {
+    let refusal = match bad {
+        BadRequest::HostMissing | BadRequest::HostRepeated | BadRequest::HostInvalid | BadRequest::HostMismatch => Refusal::Host,
+        BadRequest::SchemeUnsupported | BadRequest::TargetInvalid | BadRequest::TargetBytes => Refusal::Target,
+        BadRequest::MethodUnsupported => Refusal::NotImplemented,
+        BadRequest::LengthInvalid => Refusal::BadRequest,
+        BadRequest::LengthAndCoding | BadRequest::CodingInvalid | BadRequest::CodingUnsupported => Refusal::TransferEncoding,
+    };
+    worker.shard.count(Count::Refused(refusal));
+    let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
+    *answer.status_mut() = bad.status();
+    // what follows on this connection may be part of what was not understood
+    respond::close(&mut answer);
+    answer
+}
+
+fn body_failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, error: &hyper::Error) -> Answer {
+    let timed_out = state.deadline.has_fired() && state.phase() == Phase::Body;
+    state.enter(Phase::Busy);
+    let (kind, refusal) = if timed_out {
+        (FailureKind::RequestTimeout, Refusal::BodyTimeout)
+    } else {
+        (FailureKind::BadRequest, Refusal::BadRequest)
+    };
+    tracing::debug!(%error, "a request body broke off");
+    worker.shard.count(Count::Refused(refusal));
+    let mut answer = respond::failure(&regime.pages, kind, facts.form, status::REQUEST);
+    respond::close(&mut answer);
+    answer
+}
+
+/// The one place that turns a failure of the upstream into an answer.
+fn failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, failure: &Failure) -> Answer {
+    let (kind, proxy_status) = match failure {
+        Failure::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
+        Failure::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (FailureKind::BadGateway, status::CONNECT),
+        Failure::Connect(_) => (FailureKind::BadGateway, status::UNAVAILABLE),
+        Failure::Timeout => (FailureKind::GatewayTimeout, status::TIMEOUT),
+        Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),
+        Failure::Client(error) => return body_failed(worker, regime, facts, state, error),
+    };
+    respond::failure(&regime.pages, kind, facts.form, proxy_status)
+}
+
+/// The answer when answering has panicked.
+pub(super) fn panicked(worker: &Worker) -> (Answer, Told) {
+    worker.shard.count(Count::Refused(Refusal::Internal));
+    let regime = worker.gate.regime();
+    let mut answer = respond::failure(&regime.pages, FailureKind::Internal, negotiate::Form::Text, status::INTERNAL);
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    (answer, told("refused", "internal"))
+}

@@ -91,6 +91,8 @@ labels! {
         Host => "host",
         /// 400: a request target in a form that the gate does not take.
         Target => "target",
+        /// 400: a Content-Length that is no number, or stands there twice.
+        ContentLength => "content_length",
         /// 400: a Transfer-Encoding other than `chunked` alone, or one beside a Content-Length.
         TransferEncoding => "transfer_encoding",
         /// 404: a reserved path that does not exist.

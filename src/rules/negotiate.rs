@@ -220,7 +220,9 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    fn of(pairs: &[(&'static str, &str)]) -> Form {
+    type Pairs<'a> = &'a [(&'static str, &'a str)];
+
+    fn of(pairs: Pairs) -> Form {
         let mut headers = HeaderMap::new();
         for &(name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -236,37 +238,73 @@ mod tests {
     fn what_clients_really_send() {
         let chrome = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7";
         let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
-        let table: &[(&str, &[(&'static str, &str)], Form)] = &[
+        let table: &[(&str, Pairs, Form)] = &[
             ("Chrome", &[("accept", chrome), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], Form::Page),
             ("Chrome on plain http", &[("accept", chrome)], Form::Page),
             ("Firefox, Safari", &[("accept", firefox)], Form::Page),
             ("a frame", &[("accept", firefox), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], Form::Page),
             ("Android web view", &[("accept", firefox), ("x-requested-with", "com.example.app")], Form::Page),
-            ("Safari 5", &[("accept", "application/xml,application/xhtml+xml,text/html;q=0.9,text/plain;q=0.8,image/png,*/*;q=0.5")], Form::Page),
+            (
+                "Safari 5",
+                &[("accept", "application/xml,application/xhtml+xml,text/html;q=0.9,text/plain;q=0.8,image/png,*/*;q=0.5")],
+                Form::Page,
+            ),
             ("Edge 18, IE 11", &[("accept", "text/html, application/xhtml+xml, image/jxr, */*")], Form::Page),
-            ("IE 8", &[("accept", "image/gif, image/jpeg, image/pjpeg, application/x-ms-application, application/xaml+xml, */*")], Form::Page),
+            (
+                "IE 8",
+                &[("accept", "image/gif, image/jpeg, image/pjpeg, application/x-ms-application, application/xaml+xml, */*")],
+                Form::Page,
+            ),
             ("IE 6", &[("accept", "image/gif, image/x-xbitmap, image/jpeg, image/pjpeg, application/x-shockwave-flash, */*")], Form::Page),
-            ("Googlebot", &[("accept", "text/html,application/xhtml+xml,application/signed-exchange;v=b3,application/xml;q=0.9,*/*;q=0.8")], Form::Page),
+            (
+                "Googlebot",
+                &[("accept", "text/html,application/xhtml+xml,application/signed-exchange;v=b3,application/xml;q=0.9,*/*;q=0.8")],
+                Form::Page,
+            ),
             ("Lynx", &[("accept", "text/html, text/plain, text/sgml, text/css, application/xhtml+xml, */*;q=0.01")], Form::Page),
             ("Java", &[("accept", "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2")], Form::Page),
-            ("Turbo", &[("accept", "text/html, application/xhtml+xml"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")], Form::Page),
+            (
+                "Turbo",
+                &[("accept", "text/html, application/xhtml+xml"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")],
+                Form::Page,
+            ),
             ("curl, wget, bingbot", &[("accept", "*/*")], Form::Text),
             ("no Accept", &[], Form::Text),
             ("fetch()", &[("accept", "*/*"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")], Form::Text),
             ("EventSource", &[("accept", "text/event-stream"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")], Form::Text),
             ("jQuery.load", &[("accept", "text/html, */*; q=0.01"), ("x-requested-with", "XMLHttpRequest")], Form::Text),
-            ("axios", &[("accept", "application/json, text/plain, */*"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")], Form::Json),
-            ("jQuery.getJSON", &[("accept", "application/json, text/javascript, */*; q=0.01"), ("x-requested-with", "XMLHttpRequest")], Form::Json),
+            (
+                "axios",
+                &[("accept", "application/json, text/plain, */*"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")],
+                Form::Json,
+            ),
+            (
+                "jQuery.getJSON",
+                &[("accept", "application/json, text/javascript, */*; q=0.01"), ("x-requested-with", "XMLHttpRequest")],
+                Form::Json,
+            ),
             ("JSON:API", &[("accept", "application/vnd.api+json")], Form::Json),
             ("problem details", &[("accept", "application/problem+json;q=0.9, */*;q=0.1")], Form::Json),
-            ("JSON module", &[("accept", "application/json,*/*;q=0.5"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "json")], Form::Json),
+            (
+                "JSON module",
+                &[("accept", "application/json,*/*;q=0.5"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "json")],
+                Form::Json,
+            ),
             ("img, by its destination", &[("accept", "*/*"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], Form::Empty),
             ("img in Chrome", &[("accept", "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")], Form::Empty),
             ("img in Firefox 65", &[("accept", "image/webp,*/*")], Form::Empty),
-            ("img in Safari", &[("accept", "image/webp,image/avif,video/*;q=0.8,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5")], Form::Empty),
+            (
+                "img in Safari",
+                &[("accept", "image/webp,image/avif,video/*;q=0.8,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5")],
+                Form::Empty,
+            ),
             ("style", &[("accept", "text/css,*/*;q=0.1")], Form::Empty),
             ("script, by its destination", &[("accept", "*/*"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")], Form::Empty),
-            ("jQuery.getScript", &[("accept", "text/javascript, application/javascript, application/x-ecmascript, */*; q=0.01")], Form::Empty),
+            (
+                "jQuery.getScript",
+                &[("accept", "text/javascript, application/javascript, application/x-ecmascript, */*; q=0.01")],
+                Form::Empty,
+            ),
             ("font in Firefox", &[("accept", "application/font-woff2;q=1.0,application/font-woff;q=0.9,*/*;q=0.8")], Form::Empty),
         ];
         for (who, headers, expected) in table {

@@ -11,7 +11,6 @@ use crate::rules::time::{Now, UnixTime};
 use crate::upstream::ServerStatus;
 
 /// All that a status is made of.
-#[derive(Debug)]
 pub(super) struct Snapshot<'a> {
     pub(super) regime: &'a Regime,
     pub(super) servers: &'a [ServerStatus],
@@ -98,7 +97,7 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
 fn site(snapshot: &Snapshot<'_>, in_flight: u32) -> Site {
     let outcomes = snapshot.history.last_minute();
     let of = |wanted: &[OutcomeLabel]| -> u64 {
-        OutcomeLabel::ALL.iter().zip(outcomes).filter(|(outcome, _)| wanted.contains(outcome)).map(|(_, count)| count).sum()
+        OutcomeLabel::ALL.iter().zip(&outcomes).filter(|(outcome, _)| wanted.contains(outcome)).map(|(_, count)| count).sum()
     };
     let good = of(&[OutcomeLabel::Ok, OutcomeLabel::Slow]);
     let bad = of(&[OutcomeLabel::Error, OutcomeLabel::Timeout, OutcomeLabel::Connect]);

@@ -39,7 +39,6 @@ impl Random {
     }
 
     /// From 0 up to, but not, `bound`; 0 if `bound` is 0.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of a product of two 64-bit numbers")]
     pub const fn below(&mut self, bound: u64) -> u64 {
         ((self.bits() as u128 * bound as u128) >> 64) as u64
     }

@@ -74,7 +74,7 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "capacity": round(regime.law.capacity),
         "probability": round(regime.probability()),
         "admission_rate": round(regime.law.newcomers),
-        "returning": round(regime.law.returning),
+        "committed": round(regime.law.committed),
         "requests_per_newcomer": round(regime.law.requests_per_newcomer),
         "active": regime.active,
         "waiting": regime.waiting,

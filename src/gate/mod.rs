@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::page::Pages;
-use crate::rules::controller::{Controller, Law, NEWCOMER, Reading, Settings, Tokens};
+use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Ended, Reason, Verdict};
 use crate::rules::draw::{self, Epoch, Odds, Wait};
 use crate::rules::keyring::Keyring;
@@ -51,6 +51,8 @@ pub struct Regime {
     pub active: u64,
     /// Counts publications and ticks: what was rendered for one regime is kept for as long as this stands.
     pub version: u64,
+    /// When this tick began.
+    tick_began: UnixTime,
     odds: Odds,
     held: f64,
     pass_rate: Rate,
@@ -207,16 +209,32 @@ pub struct Remembered {
 }
 
 /// What a worker has seen, appended by its requests and read by the ticker. One a worker, on cache lines of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Seen {
     good: AtomicU32,
     answers: AtomicU32,
     sent: AtomicU32,
+    /// By how many ticks ago the visitor was admitted.
+    by_age: [AtomicU32; AGES],
     returning: AtomicU32,
-    newcomer_requests: AtomicU32,
     admitted: AtomicU32,
     held: AtomicU32,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let zero = || AtomicU32::new(0);
+        Self {
+            good: zero(),
+            answers: zero(),
+            sent: zero(),
+            by_age: [const { AtomicU32::new(0) }; AGES],
+            returning: zero(),
+            admitted: zero(),
+            held: zero(),
+        }
+    }
 }
 
 /// The gate. One, shared by all threads.
@@ -229,6 +247,8 @@ pub struct Gate {
     tokens: AtomicU32,
     appointments: Mutex<Appointments>,
     seen: Vec<Seen>,
+    /// Who was admitted before this is not known to the profile.
+    started: UnixTime,
     control: Mutex<Control>,
 }
 
@@ -271,6 +291,7 @@ impl Gate {
             waiting: 0,
             active: 0,
             version: 0,
+            tick_began: now.wall,
             odds,
             held: 0.0,
         };
@@ -282,6 +303,7 @@ impl Gate {
             tokens: AtomicU32::new(tokens),
             appointments: Mutex::default(),
             seen: (0..workers.max(1)).map(|_| Seen::default()).collect(),
+            started: now.wall,
             control: Mutex::new(Control {
                 controller,
                 tokens: Tokens::default(),
@@ -331,8 +353,7 @@ impl Gate {
         decision.set_pass = renew.then_some(Pass { renewed: now.wall, ..pass });
         if visit.signal {
             let seen = self.seen(worker);
-            let young = decide::age(&pass, now.wall) < NEWCOMER;
-            let count = if young && pass.kind == PassKind::Admitted { &seen.newcomer_requests } else { &seen.returning };
+            let count = self.age(regime, &pass).map_or(&seen.returning, |age| &seen.by_age[age]);
             count.fetch_add(1, Ordering::Relaxed);
         }
         decision
@@ -358,6 +379,16 @@ impl Gate {
             self.seen(worker).returning.fetch_add(1, Ordering::Relaxed);
         }
         decision
+    }
+
+    /// How many ticks ago a visitor was admitted, if the profile knows of it.
+    fn age(&self, regime: &Regime, pass: &Pass) -> Option<usize> {
+        if pass.kind != PassKind::Admitted || pass.issued < self.started {
+            return None;
+        }
+        let before = regime.tick_began.since(pass.issued).as_millis();
+        let ticks = before.div_ceil(TICK.as_millis());
+        usize::try_from(ticks).ok().filter(|&age| age < AGES)
     }
 
     /// Whether a newcomer is next.
@@ -400,7 +431,7 @@ impl Gate {
         let seen = self.seen(worker);
         seen.admitted.fetch_add(1, Ordering::Relaxed);
         if visit.signal {
-            seen.newcomer_requests.fetch_add(1, Ordering::Relaxed);
+            seen.by_age[0].fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -510,6 +541,7 @@ impl Gate {
             waiting: whole(waiting),
             active: active as u64,
             version: old.version + 1,
+            tick_began: now.wall,
             odds,
             held,
             ..Regime::clone(&old)
@@ -559,8 +591,8 @@ impl Gate {
             answers: self.drain(|seen| &seen.answers),
             slot_seconds: (site.usage.counted_s - control.usage.counted_s).max(0.0),
             other_slot_seconds: (site.usage.uncounted_s - control.usage.uncounted_s).max(0.0),
+            by_age: std::array::from_fn(|age| self.drain(|seen| &seen.by_age[age])),
             returning: self.drain(|seen| &seen.returning),
-            newcomer_requests: self.drain(|seen| &seen.newcomer_requests),
             admitted: self.drain(|seen| &seen.admitted),
             sent: self.drain(|seen| &seen.sent),
             in_flight: site.in_flight,

@@ -1,8 +1,12 @@
 //! The law (layer 1): admit what is left over.
 //!
-//! Each tick, the site's capacity less what pass holders already ask for, less the excess of the slot queue, is the rate at which
+//! Each tick, the site's capacity less what those already in will ask for, less the excess of the slot queue, is the rate at which
 //! newcomers may enter. It needs no latency threshold, no learned baseline and no number from the operator but the slots of the
-//! site. DESIGN: "The control law"; the figures behind each constant are with the simulations of the leftover law.
+//! site.
+//!
+//! What those already in will ask for is foreseen, not waited for: how many requests a visitor makes in the n-th second after its
+//! admission is measured (the profile), and who was admitted when is known. A rate that is only measured comes seconds late; with
+//! sessions of half a minute, and pages four seconds apart, a law that waits for it swings between a full queue and an idle site.
 //!
 //! Absent: who the newcomers are (`draw.rs` and `decide.rs` turn the rate into odds).
 
@@ -21,17 +25,21 @@ const WINDOW_MAX: Duration = Duration::from_secs(60);
 /// The excess of the slot queue is worked off within this.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// How fast what is known of a newcomer's first requests is forgotten.
-const NEWCOMER_MEMORY: Duration = Duration::from_secs(30);
+/// How fast what is known of the profile is forgotten: half of it is of the last twenty seconds.
+const PROFILE_MEMORY: Duration = Duration::from_secs(30);
+
+/// Ticks after its admission for which a visitor's requests are foreseen by the profile; what older ones ask for is measured. As
+/// long as the longest window: what a minute does not show is no transient.
+pub const AGES: usize = 60;
+
+/// The weight of the mean over all ages in each age's rate, in visitors: an age that hardly anyone has reached yet says little.
+const PROFILE_PRIOR: f64 = 10.0;
 
 /// A site that was sent nothing for so long is probed.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// A newcomer's first requests are those within this time of its admission: what they add to the load is paid for at the door.
-pub const NEWCOMER: Duration = Duration::from_secs(5);
-
 /// What happened in one tick, and how things stand at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
     /// Length of the tick in seconds.
     pub seconds: f64,
@@ -43,10 +51,10 @@ pub struct Reading {
     pub slot_seconds: f64,
     /// Slot-seconds used by all others: open routes, and routes whose answers say nothing about the load.
     pub other_slot_seconds: f64,
-    /// Requests that count, of passes more than [`NEWCOMER`] old.
+    /// Requests that count, by how many ticks ago their visitor was admitted; 0 is this tick.
+    pub by_age: [u32; AGES],
+    /// Requests that count, of visitors admitted before that, invited or of the staff.
     pub returning: u32,
-    /// Requests that count, of passes younger than that.
-    pub newcomer_requests: u32,
     /// Newcomers admitted.
     pub admitted: u32,
     /// Requests sent to the site, of any kind.
@@ -57,6 +65,25 @@ pub struct Reading {
     pub queued: usize,
     /// Slots of the site now.
     pub slots: u32,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            seconds: 0.0,
+            good: 0,
+            answers: 0,
+            slot_seconds: 0.0,
+            other_slot_seconds: 0.0,
+            by_age: [0; AGES],
+            returning: 0,
+            admitted: 0,
+            sent: 0,
+            in_flight: 0,
+            queued: 0,
+            slots: 0,
+        }
+    }
 }
 
 /// What the operator says about the law.
@@ -73,10 +100,10 @@ pub struct Settings {
 pub struct Law {
     /// Good answers a second that the site can give now.
     pub capacity: f64,
-    /// Requests a second of those already in, as a share of the capacity.
+    /// Requests a second asked for by those already in, as a share of the capacity.
     pub load: f64,
-    /// Requests a second of passes that are not new.
-    pub returning: f64,
+    /// Requests a second that those already in will ask for in the next tick.
+    pub committed: f64,
     /// Newcomers a second that may enter.
     pub newcomers: f64,
     /// Requests that a newcomer makes at once; 1 or more.
@@ -86,10 +113,9 @@ pub struct Law {
 /// The memory of the law.
 #[derive(Clone, Debug)]
 pub struct Controller {
-    window: VecDeque<Reading>,
+    window: VecDeque<Window>,
     capacity: Option<f64>,
-    newcomer_requests: f64,
-    admitted: f64,
+    profile: Profile,
     quiet_s: f64,
 }
 
@@ -100,8 +126,7 @@ impl Controller {
         Self {
             window: VecDeque::new(),
             capacity: saved_capacity.filter(|capacity| capacity.is_finite() && *capacity > 0.0),
-            newcomer_requests: 0.0,
-            admitted: 0.0,
+            profile: Profile::default(),
             quiet_s: 0.0,
         }
     }
@@ -111,17 +136,17 @@ impl Controller {
         self.remember(reading);
         let window = self.sum();
         let capacity = self.measure(&window, reading.slots);
-        let returning = window.returning / window.seconds;
-        let requests_per_newcomer = self.requests_per_newcomer(reading);
+        self.profile.tick(reading);
+        let committed = window.returning / window.seconds + self.profile.foreseen();
+        let requests_per_newcomer = self.profile.at_once();
 
         let excess = f64_of(reading.queued) - settings.queue_wait.as_secs_f64() * capacity;
-        let left = capacity - returning - excess / SETTLE.as_secs_f64();
+        let left = capacity - committed - excess / SETTLE.as_secs_f64();
         let mut newcomers = (left / requests_per_newcomer).max(0.0);
         if self.is_quiet(reading) {
             newcomers = newcomers.max(settings.probe_rate);
         }
-        let asked = (window.returning + window.newcomer_requests) / window.seconds;
-        Law { capacity, load: share(asked, capacity), returning, newcomers, requests_per_newcomer }
+        Law { capacity, load: share(window.asked / window.seconds, capacity), committed, newcomers, requests_per_newcomer }
     }
 
     /// The capacity as last measured, to be saved.
@@ -131,7 +156,7 @@ impl Controller {
     }
 
     fn remember(&mut self, reading: &Reading) {
-        self.window.push_front(*reading);
+        self.window.push_front(Window::of(reading));
         let mut seconds = 0.0;
         let within = self.window.iter().take_while(|reading| {
             let before = seconds;
@@ -176,13 +201,6 @@ impl Controller {
         capacity
     }
 
-    fn requests_per_newcomer(&mut self, reading: &Reading) -> f64 {
-        let kept = (-reading.seconds / NEWCOMER_MEMORY.as_secs_f64()).exp();
-        self.newcomer_requests = self.newcomer_requests * kept + f64::from(reading.newcomer_requests);
-        self.admitted = self.admitted * kept + f64::from(reading.admitted);
-        if self.admitted < 1.0 { 1.0 } else { (self.newcomer_requests / self.admitted).max(1.0) }
-    }
-
     fn is_quiet(&mut self, reading: &Reading) -> bool {
         let busy = reading.in_flight > 0 || reading.sent > 0 || reading.answers > 0;
         self.quiet_s = if busy { 0.0 } else { self.quiet_s + reading.seconds };
@@ -190,7 +208,7 @@ impl Controller {
     }
 }
 
-/// Sums over the window.
+/// Sums over ticks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     seconds: f64,
@@ -199,18 +217,80 @@ struct Window {
     slot_seconds: f64,
     other_slot_seconds: f64,
     returning: f64,
-    newcomer_requests: f64,
+    asked: f64,
 }
 
 impl Window {
-    fn add(&mut self, reading: &Reading) {
-        self.seconds += reading.seconds;
-        self.good += f64::from(reading.good);
-        self.answers += f64::from(reading.answers);
-        self.slot_seconds += reading.slot_seconds;
-        self.other_slot_seconds += reading.other_slot_seconds;
-        self.returning += f64::from(reading.returning);
-        self.newcomer_requests += f64::from(reading.newcomer_requests);
+    fn of(reading: &Reading) -> Self {
+        let young: f64 = reading.by_age.iter().copied().map(f64::from).sum();
+        Self {
+            seconds: reading.seconds,
+            good: f64::from(reading.good),
+            answers: f64::from(reading.answers),
+            slot_seconds: reading.slot_seconds,
+            other_slot_seconds: reading.other_slot_seconds,
+            returning: f64::from(reading.returning),
+            asked: f64::from(reading.returning) + young,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.good += other.good;
+        self.answers += other.answers;
+        self.slot_seconds += other.slot_seconds;
+        self.other_slot_seconds += other.other_slot_seconds;
+        self.returning += other.returning;
+        self.asked += other.asked;
+    }
+}
+
+/// What visitors ask for, by their age: for each age in ticks, requests seen and visitors who reached it, both slowly forgotten.
+#[derive(Clone, Debug)]
+struct Profile {
+    asked: [f64; AGES],
+    reached: [f64; AGES],
+    /// Newcomers admitted so many ticks ago.
+    admitted: VecDeque<f64>,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { asked: [0.0; AGES], reached: [0.0; AGES], admitted: VecDeque::from([0.0; AGES]) }
+    }
+}
+
+impl Profile {
+    fn tick(&mut self, reading: &Reading) {
+        // a tick that came late stands for several, in which nobody can be told to have come
+        let missed = whole(reading.seconds.round().clamp(1.0, f64_of(AGES))) - 1;
+        for _ in 0..missed {
+            self.admitted.push_front(0.0);
+        }
+        self.admitted.push_front(f64::from(reading.admitted));
+        self.admitted.truncate(AGES);
+        let kept = (-reading.seconds / PROFILE_MEMORY.as_secs_f64()).exp();
+        let ages = self.asked.iter_mut().zip(&mut self.reached).zip(&self.admitted);
+        for (((asked, reached), admitted), now) in ages.zip(reading.by_age) {
+            *asked = *asked * kept + f64::from(now);
+            *reached = *reached * kept + admitted;
+        }
+    }
+
+    /// Requests in the next tick of all who were admitted in the last [`AGES`].
+    fn foreseen(&self) -> f64 {
+        let (asked, reached) = (self.asked[1..].iter().sum::<f64>(), self.reached[1..].iter().sum::<f64>());
+        let mean = if reached < 1.0 { 0.0 } else { asked / reached };
+        let rates = self.asked[1..].iter().zip(&self.reached[1..]);
+        rates
+            .zip(&self.admitted)
+            .map(|((asked, reached), admitted)| admitted * (asked + PROFILE_PRIOR * mean) / (reached + PROFILE_PRIOR))
+            .sum()
+    }
+
+    /// Requests that a newcomer makes in the tick of its admission; 1 or more.
+    fn at_once(&self) -> f64 {
+        if self.reached[0] < 1.0 { 1.0 } else { (self.asked[0] / self.reached[0]).max(1.0) }
     }
 }
 
@@ -258,6 +338,12 @@ mod tests {
         Reading { seconds: 1.0, good, answers: good, sent: good, slot_seconds: f64::from(good) * 0.08, slots: 8, ..Reading::default() }
     }
 
+    fn at_age(age: usize, requests: u32) -> [u32; AGES] {
+        let mut by_age = [0; AGES];
+        by_age[age] = requests;
+        by_age
+    }
+
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-6 * b.abs().max(1.0)
     }
@@ -294,7 +380,7 @@ mod tests {
         let law = controller.tick(&Reading { returning: 60, queued: 20, ..answered(100) }, &SETTINGS);
         // 100 - 60, and the 20 that wait are just the work to be kept waiting
         assert!(close(law.newcomers, 40.0), "{}", law.newcomers);
-        assert!(close(law.returning, 60.0));
+        assert!(close(law.committed, 60.0));
     }
 
     #[test]
@@ -309,9 +395,43 @@ mod tests {
     #[test]
     fn a_newcomer_is_counted_with_all_that_it_asks_for_at_once() {
         let mut controller = Controller::new(None);
-        let law = controller.tick(&Reading { admitted: 5, newcomer_requests: 20, queued: 20, ..answered(100) }, &SETTINGS);
+        let law = controller.tick(&Reading { admitted: 5, by_age: at_age(0, 20), queued: 20, ..answered(100) }, &SETTINGS);
         assert!(close(law.requests_per_newcomer, 4.0));
         assert!(close(law.newcomers, 25.0));
+    }
+
+    #[test]
+    fn what_newcomers_will_ask_for_is_foreseen_from_what_others_asked_for_at_their_age() {
+        let mut controller = Controller::new(None);
+        // each asks for one page at once, and for one four ticks later
+        let tick = |ticks: usize| Reading {
+            admitted: 10,
+            by_age: if ticks < 4 { at_age(0, 10) } else { std::array::from_fn(|age| if age == 0 || age == 4 { 10 } else { 0 }) },
+            ..answered(100)
+        };
+        let mut law = Law::default();
+        for ticks in 0..200 {
+            law = controller.tick(&tick(ticks), &SETTINGS);
+        }
+        assert!((law.committed - 10.0).abs() < 0.5, "{}", law.committed);
+        // nobody comes any more: the last ones are still foreseen, until they have asked
+        let empty = Reading { by_age: at_age(4, 10), ..answered(100) };
+        for _ in 0..3 {
+            law = controller.tick(&empty, &SETTINGS);
+        }
+        assert!(law.committed > 8.0, "{}", law.committed);
+        law = controller.tick(&empty, &SETTINGS);
+        assert!(law.committed < 2.0, "{}", law.committed);
+    }
+
+    #[test]
+    fn a_late_tick_moves_the_ages_by_as_many_ticks_as_it_missed() {
+        let mut controller = Controller::new(None);
+        controller.tick(&Reading { admitted: 10, by_age: at_age(0, 10), ..answered(100) }, &SETTINGS);
+        controller.tick(&Reading { seconds: 7.2, ..answered(100) }, &SETTINGS);
+        assert!(close(controller.profile.admitted[7], 10.0), "{:?}", controller.profile.admitted);
+        controller.tick(&Reading { seconds: 1e9, ..answered(100) }, &SETTINGS);
+        assert!(controller.profile.admitted.iter().all(|&admitted| close(admitted, 0.0)));
     }
 
     #[test]
@@ -372,13 +492,13 @@ mod tests {
         for _ in 0..30 {
             law = sparse.tick(&Reading { returning: 1, ..answered(1) }, &SETTINGS);
         }
-        assert!(close(law.capacity, 100.0) && close(law.returning, 1.0));
+        assert!(close(law.capacity, 100.0) && close(law.committed, 1.0));
     }
 
     #[test]
     fn load_is_the_share_asked_for_by_those_already_in() {
         let mut controller = Controller::new(None);
-        let law = controller.tick(&Reading { returning: 40, newcomer_requests: 10, admitted: 10, ..answered(50) }, &SETTINGS);
+        let law = controller.tick(&Reading { returning: 40, by_age: at_age(0, 10), admitted: 10, ..answered(50) }, &SETTINGS);
         assert!(close(law.load, 0.5));
         assert!(close(share(1.0, 0.0), LOAD_MAX) && close(share(0.0, 0.0), 0.0));
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::policy::{Bypass, Revoked, Session};
-use super::time::{Now, UnixTime};
+use super::time::Now;
 use super::token::{Pass, PassKind, Ticket};
 
 /// What becomes of a request.
@@ -157,14 +157,9 @@ pub fn judge_ticket(ticket: &Ticket, now: Now, refresh_max: Duration) -> Result<
     if now.wall.since(ticket.seen) > ticket_holds(refresh_max) + now.doubt { Err(Ended::Expired) } else { Ok(()) }
 }
 
-/// How old a pass is.
-#[must_use]
-pub const fn age(pass: &Pass, now: UnixTime) -> Duration {
-    now.since(pass.issued)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::time::UnixTime;
     use super::super::token::VisitorId;
     use super::*;
 

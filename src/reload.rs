@@ -1,1 +1,251 @@
-//! To come.
+//! Reload: reads gate.yaml, the template and the keys again, and publishes them together, or not at all.
+//!
+//! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
+//! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
+//!
+//! Always holds: what is rejected changes nothing. All of it blocks on the disk: run it where that is allowed.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::clock::Clock;
+use crate::config;
+use crate::gate::Gate;
+use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
+use crate::page::Pages;
+use crate::rules::keyring::Keyring;
+use crate::rules::policy::Policy;
+use crate::rules::time::UnixTime;
+use crate::store;
+use crate::upstream::{BufferMemory, Upstream};
+
+/// Puts new policies in force.
+#[derive(Debug)]
+pub struct Reloader {
+    path: PathBuf,
+    parts: Parts,
+    state: Mutex<State>,
+}
+
+/// What a new policy is published to.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// The site.
+    pub upstream: Arc<Upstream>,
+    /// The memory of body buffers.
+    pub memory: Arc<BufferMemory>,
+    /// Where reloads are counted.
+    pub metrics: Arc<Metrics>,
+    /// The clock.
+    pub clock: Arc<Clock>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What was last applied or rejected.
+    settled: Seen,
+    /// What the last poll saw.
+    seen: Seen,
+    outcome: Outcome,
+}
+
+/// What the files looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    file: Option<u64>,
+    template: Option<u64>,
+    keys: Option<u64>,
+}
+
+/// How the last reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// When a policy was last put in force.
+    pub applied_at: UnixTime,
+    /// Why the last attempt was rejected; empty if it was not.
+    pub errors: Vec<String>,
+}
+
+impl Reloader {
+    /// A reloader of the file that the gate was started with.
+    #[must_use]
+    pub fn new(path: PathBuf, parts: Parts) -> Self {
+        let regime = parts.gate.regime();
+        let seen = Seen::now(&path, &regime.policy);
+        drop(regime);
+        let applied_at = parts.clock.now().wall;
+        parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
+        Self { path, parts, state: Mutex::new(State { settled: seen, seen, outcome: Outcome { applied_at, errors: Vec::new() } }) }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the last reload ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.state().outcome.clone()
+    }
+
+    /// Reloads if the files have changed since they were last taken in, and have settled.
+    pub fn poll(&self) {
+        let policy = Arc::clone(&self.parts.gate.regime().policy);
+        let now = Seen::now(&self.path, &policy);
+        let mut state = self.state();
+        let stood_still = state.seen == now;
+        state.seen = now;
+        if now != state.settled && stood_still {
+            drop(self.take_in(&mut state, now));
+        }
+    }
+
+    /// Reloads now.
+    ///
+    /// # Errors
+    /// Every reason why the file was rejected.
+    pub fn reload(&self) -> Result<(), Vec<String>> {
+        let policy = Arc::clone(&self.parts.gate.regime().policy);
+        let now = Seen::now(&self.path, &policy);
+        self.take_in(&mut self.state(), now)
+    }
+
+    fn take_in(&self, state: &mut State, seen: Seen) -> Result<(), Vec<String>> {
+        state.settled = seen;
+        state.seen = seen;
+        let result = self.apply();
+        let shard = self.parts.metrics.control();
+        match &result {
+            Ok(()) => {
+                let applied_at = self.parts.clock.now().wall;
+                state.outcome = Outcome { applied_at, errors: Vec::new() };
+                // a new policy may name another template: it has been taken in with it
+                state.settled = Seen::now(&self.path, &self.parts.gate.regime().policy);
+                state.seen = state.settled;
+                shard.count(Count::Reload(ReloadResult::Applied));
+                self.parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
+                tracing::info!(path = %self.path.display(), "policy applied");
+            }
+            Err(errors) => {
+                state.outcome.errors.clone_from(errors);
+                shard.count(Count::Reload(ReloadResult::Rejected));
+                for error in errors {
+                    tracing::error!(error, "policy rejected, the last good one serves on");
+                }
+            }
+        }
+        result
+    }
+
+    fn apply(&self) -> Result<(), Vec<String>> {
+        let old = Arc::clone(&self.parts.gate.regime().policy);
+        let policy = config::load(&self.path).map_err(|errors| errors.problems().iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let fixed = config::needs_restart(&old, &policy);
+        if !fixed.is_empty() {
+            return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
+        }
+        let pages = load_pages(&policy).map_err(|error| vec![error])?;
+        make_room_for_connections(&policy).map_err(|error| vec![error])?;
+        let keys = self.keys(&policy);
+        self.parts.memory.set_limit(policy.limits.buffer_memory);
+        let policy = Arc::new(policy);
+        self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
+        self.parts.upstream.apply(&policy);
+        Ok(())
+    }
+
+    /// The keys as they are now; the old ones if they can't be read, since those still verify every visitor's token.
+    fn keys(&self, policy: &Policy) -> Arc<Keyring> {
+        match store::load_keys(&policy.data) {
+            Ok(keys) => Arc::new(keys),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the keys could not be read, the old ones serve on");
+                Arc::clone(&self.parts.gate.regime().keys)
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn now(path: &Path, policy: &Policy) -> Self {
+        Self {
+            file: fingerprint(path),
+            template: policy.waiting_room.template.as_deref().and_then(fingerprint),
+            keys: store::keys_fingerprint(&policy.data).ok(),
+        }
+    }
+}
+
+fn fingerprint(path: &Path) -> Option<u64> {
+    let content = std::fs::read(path).ok()?;
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact")]
+fn seconds(time: UnixTime) -> f64 {
+    (time.as_millis() / 1000) as f64
+}
+
+/// The pages of a policy: the built-in ones, or with the operator's template.
+///
+/// # Errors
+/// Why the template can't be used, with its file and line.
+pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
+    let Some(path) = &policy.waiting_room.template else { return Pages::built_in().map_err(|error| chain(&error)) };
+    let name = path.display().to_string();
+    let source = std::fs::read_to_string(path).map_err(|error| format!("waiting_room.template: {name}: {error}"))?;
+    Pages::with_template(&name, &source).map_err(|error| format!("waiting_room.template: {}", chain(&error)))
+}
+
+/// Descriptors beside those of connections: files, listeners, runtimes, the admin listener's clients.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Raises `RLIMIT_NOFILE` to what the policy's connections need, on both sides.
+///
+/// # Errors
+/// The hard limit is lower.
+pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
+    let servers = policy.upstream.servers.len() as u64 * u64::from(policy.upstream.max_in_flight);
+    let needed = policy.limits.connections as u64 + servers + OTHER_DESCRIPTORS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let hard = limit.maximum;
+    let raised = Rlimit { current: Some(hard.map_or(needed, |hard| hard.min(needed))), maximum: hard };
+    if hard.is_some_and(|hard| hard < needed) || setrlimit(Resource::Nofile, raised).is_err() {
+        let most = hard.unwrap_or(0).saturating_sub(servers + OTHER_DESCRIPTORS);
+        let hard = hard.map_or_else(|| "unlimited".to_owned(), |hard| hard.to_string());
+        return Err(format!(
+            "limits.connections: {} needs {needed} file descriptors, and RLIMIT_NOFILE is {hard}: raise it (LimitNOFILE= in systemd, \
+             ulimit -n in a shell), or set limits.connections to {most} or less",
+            policy.limits.connections
+        ));
+    }
+    Ok(())
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,4 +1,378 @@
-//! To come.
-/// P
+//! The pages that the gate composes, and the same answers as JSON and text.
+//!
+//! Built-in pages need no script and nothing from elsewhere: one style, one drawing, below 13 KiB each. The operator may replace the
+//! waiting page by a template of their own. It is bounded (its size, the work it may do, the size of a page) and it is rendered in
+//! every state when it is loaded: what is wrong with it is found then, with its file and line, and not when a crowd stands there.
+//! Everything put into a page is escaped. `docs/template.md` is for who writes a template; its variables:
+//!
+//! | variable | |
+//! |---|---|
+//! | `state` | `waiting`, `closed` (the operator lets nobody in), `no_ticket`, `next` (a few seconds) |
+//! | `form_refused` | true: something was sent by a visitor who isn't in; it is lost, and this page isn't refreshed |
+//! | `refresh_s` | seconds after which the page refreshes itself; 0 if `form_refused` |
+//! | `every` | the same as words: `every 10 seconds`; empty if `form_refused` |
+//! | `wait_text` | how long it takes, as a sentence, in every state |
+//! | `wait_half`, `wait_nine_of_ten` | `within about 2 minutes`; both none unless both are known and differ |
+//! | `position` | place in the order of arrival, `17` or `about 1,200`; none in a lottery |
+//! | `built_in_head`, `built_in_mark`, `built_in_sea` | the built-in page's head without its title, its emblem, its drawing |
+//!
+//! Absent: headers (`Refresh`, `Retry-After` and caching are the caller's), includes, macros, scripts, languages other than English.
+
+mod failure;
+mod plain;
+mod view;
+
+use std::io::{self, Write};
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use hyper::body::Bytes;
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
+
+pub use failure::FailureKind;
+pub use plain::{WaitingJson, failure_text, shed_json, shed_text, waiting_json, waiting_text};
+pub use view::{LandingState, LandingView, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
+
+use view::in_seconds;
+
+/// The most bytes of an operator's template: a page for a crowd is small.
+pub const TEMPLATE_BYTES_MAX: usize = 256 * 1024;
+
+/// The most bytes of a rendered page.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most steps of one rendering: a built-in page takes some hundreds; this many take a few milliseconds.
+const FUEL: u64 = 100_000;
+
+/// Appointments lie within 60 s: pages that name more seconds than that name none.
+const SECONDS_MAX: usize = 60;
+
+/// The pages, ready to be shown. Immutable; shared by every thread.
 #[derive(Debug)]
-pub struct Pages;
+pub struct Pages {
+    waiting: Environment<'static>,
+    waiting_name: String,
+    built_in: Environment<'static>,
+    shed: BySeconds,
+    shed_unsafe: BySeconds,
+    failures: Vec<(FailureKind, Bytes)>,
+    too_many: BySeconds,
+    policies: Policies,
+}
+
+/// Which page is shown: they have different security policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageKind {
+    /// [`Pages::waiting`]
+    Waiting,
+    /// [`Pages::shed`]
+    Shed,
+    /// [`Pages::failure`]
+    Failure,
+    /// [`Pages::landing`]
+    Landing,
+}
+
+/// A template that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// It can't be read, or fails in one of the states.
+    #[error("{name}:{line}: {reason}")]
+    Template {
+        /// Its file.
+        name: String,
+        /// Where, counted from 1; 0 if the place isn't known.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Its source is too large.
+    #[error("{name}: the template has {bytes} bytes, above {TEMPLATE_BYTES_MAX}")]
+    TemplateTooLarge {
+        /// Its file.
+        name: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A page made from it is too large.
+    #[error("{name}: a page made from it would be larger than {PAGE_BYTES_MAX} bytes")]
+    PageTooLarge {
+        /// Its file.
+        name: String,
+    },
+}
+
+impl Pages {
+    /// The built-in pages.
+    ///
+    /// # Errors
+    /// Only if a built-in template is broken, which the tests of this file rule out.
+    pub fn built_in() -> Result<Self, PageError> {
+        Self::build("waiting.html", WAITING, Policies::new(built_in_policy("'self'")))
+    }
+
+    /// The built-in pages, with the operator's template for the waiting page. `name` is its file, for messages.
+    ///
+    /// # Errors
+    /// If the template is too large, can't be read, names what doesn't exist, or fails or makes too large a page in some state.
+    pub fn with_template(name: &str, source: &str) -> Result<Self, PageError> {
+        if source.len() > TEMPLATE_BYTES_MAX {
+            return Err(PageError::TemplateTooLarge { name: name.to_owned(), bytes: source.len() });
+        }
+        Self::build(name, source, Policies::new(HeaderValue::from_static(OPERATOR_POLICY)))
+    }
+
+    fn build(name: &str, source: &str, policies: Policies) -> Result<Self, PageError> {
+        let mut waiting = environment();
+        add(&mut waiting, name, source)?;
+        let mut built_in = environment();
+        for (name, source) in [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING)] {
+            add(&mut built_in, name, source)?;
+        }
+        let shed = BySeconds::new(|secs| render_shed(&built_in, secs, false))?;
+        let shed_unsafe = BySeconds::new(|secs| render_shed(&built_in, secs, true))?;
+        let too_many = BySeconds::new(|secs| {
+            let retry_s = u32::try_from(secs).unwrap_or(u32::MAX);
+            render_failure(&built_in, FailureKind::TooManyRequests { retry_s })
+        })?;
+        let failures = FailureKind::ALL.into_iter().map(|kind| Ok((kind, render_failure(&built_in, kind)?))).collect::<Result<_, _>>()?;
+        let pages = Self { waiting, waiting_name: name.to_owned(), built_in, shed, shed_unsafe, failures, too_many, policies };
+        pages.rehearse(source)?;
+        Ok(pages)
+    }
+
+    /// Renders the waiting page in every state that exists, then looks for names that no state has come upon.
+    fn rehearse(&self, source: &str) -> Result<(), PageError> {
+        for view in every_view() {
+            self.waiting(&view)?;
+        }
+        let name = &self.waiting_name;
+        let template = self.waiting.get_template(name).map_err(|error| page_error(name, &error))?;
+        let mut unknown: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        unknown.retain(|variable| !VARIABLES.contains(&variable.as_str()) && self.waiting.globals().all(|(global, _)| global != variable));
+        unknown.sort();
+        let Some(variable) = unknown.into_iter().next() else { return Ok(()) };
+        let line = line_of_word(source, &variable);
+        Err(PageError::Template { name: name.clone(), line, reason: format!("`{variable}` is undefined") })
+    }
+
+    /// The waiting page. It depends on nothing but the view, so that the caller may keep it by view.
+    ///
+    /// # Errors
+    /// If the template fails; a rehearsal of every state at load leaves little that can.
+    pub fn waiting(&self, view: &WaitingView) -> Result<Bytes, PageError> {
+        let figures = match view.state {
+            WaitingState::Waiting { wait } => wait.figures(),
+            WaitingState::Closed | WaitingState::NoTicket | WaitingState::Next => None,
+        };
+        let (wait_half, wait_nine_of_ten) = figures.unzip();
+        let context = context! {
+            state => view.state.name(),
+            form_refused => view.form_refused,
+            refresh_s => view.refresh_s,
+            every => view.every(),
+            wait_text => view.state.wait_text(),
+            wait_half,
+            wait_nine_of_ten,
+            position => view.position_text(),
+        };
+        render(&self.waiting, &self.waiting_name, context)
+    }
+
+    /// The page of a visitor who is in and finds no slot. With an unsafe method it must not be refreshed.
+    #[must_use]
+    pub fn shed(&self, retry_s: u32, unsafe_method: bool) -> Bytes {
+        if unsafe_method { self.shed_unsafe.page(retry_s) } else { self.shed.page(retry_s) }
+    }
+
+    /// The page of a failure.
+    #[must_use]
+    pub fn failure(&self, kind: FailureKind) -> Bytes {
+        if let FailureKind::TooManyRequests { retry_s } = kind {
+            return self.too_many.page(retry_s);
+        }
+        self.failures.iter().find(|(known, _)| *known == kind).map_or_else(|| failure_text(kind), |(_, page)| page.clone())
+    }
+
+    /// The page that an invitation leads to: its button posts `code` and `next` to `/.tidegate/invitation`.
+    ///
+    /// # Errors
+    /// If the code and the page asked for make it larger than [`PAGE_BYTES_MAX`].
+    pub fn landing(&self, view: &LandingView<'_>) -> Result<Bytes, PageError> {
+        let LandingView { state, next } = *view;
+        let context = context! { title => state.title(), text => state.text(), code => state.code(), asks => state.asks(), next };
+        render(&self.built_in, LANDING_NAME, context)
+    }
+
+    /// The `Content-Security-Policy` of a page. No page may run a script.
+    ///
+    /// Built-in pages may use their one style, by its hash. An operator's template may use styles, images and fonts of the site and
+    /// over https, and styles of its own in the page: those can hold nothing that a visitor has sent, since no variable does.
+    #[must_use]
+    pub fn content_security_policy(&self, page: PageKind) -> &HeaderValue {
+        match page {
+            PageKind::Waiting => &self.policies.waiting,
+            PageKind::Shed | PageKind::Failure => &self.policies.built_in,
+            PageKind::Landing => &self.policies.landing,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Policies {
+    waiting: HeaderValue,
+    built_in: HeaderValue,
+    landing: HeaderValue,
+}
+
+impl Policies {
+    fn new(waiting: HeaderValue) -> Self {
+        // browsers hold form-action against the redirects after a post too, and sites redirect to their login on another host:
+        // with 'self' alone the invited would press the button and stay where they are (seen in Chromium 156)
+        Self { waiting, built_in: built_in_policy("'self'"), landing: built_in_policy("'self' http: https:") }
+    }
+}
+
+/// `frame-ancestors` is 'self' since the pages of a site may hold frames of itself: a frame that is shed must be able to come back.
+fn built_in_policy(form_action: &str) -> HeaderValue {
+    let hash = STANDARD.encode(digest::digest(&digest::SHA256, style().as_bytes()));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; form-action {form_action}; base-uri 'none'; frame-ancestors 'self'"
+    );
+    // it is ASCII; were it not, a page without style is better than one without a policy
+    HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+}
+
+const OPERATOR_POLICY: &str = "default-src 'none'; style-src 'self' https: 'unsafe-inline'; img-src 'self' https: data:; font-src 'self' https: data:; \
+     form-action 'self'; base-uri 'none'; frame-ancestors 'self'";
+
+/// A page for each number of seconds that it may name, rendered ahead: when the site stalls, everyone who is in gets one at once.
+#[derive(Debug)]
+struct BySeconds(Box<[Bytes]>);
+
+impl BySeconds {
+    fn new(render: impl Fn(usize) -> Result<Bytes, PageError>) -> Result<Self, PageError> {
+        (0..=SECONDS_MAX + 1).map(render).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn page(&self, secs: u32) -> Bytes {
+        let at = usize::try_from(secs).unwrap_or(usize::MAX).min(SECONDS_MAX + 1);
+        self.0.get(at).cloned().unwrap_or_default()
+    }
+}
+
+fn render_shed(built_in: &Environment<'_>, secs: usize, unsafe_method: bool) -> Result<Bytes, PageError> {
+    render(built_in, SHED_NAME, context! { unsafe_method, in_seconds => in_seconds(secs) })
+}
+
+fn render_failure(built_in: &Environment<'_>, kind: FailureKind) -> Result<Bytes, PageError> {
+    let context = context! {
+        status => kind.status().as_u16(),
+        title => kind.title(),
+        text => kind.text(),
+        try_again => kind.may_pass(),
+    };
+    render(built_in, FAILURE_NAME, context)
+}
+
+/// One view of every kind: each state, with and without each thing that may be missing.
+fn every_view() -> impl Iterator<Item = WaitingView> {
+    const WAITS: [(Option<u64>, Option<u64>); 6] =
+        [(None, None), (Some(100), Some(400)), (Some(100), None), (None, Some(400)), (Some(2400), Some(9000)), (Some(9000), Some(9000))];
+    let waiting =
+        WAITS.map(|(half_s, nine_of_ten_s)| WaitingState::Waiting { wait: WaitText::new(WaitEstimate { half_s, nine_of_ten_s }) });
+    let states = waiting.into_iter().chain([WaitingState::Closed, WaitingState::NoTicket, WaitingState::Next]);
+    states.flat_map(|state| {
+        [(false, None), (false, Some(1)), (false, Some(123_456)), (true, None), (true, Some(7))]
+            .map(|(form_refused, position)| WaitingView::new(state, 10, form_refused, position))
+    })
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    // whatever the file is called
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_global("built_in_head", Value::from_safe_string(format!("{HEAD}<style>{}</style>", style())));
+    environment.add_global("built_in_mark", Value::from_safe_string(MARK.trim_end().to_owned()));
+    environment.add_global("built_in_sea", Value::from_safe_string(SEA.trim_end().to_owned()));
+    environment
+}
+
+/// The style as it stands in the page, between its tags.
+fn style() -> &'static str {
+    STYLE.trim_end()
+}
+
+fn add(environment: &mut Environment<'static>, name: &str, source: &str) -> Result<(), PageError> {
+    environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| page_error(name, &error))
+}
+
+fn render(environment: &Environment<'_>, name: &str, context: Value) -> Result<Bytes, PageError> {
+    let mut page = Bounded { bytes: Vec::with_capacity(8 * 1024), overflowed: false };
+    let result = environment.get_template(name).and_then(|template| template.render_captured_to(context, &mut page).map(drop));
+    match result {
+        Ok(()) => Ok(page.bytes.into()),
+        Err(_) if page.overflowed => Err(PageError::PageTooLarge { name: name.to_owned() }),
+        Err(error) => Err(page_error(name, &error)),
+    }
+}
+
+fn page_error(name: &str, error: &minijinja::Error) -> PageError {
+    let reason = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!("takes more than {FUEL} steps: is there an endless loop?"),
+        (ErrorKind::UndefinedError, Some(detail)) => detail.to_owned(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    PageError::Template { name: name.to_owned(), line: error.line().unwrap_or(0), reason }
+}
+
+/// The line, counted from 1, in which a word stands first; 0 if it doesn't.
+fn line_of_word(source: &str, word: &str) -> usize {
+    let has_word = |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word);
+    source.lines().position(has_word).map_or(0, |at| at + 1)
+}
+
+/// Takes a page, up to [`PAGE_BYTES_MAX`].
+struct Bounded {
+    bytes: Vec<u8>,
+    overflowed: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > PAGE_BYTES_MAX {
+            self.overflowed = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`Pages::waiting`] puts into a template.
+const VARIABLES: [&str; 8] = ["state", "form_refused", "refresh_s", "every", "wait_text", "wait_half", "wait_nine_of_ten", "position"];
+
+const HEAD: &str = include_str!("head.html");
+const MARK: &str = include_str!("mark.html");
+const SEA: &str = include_str!("sea.html");
+const STYLE: &str = include_str!("style.css");
+const WAITING: &str = include_str!("waiting.html");
+const SHED: &str = include_str!("shed.html");
+const SHED_NAME: &str = "shed.html";
+const FAILURE: &str = include_str!("failure.html");
+const FAILURE_NAME: &str = "failure.html";
+const LANDING: &str = include_str!("landing.html");
+const LANDING_NAME: &str = "landing.html";
+
+#[cfg(test)]
+mod tests;

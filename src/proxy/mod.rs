@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -61,9 +61,10 @@ pub struct Worker {
     pub connections: Arc<Connections>,
     /// The memory of body buffers.
     pub memory: Arc<BufferMemory>,
+    /// How far the end has come.
+    pub stage: watch::Receiver<Stage>,
     pages: PageCache,
     random: AtomicU64,
-    draining: AtomicBool,
 }
 
 /// The stages of an end, in order.
@@ -75,6 +76,8 @@ pub enum Stage {
     Draining,
     /// No new connections; those that are open end with their request.
     Closing,
+    /// The end: what is still open is cut off.
+    Closed,
 }
 
 impl Worker {
@@ -90,6 +93,7 @@ impl Worker {
         deadlines: Arc<Deadlines>,
         connections: Arc<Connections>,
         memory: Arc<BufferMemory>,
+        stage: watch::Receiver<Stage>,
         seed: u64,
     ) -> Self {
         Self {
@@ -101,14 +105,14 @@ impl Worker {
             deadlines,
             connections,
             memory,
+            stage,
             pages: PageCache::default(),
             random: AtomicU64::new(seed),
-            draining: AtomicBool::new(false),
         }
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.stage.borrow() >= Stage::Draining
     }
 
     /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.
@@ -120,9 +124,10 @@ impl Worker {
     }
 }
 
-/// Accepts until `stage` says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
+/// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
 /// bounds how long that may take.
-pub async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
+pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
+    let mut stage = worker.stage.clone();
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
     let alive = Arc::new(Semaphore::new(0));
     let mut started: u32 = 0;

@@ -13,7 +13,7 @@ use super::facts;
 use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
-use crate::page::{FailureKind, LandingState, LandingView};
+use crate::page::{FailureKind, LandingState, LandingView, PageKind};
 use crate::rules::decide::{Ended, judge_pass, judge_ticket, ticket_holds};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded;
@@ -141,7 +141,7 @@ fn code_of<'a>(regime: &Regime, code: &str, now: Now) -> Result<Pass, LandingSta
 
 fn landing_page(worker: &Worker, regime: &Regime, state: LandingState<'_>, next: Option<&str>, code: StatusCode) -> Answer {
     match regime.pages.landing(&LandingView { state, next }) {
-        Ok(body) => respond::page(code, body, regime.pages.content_security_policy()),
+        Ok(body) => respond::html(code, body, regime.pages.content_security_policy(PageKind::Landing)),
         Err(error) => {
             tracing::error!(%error, "the landing page could not be rendered");
             worker.shard.count(Count::Refused(Refusal::Internal));

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ClientBody;
 use crate::gate::{Decision, Regime};
-use crate::page::{FailureKind, Pages, WaitEstimate, WaitText, WaitingJson, WaitingState, WaitingView, plain};
+use crate::page::{self, FailureKind, PageKind, Pages, WaitEstimate, WaitText, WaitingJson, WaitingState, WaitingView};
 use crate::rules::decide::Reason;
 use crate::rules::negotiate::Form;
 
@@ -58,7 +58,7 @@ impl PageCache {
         let page = pages.waiting(&view).unwrap_or_else(|error| {
             // rendered in every state when it was loaded, so this is the fuel at most; the line of text always can be
             tracing::error!(%error, "the waiting page could not be rendered");
-            plain::waiting_text(&view)
+            page::waiting_text(&view)
         });
         rendered.insert(view, page.clone());
         page
@@ -81,12 +81,12 @@ pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, f
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let mut answer = match form {
-        Form::Page => page(status, cache.waiting(&regime.pages, view), regime.pages.content_security_policy()),
+        Form::Page => html(status, cache.waiting(&regime.pages, view), regime.pages.content_security_policy(PageKind::Waiting)),
         Form::Json => json(
             status,
-            plain::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }),
+            page::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }),
         ),
-        Form::Text => text(status, plain::waiting_text(&view)),
+        Form::Text => text(status, page::waiting_text(&view)),
         Form::Empty => empty(status),
     };
     let headers = answer.headers_mut();
@@ -103,12 +103,12 @@ pub(super) fn shed(regime: &Regime, appointment: Duration, form: Form, unsafe_me
     let retry_s = seconds(appointment);
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let mut answer = match form {
-        Form::Page => match regime.pages.shed(retry_s, unsafe_method) {
-            Ok(body) => page(status, body, regime.pages.content_security_policy()),
-            Err(_) => text(status, plain::shed_text(retry_s, unsafe_method)),
-        },
-        Form::Json => json(status, plain::shed_json(retry_s)),
-        Form::Text => text(status, plain::shed_text(retry_s, unsafe_method)),
+        Form::Page => {
+            let policy = regime.pages.content_security_policy(PageKind::Shed);
+            html(status, regime.pages.shed(retry_s, unsafe_method), policy)
+        }
+        Form::Json => json(status, page::shed_json(retry_s)),
+        Form::Text => text(status, page::shed_text(retry_s, unsafe_method)),
         Form::Empty => empty(status),
     };
     let headers = answer.headers_mut();
@@ -123,9 +123,9 @@ pub(super) fn shed(regime: &Regime, appointment: Duration, form: Form, unsafe_me
 /// A failure that the gate answers by itself.
 pub(super) fn failure(pages: &Pages, kind: FailureKind, form: Form, proxy_status: HeaderValue) -> Answer {
     let mut answer = match form {
-        Form::Page => page(kind.status(), pages.failure(kind), pages.content_security_policy()),
+        Form::Page => html(kind.status(), pages.failure(kind), pages.content_security_policy(PageKind::Failure)),
         Form::Json => json(kind.status(), Bytes::from(serde_json::json!({ "error": kind.title() }).to_string())),
-        Form::Text => text(kind.status(), plain::failure_text(kind)),
+        Form::Text => text(kind.status(), page::failure_text(kind)),
         Form::Empty => empty(kind.status()),
     };
     if let FailureKind::TooManyRequests { retry_s } = kind {
@@ -136,7 +136,7 @@ pub(super) fn failure(pages: &Pages, kind: FailureKind, form: Form, proxy_status
 }
 
 /// A page of the gate's.
-pub(super) fn page(status: StatusCode, body: Bytes, policy: &HeaderValue) -> Answer {
+pub(super) fn html(status: StatusCode, body: Bytes, policy: &HeaderValue) -> Answer {
     let mut answer = composed(status, body, Some(HTML));
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy.clone());
     answer

@@ -16,8 +16,8 @@ pub struct Route {
     pub signal: bool,
 }
 
-/// The routes, compiled: all patterns are matched in one pass.
-#[derive(Clone, Debug)]
+/// The routes, compiled: all patterns are matched in one pass. By default there are none, and everything is gated.
+#[derive(Clone, Debug, Default)]
 pub struct Routes {
     list: Vec<Route>,
     set: GlobSet,

@@ -161,7 +161,7 @@ impl Drop for Exchange {
 
 impl Live {
     fn answered(self, answer: Response<Incoming>) -> Answered {
-        let Self { mut slot, mut connection, started } = self;
+        let Self { mut slot, connection, started } = self;
         let waited = slot.upstream.clock.moment().since(started);
         let shard = &slot.upstream.workers[slot.worker].shard;
         shard.observe(Timing::FirstByte, waited);

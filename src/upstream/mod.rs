@@ -10,7 +10,6 @@ mod connection;
 mod relay;
 mod servers;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

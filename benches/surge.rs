@@ -1,0 +1,334 @@
+//! What a surge does to a site, with nothing, HAProxy or the gate in front of it. In real time, over real sockets.
+//!
+//! The case: a site of 8 workers at 80 ms a page, so 100 pages a second; a crowd of three times that in visitors (50 a second, who
+//! came for 6 pages each, 4 s apart) for two minutes; a waiting room that refreshes every 5 s. What counts is how many pages a second
+//! came within 1 s of when their visitor meant to have them, in the second minute, as a share of the site's capacity.
+//!
+//! Site, proxy and crowd are processes of their own: this file starts itself again as the site, and is the crowd. Everything
+//! listens on free ports of 127.0.0.1, and ends with this process.
+//!
+//! ```text
+//! cargo bench --bench surge                          # all, six minutes
+//! cargo bench --bench surge -- --only none --multiple 5
+//! cargo bench --bench surge -- --smoke               # does it run at all?
+//! ```
+#![expect(clippy::print_stdout, reason = "its output is the table")]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use tidegate::clock::Clock;
+use tidegate::demo::arrivals::Step;
+use tidegate::demo::browser::Browser;
+use tidegate::demo::crowd::{Crowd, CrowdSettings, Pages};
+use tidegate::demo::random::Span;
+use tidegate::demo::report::CrowdReport;
+use tidegate::demo::site::{Site, SiteSettings};
+use tidegate::demo::{start_crowd, start_site};
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Part::Site { workers, service_ms }) = arguments.part {
+        return be_the_site(SiteSettings { workers, service: Duration::from_millis(service_ms), ..SiteSettings::default() });
+    }
+    if !arguments.bench && !arguments.smoke && arguments.only.is_none() {
+        // `cargo test --all-targets` runs every target: six minutes of load are not a test
+        println!("run me with `cargo bench --bench surge`");
+        return Ok(());
+    }
+    raise_descriptor_limit()?;
+    let case = Case {
+        site: SiteSettings::default(),
+        pages: 6,
+        multiple: arguments.multiple,
+        seconds: if arguments.smoke { SMOKE_S } else { arguments.seconds },
+    };
+    let fronts = arguments.only.map_or_else(|| Front::value_variants().to_vec(), |only| vec![only]);
+    println!("{}", case.describe());
+    println!("{HEADING}");
+    for front in fronts {
+        println!("{}", case.row(front)?);
+    }
+    Ok(())
+}
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Ten seconds each, only to see that everything runs.
+    #[arg(long)]
+    smoke: bool,
+    /// One row of the table.
+    #[arg(long)]
+    only: Option<Front>,
+    /// How many times the site's capacity is asked for.
+    #[arg(long, default_value_t = 3.0)]
+    multiple: f64,
+    /// How long the crowd comes; the second half is what counts.
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Be the site: say the address on standard output, and end when standard input does.
+    #[command(hide = true)]
+    Site { workers: u32, service_ms: u64 },
+}
+
+/// What stands in front of the site.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Front {
+    None,
+    Haproxy,
+    Tidegate,
+}
+
+struct Case {
+    site: SiteSettings,
+    pages: u32,
+    multiple: f64,
+    seconds: u64,
+}
+
+impl Case {
+    fn describe(&self) -> String {
+        format!(
+            "site of {} workers at {} ms, {:.0} pages/s; {:.1} visitors/s for {} s, {} pages each, 4 s apart",
+            self.site.workers,
+            self.site.service.as_millis(),
+            self.site.capacity(),
+            self.visitors_per_s(),
+            self.seconds,
+            self.pages,
+        )
+    }
+
+    fn visitors_per_s(&self) -> f64 {
+        self.multiple * self.site.capacity() / f64::from(self.pages)
+    }
+
+    fn row(&self, front: Front) -> anyhow::Result<String> {
+        let (site_address, _site) = start_site_process(&self.site)?;
+        let directory = Directory::new(front)?;
+        let (address, _front) = match front {
+            Front::None => (site_address, None),
+            Front::Tidegate => {
+                let (address, gate) = start_gate(directory.path(), site_address, self.site.workers)?;
+                (address, Some(gate))
+            }
+            Front::Haproxy => match start_haproxy(directory.path(), site_address, self.site.workers)? {
+                Some((address, haproxy)) => (address, Some(haproxy)),
+                None => return Ok(format!("| {:8} | not installed |", front.name())),
+            },
+        };
+        let settings = CrowdSettings {
+            schedule: vec![Step { at_s: 0.0, visitors_per_s: self.visitors_per_s() }],
+            duration: Duration::from_secs(self.seconds),
+            pages: Pages::Fixed(self.pages),
+            think: Span::Fixed(Duration::from_secs(4)),
+            ..CrowdSettings::of(address)
+        };
+        let crowd = Crowd::new(settings, Arc::new(Clock::start()));
+        start_crowd(&crowd)?.join();
+        let report = crowd.report();
+        if report.total.counts.started == 0 {
+            bail!("nobody came");
+        }
+        Ok(self.format(front, &report))
+    }
+
+    fn format(&self, front: Front, report: &CrowdReport) -> String {
+        let measured = report.window(self.seconds / 2, self.seconds);
+        let latency = |share| measured.latency.quantile(share).map_or_else(|| "-".to_owned(), |at| format!("{:.2} s", at.as_secs_f64()));
+        let (counts, all) = (measured.counts, report.total.counts);
+        format!(
+            "| {:8} | ×{:<4.1} | {:>6.1} % | {:>6.1} % | {:>8} | {:>8} | {:>6} | {:>6} | {:>6} | {:>8} | {:>5} / {:<5} |",
+            front.name(),
+            self.multiple,
+            100.0 * measured.goodput_1s() / self.site.capacity(),
+            100.0 * counts.pages() as f64 / measured.seconds.max(1) as f64 / self.site.capacity(),
+            latency(0.5),
+            latency(0.95),
+            all.failed,
+            all.waits,
+            all.sheds,
+            all.diverted,
+            all.completed,
+            all.started,
+        )
+    }
+}
+
+const HEADING: &str = "\
+| in front | offer | within 1 s | all pages | p50      | p95      | failed | waits  | sheds  | diverted | sessions      |
+|          |       | of what the site can do, second half  |          | requests        |        | visitors | completed     |
+|----------|-------|----------|----------|----------|----------|--------|--------|--------|----------|---------------|";
+
+// the site
+
+fn be_the_site(settings: SiteSettings) -> anyhow::Result<()> {
+    let site = Site::new(settings, Arc::new(Clock::start()));
+    let (address, _running) = start_site(&site, loopback())?;
+    println!("{address}");
+    // whoever started this holds the other end, and can't leave it open by dying
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn start_site_process(settings: &SiteSettings) -> anyhow::Result<(SocketAddr, Process)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("site").arg(settings.workers.to_string()).arg(settings.service.as_millis().to_string());
+    let mut site = Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the site")?);
+    let output = site.0.stdout.take().context("the site has no output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    let address = line.trim().parse().with_context(|| format!("the site says {line:?} for its address"))?;
+    Ok((address, site))
+}
+
+// what stands in front of it
+
+fn start_gate(directory: &Path, site: SocketAddr, workers: u32) -> anyhow::Result<(SocketAddr, Process)> {
+    let (address, admin) = (free_address()?, free_address()?);
+    let config = directory.join("gate.yaml");
+    fs::write(&config, gate_yaml(address, admin, &directory.join("data"), site, workers))?;
+    let log = File::create(directory.join("log"))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut gate = Process(command.spawn().context("the gate")?);
+    wait_until_ready(&mut gate, admin, "/readyz").with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
+    Ok((address, gate))
+}
+
+fn gate_yaml(address: SocketAddr, admin: SocketAddr, data: &Path, site: SocketAddr, workers: u32) -> String {
+    format!(
+        "listen: {{ http: {address} }}\n\
+         admin: {{ listen: {admin} }}\n\
+         data: {data:?}\n\
+         upstream: {{ servers: [\"http://{site}\"], max_in_flight: {workers} }}\n\
+         waiting_room: {{ refresh: 5s }}\n"
+    )
+}
+
+/// The same slots, a queue that lasts as long as people wait for an answer, and requests whose client has left thrown out of it. None
+/// if it is not installed.
+fn start_haproxy(directory: &Path, site: SocketAddr, workers: u32) -> anyhow::Result<Option<(SocketAddr, Process)>> {
+    let address = free_address()?;
+    let config = directory.join("haproxy.cfg");
+    fs::write(
+        &config,
+        format!(
+            "global\n  maxconn 9000\n\
+             defaults\n  mode http\n  option abortonclose\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n  \
+             timeout queue 10s\n\
+             frontend front\n  bind {address}\n  default_backend site\n\
+             backend site\n  server site {site} maxconn {workers}\n"
+        ),
+    )?;
+    let spawned = Command::new("haproxy").args(["-db", "-q", "-f"]).arg(&config).stdin(Stdio::null()).spawn();
+    let mut haproxy = match spawned {
+        Ok(child) => Process(child),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("haproxy"),
+    };
+    wait_until_ready(&mut haproxy, address, "/healthz")?;
+    Ok(Some((address, haproxy)))
+}
+
+impl Front {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Haproxy => "haproxy",
+            Self::Tidegate => "tidegate",
+        }
+    }
+}
+
+// processes, ports, files
+
+/// Ends with its owner, however that ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn wait_until_ready(process: &mut Process, address: SocketAddr, path: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        for _ in 0..READY_POLLS {
+            if let Some(status) = process.0.try_wait()? {
+                bail!("ended at its start: {status}");
+            }
+            let answer = tokio::time::timeout(READY_POLL, Browser::new(address, None, false).load(path)).await;
+            if matches!(answer, Ok(Ok((status, _))) if status.is_success()) {
+                return Ok(());
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        bail!("not ready: http://{address}{path}");
+    })
+}
+
+/// An address that was free just now.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind(loopback())?.local_addr()?)
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A directory that is gone afterwards.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(front: Front) -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("tidegate-surge-{}-{}", std::process::id(), front.name()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            drop(writeln!(std::io::stderr(), "{} is left behind: {error}", self.0.display()));
+        }
+    }
+}
+
+/// Every visitor has a socket, and so has the site.
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+const SMOKE_S: u64 = 10;
+
+/// Ten seconds in all.
+const READY_POLLS: u32 = 100;
+const READY_POLL: Duration = Duration::from_millis(100);

@@ -1,0 +1,253 @@
+//! The control thread: the tick of the law, the upkeep of the servers, reloads, signals and the saved state. Never a request.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Shared;
+use super::status;
+use crate::gate::TICK;
+use crate::metrics::{Count, Gauge, OutcomeLabel, VerdictLabel};
+use crate::proxy::Stage;
+use crate::store::{SavedMode, SavedState};
+use crate::upstream;
+
+/// The recent past, for the dashboard.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// Load, waiting, probability: one each [`POINT_TICKS`] ticks.
+    points: VecDeque<(f64, u64, f64)>,
+    /// Outcomes so far, one a tick, newest last.
+    outcomes: VecDeque<Vec<u64>>,
+    ticks: u64,
+}
+
+/// A point each two seconds, for five minutes.
+const POINT_TICKS: u64 = 2;
+const POINTS: usize = 150;
+
+/// Ticks of a minute, and one more to subtract from.
+const MINUTE: usize = 61;
+
+/// What counts as recent where a minute would be too slow to see a site die.
+const RECENT: usize = 10;
+
+impl History {
+    fn push(&mut self, load: f64, waiting: u64, probability: f64, outcomes: Vec<u64>) {
+        if self.ticks.is_multiple_of(POINT_TICKS) {
+            self.points.push_back((load, waiting, probability));
+            if self.points.len() > POINTS {
+                self.points.pop_front();
+            }
+        }
+        self.ticks += 1;
+        self.outcomes.push_back(outcomes);
+        if self.outcomes.len() > MINUTE {
+            self.outcomes.pop_front();
+        }
+    }
+
+    pub(super) fn points(&self) -> Vec<(f64, u64, f64)> {
+        self.points.iter().copied().collect()
+    }
+
+    /// Outcomes of the last minute, in the order of [`OutcomeLabel::ALL`].
+    pub(super) fn last_minute(&self) -> Vec<u64> {
+        self.since(0)
+    }
+
+    /// Good answers of the last seconds.
+    pub(super) fn recent_good(&self) -> u64 {
+        let recent = self.since(self.outcomes.len().saturating_sub(RECENT));
+        let good = |outcome: &OutcomeLabel| matches!(outcome, OutcomeLabel::Ok | OutcomeLabel::Slow);
+        OutcomeLabel::ALL.iter().zip(recent).filter(|(outcome, _)| good(outcome)).map(|(_, count)| count).sum()
+    }
+
+    fn since(&self, from: usize) -> Vec<u64> {
+        let (Some(first), Some(last)) = (self.outcomes.get(from), self.outcomes.back()) else {
+            return vec![0; OutcomeLabel::ALL.len()];
+        };
+        last.iter().zip(first).map(|(last, first)| last - first).collect()
+    }
+}
+
+/// How often the state is saved.
+const SAVE_TICKS: u64 = 5;
+
+/// A minute in which this share of requests came with an `X-Forwarded-For` that is not believed has a wrong setting.
+const UNTRUSTED_SHARE: f64 = 0.2;
+
+/// Fewer requests in a minute than this say nothing.
+const UNTRUSTED_MIN: u64 = 100;
+
+/// Runs until `stage` reaches its end.
+pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
+    let mut ticks = interval(TICK);
+    // after a pause the law reads how long it was; ticks made up for would see nothing
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count: u64 = 0;
+    let mut untrusted = Untrusted::default();
+    loop {
+        tokio::select! {
+            biased;
+            _ = ticks.tick() => {}
+            ended = stage.wait_for(|stage| *stage >= Stage::Closed) => {
+                drop(ended);
+                return;
+            }
+        }
+        count += 1;
+        tick(&shared);
+        upstream::maintain(&shared.upstream);
+        if count.is_multiple_of(60) {
+            untrusted.warn(&shared);
+        }
+        if count.is_multiple_of(SAVE_TICKS) {
+            let shared = Arc::clone(&shared);
+            drop(tokio::task::spawn_blocking(move || save(&shared)));
+        }
+        if let Some(reloader) = shared.reloader.clone() {
+            let polling = Arc::clone(&shared);
+            drop(tokio::task::spawn_blocking(move || {
+                // one at a time: a file on a disk that hangs must not pile up threads
+                if let Ok(_one) = polling.polling.try_lock() {
+                    reloader.poll();
+                }
+            }));
+        }
+    }
+}
+
+fn tick(shared: &Shared) {
+    if let Some(jump_ms) = shared.clock.follow() {
+        tracing::warn!(jump_ms, "the wall clock has jumped");
+    }
+    let now = shared.clock.now();
+    let site = shared.upstream.site();
+    let report = shared.gate.tick(&site, now);
+    let regime = shared.gate.regime();
+    match report.limiting {
+        Some(true) => tracing::info!(
+            capacity = regime.law.capacity,
+            load = regime.law.load,
+            newcomers_per_second = regime.law.newcomers,
+            waiting = regime.waiting,
+            "limiting begins"
+        ),
+        Some(false) => tracing::info!(capacity = regime.law.capacity, load = regime.law.load, "limiting ends"),
+        None => {}
+    }
+    if report.mode_ended {
+        tracing::info!(mode = regime.mode.mode.name(), "the mode set by hand has ended");
+    }
+    let metrics = &shared.metrics;
+    metrics.set(Gauge::AdmissionProbability, regime.probability());
+    metrics.set(Gauge::Load, regime.law.load);
+    metrics.set(Gauge::Capacity, regime.law.capacity);
+    metrics.set(Gauge::AdmissionRate, regime.law.newcomers);
+    metrics.set(Gauge::VisitorsActive, to_f64(regime.active));
+    metrics.set(Gauge::VisitorsWaiting, to_f64(regime.waiting));
+    metrics.set(Gauge::UpstreamInFlight, f64::from(site.in_flight));
+    metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
+    metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
+    metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
+    shared.history().push(regime.law.load, regime.waiting, regime.probability(), status::outcomes(metrics));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+const fn to_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// Warns once if one wrong setting makes the crowd one client.
+#[derive(Debug, Default)]
+struct Untrusted {
+    requests: u64,
+    untrusted: u64,
+    warned: bool,
+}
+
+impl Untrusted {
+    fn warn(&mut self, shared: &Shared) {
+        let requests: u64 = VerdictLabel::ALL.iter().map(|&verdict| shared.metrics.total(Count::Request(verdict))).sum();
+        let untrusted = shared.metrics.total(Count::UntrustedForwarded);
+        let (new_requests, new_untrusted) = (requests - self.requests, untrusted - self.untrusted);
+        (self.requests, self.untrusted) = (requests, untrusted);
+        let is_wrong = new_requests >= UNTRUSTED_MIN && to_f64(new_untrusted) > UNTRUSTED_SHARE * to_f64(new_requests);
+        if is_wrong && !self.warned {
+            tracing::warn!(
+                requests = new_requests,
+                untrusted = new_untrusted,
+                "many requests come with X-Forwarded-For from a peer that is not in client.trusted_proxies: if that is your own proxy, \
+                 all of its visitors count as one client"
+            );
+        }
+        self.warned = is_wrong;
+    }
+}
+
+/// Writes down what is to outlive a restart.
+pub(super) fn save(shared: &Shared) {
+    let remembered = shared.gate.remembered();
+    let mode = remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until });
+    let mut last: MutexGuard<'_, Option<SavedState>> = shared.saved.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = last.is_some_and(|last| (last.capacity, last.mode) == (remembered.capacity, mode));
+    if same {
+        return;
+    }
+    let state = SavedState { saved_at: shared.clock.now().wall, capacity: remembered.capacity, line: None, mode };
+    match shared.store.save_state(&state) {
+        Ok(()) => *last = Some(state),
+        Err(error) => tracing::error!(error = %super::chain(&error), "the state could not be saved"),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
+///
+/// # Errors
+/// If signals can't be had.
+pub(super) async fn until_told_to_end(shared: &Arc<Shared>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                if let Some(reloader) = shared.reloader.clone() {
+                    super::systemd::reloading();
+                    // its result is logged and counted
+                    drop(tokio::task::spawn_blocking(move || reloader.reload()).await);
+                    super::systemd::ready();
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a second signal to end, or for the time to be over.
+pub(super) async fn wait_or_hurry(time: Duration) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return tokio::time::sleep(time).await };
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return tokio::time::sleep(time).await };
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+impl Shared {
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An empty history.
+pub(super) fn history() -> Mutex<History> {
+    Mutex::new(History::default())
+}

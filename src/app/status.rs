@@ -1,0 +1,172 @@
+//! What the operator is told: `/status`, and the sentence at its head.
+
+use serde_json::{Value, json};
+
+use super::control::History;
+use crate::gate::Regime;
+use crate::metrics::{Count, Metrics, OutcomeLabel};
+use crate::reload::Outcome;
+use crate::rules::policy::Mode;
+use crate::rules::time::{Now, UnixTime};
+use crate::upstream::ServerStatus;
+
+/// All that a status is made of.
+pub(super) struct Snapshot<'a> {
+    pub(super) regime: &'a Regime,
+    pub(super) servers: &'a [ServerStatus],
+    pub(super) queue: usize,
+    pub(super) slots: u32,
+    pub(super) connections: usize,
+    pub(super) history: &'a History,
+    pub(super) config: Option<(String, Outcome)>,
+    pub(super) draining: bool,
+    pub(super) now: Now,
+}
+
+/// How the site is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Site {
+    Up,
+    Struggling,
+    Down,
+    Unknown,
+}
+
+/// More bad answers than this, as a share of the last minute's, and the site is struggling.
+const STRUGGLING: f64 = 0.1;
+
+pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
+    let Snapshot { regime, servers, now, .. } = snapshot;
+    let outcomes = snapshot.history.last_minute();
+    let in_flight: u32 = servers.iter().map(|server| server.in_flight).sum();
+    let site = site(snapshot, in_flight);
+    let by_hand = regime.mode.by_hand;
+    let probability = match regime.mode.mode {
+        Mode::Fixed(probability) => Some(probability),
+        Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => None,
+    };
+    let outcomes: serde_json::Map<String, Value> =
+        OutcomeLabel::ALL.iter().zip(outcomes).map(|(outcome, count)| (outcome.label().to_owned(), json!(count))).collect();
+    let config = snapshot.config.as_ref().map(|(path, outcome)| {
+        json!({
+            "path": path,
+            "last_applied": timestamp(outcome.applied_at),
+            "last_result": if outcome.errors.is_empty() { "applied" } else { "rejected" },
+            "errors": outcome.errors,
+        })
+    });
+    json!({
+        "summary": summary(snapshot, site),
+        "site": match site {
+            Site::Up => "up",
+            Site::Struggling => "struggling",
+            Site::Down => "down",
+            Site::Unknown => "unknown",
+        },
+        "mode": {
+            "name": regime.mode.mode.name(),
+            "source": if by_hand.is_some() { "operator" } else { "file" },
+            "until": by_hand.and_then(|by_hand| by_hand.until).map(timestamp),
+            "probability": probability,
+        },
+        "limiting": regime.limiting,
+        "load": round(regime.law.load),
+        "capacity": round(regime.law.capacity),
+        "probability": round(regime.probability()),
+        "admission_rate": round(regime.law.newcomers),
+        "returning": round(regime.law.returning),
+        "requests_per_newcomer": round(regime.law.requests_per_newcomer),
+        "active": regime.active,
+        "waiting": regime.waiting,
+        "epoch_s": regime.epoch.as_secs(),
+        "slots": { "in_flight": in_flight, "of": snapshot.slots, "queue": snapshot.queue },
+        "upstream": servers
+            .iter()
+            .map(|server| json!({ "server": server.label, "up": server.up, "in_flight": server.in_flight, "idle": server.idle }))
+            .collect::<Vec<_>>(),
+        "connections": { "open": snapshot.connections, "limit": regime.policy.limits.connections },
+        "outcomes_last_minute": outcomes,
+        "config": config,
+        "history": snapshot.history.points(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": now.mono.as_micros() / 1_000_000,
+        "draining": snapshot.draining,
+    })
+}
+
+fn site(snapshot: &Snapshot<'_>, in_flight: u32) -> Site {
+    let outcomes = snapshot.history.last_minute();
+    let of = |wanted: &[OutcomeLabel]| -> u64 {
+        OutcomeLabel::ALL.iter().zip(&outcomes).filter(|(outcome, _)| wanted.contains(outcome)).map(|(_, count)| count).sum()
+    };
+    let good = of(&[OutcomeLabel::Ok, OutcomeLabel::Slow]);
+    let bad = of(&[OutcomeLabel::Error, OutcomeLabel::Timeout, OutcomeLabel::Connect]);
+    let recent = snapshot.history.recent_good();
+    if snapshot.servers.iter().all(|server| !server.up) || (recent == 0 && (bad > 0 || in_flight >= snapshot.slots)) {
+        Site::Down
+    } else if good + bad == 0 {
+        Site::Unknown
+    } else if ratio(bad, good + bad) > STRUGGLING {
+        Site::Struggling
+    } else {
+        Site::Up
+    }
+}
+
+/// One sentence on the site, and one on what the gate does and why.
+fn summary(snapshot: &Snapshot<'_>, site: Site) -> String {
+    let regime = snapshot.regime;
+    let law = &regime.law;
+    let site = match site {
+        Site::Up => "The site is up",
+        Site::Struggling => "The site is up, but many of its answers are errors",
+        Site::Down => "The site is down: it gives no good answers",
+        Site::Unknown => "Nothing has been asked of the site in the last minute",
+    };
+    let waiting = people(regime.waiting);
+    let gate = match regime.mode.mode {
+        Mode::Auto if regime.limiting => format!(
+            "The gate is letting in {:.1} newcomers a second, because those inside already ask for {:.0} % of the {:.1} answers a second \
+             that the site can give; {waiting} waiting.",
+            law.newcomers,
+            law.load * 100.0,
+            law.capacity
+        ),
+        Mode::Auto => format!("Everyone is let in: those inside ask for {:.0} % of what the site can give.", law.load * 100.0),
+        Mode::Open => "The gate is open: everyone is let in, whatever the load.".to_owned(),
+        Mode::Closed => format!("The gate is closed: nobody new is let in; {waiting} waiting."),
+        Mode::Fixed(probability) => {
+            format!("The gate lets each draw win with a probability of {probability}, whatever the load; {waiting} waiting.")
+        }
+        Mode::Observe => format!("The gate only observes: it turns nobody away; {waiting} would be waiting."),
+    };
+    if snapshot.draining { format!("The gate is shutting down. {site}.") } else { format!("{site}. {gate}") }
+}
+
+fn people(count: u64) -> String {
+    match count {
+        0 => "nobody is".to_owned(),
+        1 => "1 person is".to_owned(),
+        count => format!("{count} people are"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a minute")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / (whole as f64).max(1.0)
+}
+
+/// Four figures behind the point are enough for a person, and for a log line.
+fn round(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+pub(super) fn timestamp(time: UnixTime) -> String {
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| "never".to_owned(), |time| time.to_string())
+}
+
+/// The outcomes so far, in the order of [`OutcomeLabel::ALL`].
+pub(super) fn outcomes(metrics: &Metrics) -> Vec<u64> {
+    OutcomeLabel::ALL.iter().map(|&outcome| metrics.total(Count::Outcome(outcome))).collect()
+}

@@ -1,0 +1,24 @@
+//! `tidegate serve`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::app::{self, Start};
+use crate::clock::Clock;
+use crate::rules::policy::Policy;
+use crate::telemetry;
+
+/// Runs the gate until it is told to end.
+pub(super) fn serve(policy: Policy, file: PathBuf, clock: Clock) -> anyhow::Result<()> {
+    let clock = Arc::new(clock);
+    let _logging = telemetry::start(&policy.log, &clock)?;
+    let workers = app::workers(&policy);
+    let http = match app::inherited(workers)? {
+        Some(listeners) => listeners,
+        None => app::listen("listen.http", policy.listen.http, workers)?,
+    };
+    let admin = app::listen_alone("admin.listen", policy.admin.listen)?;
+    let running = app::start(Start { policy, file: Some(file), clock, http, admin })?;
+    running.run()?;
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Addresses: of listeners, upstream servers, the mail server, the site, senders and networks.
+//!
+//! Those that can hold a user and a password are refused with them, and then are not part of the message.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::rules::policy::Server;
+
+use super::bounds::TEXT_MAX;
+use super::mirror::Written;
+use super::value::{Checked, shown, text};
+
+/// An IP address and a port to listen on.
+pub(super) fn address(written: &Written) -> Checked<SocketAddr> {
+    let not_one = || format!("{} is not an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    text.parse().map_err(|_| not_one())
+}
+
+/// One of `upstream.servers`.
+pub(super) fn server(written: &Written) -> Checked<Server> {
+    let Written::Text(text) = written else {
+        return Err(format!("{} is not a server such as http://127.0.0.1:3000", shown(written)));
+    };
+    if text.contains('@') {
+        return Err("must not hold a user or a password".to_owned());
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(format!("{} is not a server such as http://127.0.0.1:3000", shown(written)));
+    };
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(format!("{}: this version speaks plaintext to the site: write http://", shown(written)));
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(format!("{} does not start with http://", shown(written)));
+    }
+    if rest.contains(['/', '?', '#']) {
+        return Err(format!("{} has a path or a query: a server is http://host or http://host:port", shown(written)));
+    }
+    let Some((host, port)) = host_and_port(rest) else {
+        return Err(format!("{} has no valid host and port, as in http://127.0.0.1:3000", shown(written)));
+    };
+    let port = port.unwrap_or(HTTP_PORT);
+    let name = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let authority = if port == HTTP_PORT { name } else { format!("{name}:{port}") };
+    Ok(Server { host, port, label: text.clone(), authority })
+}
+
+/// `invitations.smtp`. Never shown: it may hold a password.
+pub(super) fn mail_server(written: &Written) -> Checked<String> {
+    let not_one = || "is not smtp://host:port or smtps://host:port".to_owned();
+    let Written::Text(text) = written else { return Err(not_one()) };
+    if text.contains('@') {
+        return Err("must not hold a user or a password: write them as username and password_file".to_owned());
+    }
+    let rest = text.strip_prefix("smtp://").or_else(|| text.strip_prefix("smtps://")).ok_or_else(not_one)?;
+    host_and_port(rest).ok_or_else(not_one)?;
+    Ok(text.clone())
+}
+
+/// `invitations.site_url`; one slash at its end is dropped.
+pub(super) fn site_url(written: &Written) -> Checked<String> {
+    let not_one = || format!("{} is not a URL such as https://www.example.org", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    if text.contains('@') {
+        return Err("must not hold a user or a password".to_owned());
+    }
+    let url = text.strip_suffix('/').unwrap_or(text);
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).ok_or_else(not_one)?;
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    host_and_port(authority).ok_or_else(not_one)?;
+    let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte));
+    if !plain || path.ends_with('/') || text.len() > TEXT_MAX { Err(not_one()) } else { Ok(url.to_owned()) }
+}
+
+/// `session.domain`: a host name that a browser takes as the domain of a cookie.
+pub(super) fn domain(written: &Written) -> Checked<String> {
+    let not_one = || format!("{} is not a host name such as example.org", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    let taken = is_host_name(text) && !text.contains('_') && text.parse::<Ipv4Addr>().is_err();
+    if taken { Ok(text.to_ascii_lowercase()) } else { Err(not_one()) }
+}
+
+/// `invitations.from`: an address, alone or as `Name <address>`.
+pub(super) fn sender(written: &Written) -> Checked<String> {
+    let not_one = || format!("{} is not a sender such as \"Name <no-reply@example.org>\"", shown(written));
+    let text = text(written).map_err(|_| not_one())?;
+    let address = match text.strip_suffix('>') {
+        Some(rest) => rest.rsplit_once('<').ok_or_else(not_one)?.1,
+        None => text,
+    };
+    let (local, host) = address.rsplit_once('@').ok_or_else(not_one)?;
+    let plain = !local.is_empty() && local.chars().all(|c| !c.is_whitespace() && !matches!(c, '<' | '>' | '@' | ',' | ';' | '"'));
+    if plain && is_host_name(host) { Ok(text.to_owned()) } else { Err(not_one()) }
+}
+
+/// One of `client.trusted_proxies`: a network, or one address.
+pub(super) fn network(written: &Written) -> Checked<IpNet> {
+    let not_one = || format!("{} is not a network such as 10.0.0.0/8 or 2001:db8::/32", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let network: IpNet = text.parse().map_err(|_| not_one())?;
+    let whole = network.trunc();
+    if whole == network { Ok(network) } else { Err(format!("{network} is an address within a network: write {whole}")) }
+}
+
+/// A host (lower case, an IPv6 address without its brackets) and a port, if one is written.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            (address.parse::<Ipv6Addr>().ok()?.to_string(), port)
+        }
+        None => {
+            let (host, port) = text.find(':').map_or((text, ""), |at| text.split_at(at));
+            if !is_host_name(host) {
+                return None;
+            }
+            (host.to_ascii_lowercase(), port)
+        }
+    };
+    if port.is_empty() {
+        return Some((host, None));
+    }
+    let digits = port.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let port = digits.parse().ok().filter(|&port| port != 0)?;
+    Some((host, Some(port)))
+}
+
+/// A host name (RFC 1123, and `_`, which container networks use) or an IPv4 address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let ends_in_number = text.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    text.len() <= 253 && text.split('.').all(is_label) && (!ends_in_number || text.parse::<Ipv4Addr>().is_ok())
+}
+
+const HTTP_PORT: u16 = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: &str) -> Written {
+        Written::Text(value.to_owned())
+    }
+
+    #[test]
+    fn servers_are_taken_apart() {
+        for (label, host, port, authority) in [
+            ("http://127.0.0.1:3000", "127.0.0.1", 3000, "127.0.0.1:3000"),
+            ("http://Legacy.Internal", "legacy.internal", 80, "legacy.internal"),
+            ("HTTP://app_1:80", "app_1", 80, "app_1"),
+            ("http://[::1]:8080", "::1", 8080, "[::1]:8080"),
+            ("http://[2001:DB8:0::1]", "2001:db8::1", 80, "[2001:db8::1]"),
+        ] {
+            let expected = Server { host: host.to_owned(), port, label: label.to_owned(), authority: authority.to_owned() };
+            assert_eq!(server(&written(label)), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_server_is_refused() {
+        for (text, reason) in [
+            ("https://127.0.0.1", "plaintext"),
+            ("ftp://127.0.0.1", "does not start with http://"),
+            ("127.0.0.1:3000", "is not a server"),
+            ("http://127.0.0.1:3000/", "has a path"),
+            ("http://a?b", "has a path or a query"),
+            ("http://a#b", "has a path or a query"),
+            ("http://", "no valid host"),
+            ("http://:80", "no valid host"),
+            ("http://a:0", "no valid host"),
+            ("http://a:+1", "no valid host"),
+            ("http://a:", "no valid host"),
+            ("http://a:65536", "no valid host"),
+            ("http://a b", "no valid host"),
+            ("http://::1", "no valid host"),
+            ("http://[::1", "no valid host"),
+            ("http://[::1]x", "no valid host"),
+            ("http://[fe80::1%eth0]", "no valid host"),
+            ("http://1.2.3", "no valid host"),
+            ("http://-a", "no valid host"),
+            ("http://a..b", "no valid host"),
+        ] {
+            let error = server(&written(text)).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_part_of_a_message() {
+        let secret = "hunter2";
+        for error in [
+            server(&written("http://user:hunter2@host")).unwrap_err(),
+            server(&written("hunter2@x")).unwrap_err(),
+            mail_server(&written("smtp://user:hunter2@host")).unwrap_err(),
+            mail_server(&written("smtp://user:hunter2")).unwrap_err(),
+            mail_server(&written("hunter2")).unwrap_err(),
+            site_url(&written("https://user:hunter2@host")).unwrap_err(),
+        ] {
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
+    fn site_urls() {
+        assert_eq!(site_url(&written("https://www.example.org/")), Ok("https://www.example.org".to_owned()));
+        assert_eq!(site_url(&written("http://[::1]:8080/app")), Ok("http://[::1]:8080/app".to_owned()));
+        for text in ["www.example.org", "https://", "https://x?y", "https://x/#y", "https://x//", "https://x/a b", "ftp://x", ""] {
+            assert!(site_url(&written(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mail_servers() {
+        for text in ["smtp://127.0.0.1:1025", "smtps://mail.example.org", "smtp://[::1]:25"] {
+            assert_eq!(mail_server(&written(text)), Ok(text.to_owned()));
+        }
+        for text in ["http://x", "smtp://", "smtp://x/y", "127.0.0.1:25"] {
+            assert!(mail_server(&written(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn domains_and_senders() {
+        assert_eq!(domain(&written("Example.org")), Ok("example.org".to_owned()));
+        for text in ["", ".example.org", "127.0.0.1", "a b", "a_b", "example.org.", "exa;mple", "-a"] {
+            assert!(domain(&written(text)).is_err(), "{text}");
+        }
+        for text in ["no-reply@example.org", "Benefits Portal <no-reply@example.org>"] {
+            assert_eq!(sender(&written(text)), Ok(text.to_owned()));
+        }
+        for text in ["", "x", "x@", "@x", "a b@x", "X <x@y", "X x@y>", "X <x@y>\nBcc: z@w", "a@b,c@d"] {
+            assert!(sender(&written(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, expected) in [("10.0.0.0/8", "10.0.0.0/8"), ("192.0.2.1", "192.0.2.1/32"), ("2001:db8::/32", "2001:db8::/32")] {
+            assert_eq!(network(&written(text)).unwrap().to_string(), expected);
+        }
+        assert!(network(&written("10.1.2.3/8")).unwrap_err().contains("write 10.0.0.0/8"));
+        assert!(network(&written("10.0.0.0/33")).is_err());
+    }
+}

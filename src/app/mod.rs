@@ -4,6 +4,7 @@
 //! that tests and the demo bring their own.
 
 mod control;
+pub mod demo;
 mod sockets;
 mod status;
 mod systemd;
@@ -295,7 +296,7 @@ fn worker_thread(
             }
         });
         // the receiver is gone if nobody waits for the end
-        drop(done.send(()));
+        done.send(()).ok();
     })?;
     Ok(thread)
 }

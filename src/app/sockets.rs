@@ -74,11 +74,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 }
 
 fn describe(key: &'static str, address: SocketAddr, source: io::Error) -> SocketError {
-    if source.kind() == io::ErrorKind::AddrInUse {
-        SocketError::InUse { key, address }
-    } else {
-        SocketError::Bind { key, address, source }
-    }
+    if source.kind() == io::ErrorKind::AddrInUse { SocketError::InUse { key, address } } else { SocketError::Bind { key, address, source } }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::store::{self, KeyStatus};
 ///
 /// # Errors
 /// If the keys can't be read, or the output not written.
-pub fn list(data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn list(data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let keys = store::list_keys(data)?;
     writeln!(out, "{:<10}{:<26}STATUS", "ID", "CREATED")?;
     for key in keys {
@@ -31,7 +31,7 @@ pub fn list(data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If it can't be made, or the output not written.
-pub fn rotate(data: &Path, now: UnixTime, out: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn rotate(data: &Path, now: UnixTime, out: &mut impl Write) -> anyhow::Result<()> {
     let id = store::rotate_keys(data, now)?;
     writeln!(out, "{id} signs from now on; the others go on to verify, so nobody loses a place")?;
     Ok(())
@@ -41,7 +41,7 @@ pub fn rotate(data: &Path, now: UnixTime, out: &mut impl Write) -> anyhow::Resul
 ///
 /// # Errors
 /// If it can't be retired, or the output not written.
-pub fn retire(data: &Path, id: KeyId, out: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn retire(data: &Path, id: KeyId, out: &mut impl Write) -> anyhow::Result<()> {
     store::retire_key(data, id)?;
     let kept = data.join("keys").join("retired");
     writeln!(out, "{id} is retired: what it has signed no longer verifies; moving it back from {} undoes this", kept.display())?;

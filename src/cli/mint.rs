@@ -17,7 +17,7 @@ use crate::store::{self, Minted};
 ///
 /// # Errors
 /// If `lasts` is not in 1 s to 365 days or the note too long, if there are no keys yet, or if it can't be written down or printed.
-pub fn mint(policy: &Policy, data: &Path, lasts: Duration, note: &str, now: UnixTime, out: &mut impl Write) -> anyhow::Result<()> {
+pub(super) fn mint(policy: &Policy, data: &Path, lasts: Duration, note: &str, now: UnixTime, out: &mut impl Write) -> anyhow::Result<()> {
     mint_for(policy.invitations.site_url.as_deref(), policy.listen.http, data, lasts, note, now, out)
 }
 

@@ -250,14 +250,7 @@ impl std::fmt::Debug for Gate {
 impl Gate {
     /// A gate for so many workers.
     #[must_use]
-    pub fn new(
-        policy: Arc<Policy>,
-        keys: Arc<Keyring>,
-        pages: Arc<Pages>,
-        remembered: Remembered,
-        workers: usize,
-        now: Now,
-    ) -> Self {
+    pub fn new(policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, remembered: Remembered, workers: usize, now: Now) -> Self {
         let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(policy.upstream.max_in_flight);
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));

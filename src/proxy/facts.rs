@@ -8,9 +8,9 @@ use http::{HeaderMap, Method};
 use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
 use crate::rules::decide::judge_pass;
+use crate::rules::headers::PASS_HEADER;
 use crate::rules::headers::cookies::{self, OurCookies};
 use crate::rules::headers::forwarded::{self, Client};
-use crate::rules::headers::PASS_HEADER;
 use crate::rules::keyring::Rejected;
 use crate::rules::negotiate::{self, Form};
 use crate::rules::routes::Matched;
@@ -30,7 +30,6 @@ pub(super) struct Facts {
     /// Our cookies are among those of the request.
     pub(super) has_our_cookies: bool,
     pub(super) unsafe_method: bool,
-    pub(super) is_head: bool,
 }
 
 pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, shard: &Shard) -> Facts {
@@ -46,17 +45,7 @@ pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, sha
     let (pass, pass_in_header) = find_pass(headers, &ours, regime, now, unsafe_method, shard);
     // a pass that holds makes the ticket irrelevant; a route that is not gated asks for neither
     let ticket = if pass.is_some() || !route.gated { None } else { find_ticket(&ours, regime, shard) };
-    Facts {
-        client,
-        route,
-        form: negotiate::form(headers),
-        pass,
-        pass_in_header,
-        ticket,
-        has_our_cookies: ours.any,
-        unsafe_method,
-        is_head: request.method == Method::HEAD,
-    }
+    Facts { client, route, form: negotiate::form(headers), pass, pass_in_header, ticket, has_our_cookies: ours.any, unsafe_method }
 }
 
 /// The first genuine pass that holds; else the first that is genuine, so that its end can be told; and whether it came in the header.

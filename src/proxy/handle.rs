@@ -142,11 +142,7 @@ const fn told(verdict: &'static str, reason: &'static str) -> Told {
 fn visit(worker: &Worker, regime: &Regime, facts: &Facts) -> Visit {
     // only who may be given a ticket is counted by its client
     let newcomer = facts.route.gated && facts.pass.is_none() && facts.ticket.is_none();
-    let client = if newcomer {
-        regime.keys.client_hash(forwarded::client_prefix(facts.client.address).as_bytes())
-    } else {
-        0
-    };
+    let client = if newcomer { regime.keys.client_hash(forwarded::client_prefix(facts.client.address).as_bytes()) } else { 0 };
     Visit {
         gated: facts.route.gated,
         signal: facts.route.signal,
@@ -186,8 +182,7 @@ fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, hea
         return;
     }
     let session = &regime.policy.session;
-    let attributes =
-        |max_age| Attributes { secure: facts.client.scheme_https, domain: session.domain.as_deref(), max_age };
+    let attributes = |max_age| Attributes { secure: facts.client.scheme_https, domain: session.domain.as_deref(), max_age };
     if let Some(pass) = decision.set_pass {
         let token = regime.keys.sign_pass(&pass);
         if facts.pass_in_header {
@@ -261,11 +256,8 @@ fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> A
 fn body_failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, error: &hyper::Error) -> Answer {
     let timed_out = state.deadline.has_fired() && state.phase() == Phase::Body;
     state.enter(Phase::Busy);
-    let (kind, refusal) = if timed_out {
-        (FailureKind::RequestTimeout, Refusal::BodyTimeout)
-    } else {
-        (FailureKind::BadRequest, Refusal::BadRequest)
-    };
+    let (kind, refusal) =
+        if timed_out { (FailureKind::RequestTimeout, Refusal::BodyTimeout) } else { (FailureKind::BadRequest, Refusal::BadRequest) };
     tracing::debug!(%error, "a request body broke off");
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, facts.form, status::REQUEST);

@@ -150,14 +150,7 @@ fn landing_page(worker: &Worker, regime: &Regime, state: LandingState<'_>, next:
     }
 }
 
-fn refused(
-    worker: &Worker,
-    regime: &Regime,
-    parts: &Parts,
-    kind: FailureKind,
-    refusal: Refusal,
-    allow: Option<&'static str>,
-) -> Answer {
+fn refused(worker: &Worker, regime: &Regime, parts: &Parts, kind: FailureKind, refusal: Refusal, allow: Option<&'static str>) -> Answer {
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), status::REQUEST);
     if let Some(allow) = allow {

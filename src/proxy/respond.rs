@@ -82,10 +82,9 @@ pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, f
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let mut answer = match form {
         Form::Page => html(status, cache.waiting(&regime.pages, view), regime.pages.content_security_policy(PageKind::Waiting)),
-        Form::Json => json(
-            status,
-            page::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }),
-        ),
+        Form::Json => {
+            json(status, page::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }))
+        }
         Form::Text => text(status, page::waiting_text(&view)),
         Form::Empty => empty(status),
     };

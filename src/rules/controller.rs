@@ -255,15 +255,7 @@ mod tests {
 
     /// A site of 8 workers at 80 ms: 100 good answers a second at most.
     fn answered(good: u32) -> Reading {
-        Reading {
-            seconds: 1.0,
-            good,
-            answers: good,
-            sent: good,
-            slot_seconds: f64::from(good) * 0.08,
-            slots: 8,
-            ..Reading::default()
-        }
+        Reading { seconds: 1.0, good, answers: good, sent: good, slot_seconds: f64::from(good) * 0.08, slots: 8, ..Reading::default() }
     }
 
     fn close(a: f64, b: f64) -> bool {

@@ -183,8 +183,7 @@ mod tests {
 
     #[test]
     fn phases_spread_the_beginnings() {
-        let began: std::collections::HashSet<u64> =
-            (0..10u64).map(|i| Epoch::of(at(0), E, i * 1000).began.as_millis() % 10_000).collect();
+        let began: std::collections::HashSet<u64> = (0..10u64).map(|i| Epoch::of(at(0), E, i * 1000).began.as_millis() % 10_000).collect();
         assert_eq!(began.len(), 10);
     }
 

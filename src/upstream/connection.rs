@@ -50,12 +50,7 @@ pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBo
 
 impl Connection {
     /// Connects to the first of the addresses that answers.
-    pub(super) async fn open(
-        addresses: &[SocketAddr],
-        timeout: Duration,
-        deadlines: &Deadlines,
-        worker: usize,
-    ) -> io::Result<Self> {
+    pub(super) async fn open(addresses: &[SocketAddr], timeout: Duration, deadlines: &Deadlines, worker: usize) -> io::Result<Self> {
         let stream = match tokio::time::timeout(timeout, connect(addresses)).await {
             Ok(connected) => connected?,
             Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),

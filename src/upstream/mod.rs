@@ -302,11 +302,7 @@ impl Drop for Waiting<'_> {
 }
 
 fn bounds(policy: &policy::Policy) -> Bounds {
-    Bounds {
-        per_server: policy.upstream.max_in_flight,
-        queue: policy.upstream.queue.length,
-        per_pass: policy.session.in_flight,
-    }
+    Bounds { per_server: policy.upstream.max_in_flight, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight }
 }
 
 const fn settings(policy: &policy::Policy) -> Settings {

@@ -35,6 +35,8 @@ class Browser:
             "--disable-background-networking",
             "--disable-component-update",
             "--no-proxy-server",
+            # as on a phone: they take no width
+            "--hide-scrollbars",
             "--window-size=1280,900",
             f"--user-data-dir={profile}",
         ):

@@ -1,7 +1,7 @@
 """What the operator's browser sees."""
 
 from browser import Browser
-from world import World, ask
+from world import World, ask, until
 
 
 class Dashboard(World):
@@ -26,6 +26,8 @@ class Dashboard(World):
     def test_it_is_readable_and_accessible(self):
         gate = self.serve()
         gate.enter()
+        # the charts, and the widest figures below them
+        until(lambda: len(gate.status()["history"]) >= 3, "a history")
         browser = Browser(self)
         for scheme in ("light", "dark"):
             browser.prefer(prefers_color_scheme=scheme)

@@ -94,8 +94,8 @@ class Answer:
 
 
 def ask(address, path="/", method="GET", body=None, headers=None, cookies=None):
-    """One request on a connection of its own, as a browser that navigates, if the headers say no other."""
-    sent = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", **(headers or {})}
+    """One request on a connection of its own: with these headers, or as a browser that navigates."""
+    sent = dict(headers or {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"})
     if cookies:
         sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
     host, port = address

@@ -38,8 +38,10 @@ pub(super) mod status {
 /// Rendered waiting pages, kept for as long as the pages they come from: a crowd sees few different ones.
 #[derive(Debug, Default)]
 pub(super) struct PageCache {
-    kept: Mutex<Option<(Arc<Pages>, HashMap<WaitingView, Bytes>)>>,
+    kept: Mutex<Option<Kept>>,
 }
+
+type Kept = (Arc<Pages>, HashMap<WaitingView, Bytes>);
 
 /// Different pages that are kept: estimates are rounded, so that there are fewer.
 const PAGES_MAX: usize = 512;
@@ -76,7 +78,17 @@ pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, f
         Reason::Closed => WaitingState::Closed,
         Reason::TicketWithheld => WaitingState::NoTicket,
         Reason::NoToken => WaitingState::Next,
-        _ => WaitingState::Waiting { wait: WaitText::new(estimate) },
+        Reason::OpenRoute
+        | Reason::Staff
+        | Reason::Invited
+        | Reason::Pass
+        | Reason::ModeOpen
+        | Reason::Room
+        | Reason::Drew
+        | Reason::NoTicket
+        | Reason::NotDrawn
+        | Reason::SlotDeadline
+        | Reason::SlotQueueFull => WaitingState::Waiting { wait: WaitText::new(estimate) },
     };
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

@@ -326,7 +326,7 @@ impl Body for AnswerBody {
             }
             // with trailers the body is chunked, and its length is not told ahead
             Self::Whole(_) => SizeHint::default(),
-            Self::Relayed(relayed) => relayed.hint.clone(),
+            Self::Relayed(relayed) => relayed.hint,
         }
     }
 }

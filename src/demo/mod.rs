@@ -180,12 +180,18 @@ mod tests {
         let clock = Arc::new(Clock::start());
         let (site, address, _running) = site(&clock);
         site.change(|faults| faults.health = Health::Hanging);
-        let settings = CrowdSettings { present_max: 3, duration: Duration::from_millis(50), ..hurried(address, 1000) };
-        let crowd = Crowd::new(settings, clock);
-        start_crowd(&crowd).unwrap().join();
-        let counts = crowd.report().total.counts;
-        assert_eq!(counts.started, 3);
-        assert!(counts.left_out > 0);
+        let crowd = Crowd::new(CrowdSettings { present_max: 3, ..hurried(address, 1000) }, clock);
+        let running = start_crowd(&crowd).unwrap();
+        let counts = loop {
+            let counts = crowd.report().total.counts;
+            if counts.started >= 3 && counts.left_out > 0 {
+                break counts;
+            }
+            std::thread::yield_now();
+        };
+        crowd.stop();
+        running.join();
+        assert_eq!((counts.started, crowd.report().total.counts.started), (3, 3));
     }
 
     #[test]

@@ -238,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn waits_its_turn_and_then_sees_its_pages() {
         let counts = visit("wwpp", |_| {}).await;
-        assert_eq!((counts.waits, counts.diverted, counts.within_2s, counts.completed), (2, 0, 2, 1));
+        assert_eq!((counts.waits, counts.diverted, counts.pages(), counts.completed), (2, 0, 2, 1));
     }
 
     #[tokio::test]

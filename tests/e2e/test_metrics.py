@@ -73,6 +73,8 @@ class Metrics(World):
 
     def test_the_alerts_name_metrics_that_exist(self):
         gate = self.serve()
+        # those of the servers are there from the first tick on
+        until(lambda: "tidegate_upstream_up{" in ask(gate.admin, "/metrics").body, "the first tick")
         metrics = ask(gate.admin, "/metrics").body
         exposed = set(re.findall(r"^# TYPE (\S+)", metrics, re.MULTILINE))
         for file in ("alerts.yml", "alerts_test.yml"):

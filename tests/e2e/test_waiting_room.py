@@ -15,7 +15,7 @@ class WaitingRoom(World):
         self.assertIn("waiting room", browser.driver.title)
         self.assertEqual(browser.driver.execute_script("return document.documentElement.lang"), "en")
         self.assertTrue(browser.find("[role=status]").text)
-        self.assertNotIn(("/apply?step=2"), [path for path, _ in self.site.requests])
+        self.assertNotIn("/apply?step=2", [path for path, _ in self.site.requests])
         browser.screenshot("waiting")
         self.assertEqual(browser.complaints(), [])
 
@@ -99,4 +99,4 @@ class MintedLink(World):
         self.assertEqual(ask(gate.address, headers={"Accept": "application/json"}).json()["verdict"], "wait")
         self.assertIn(Site.TITLE, ask(gate.address, headers={name: value}).body)
         _, headers = self.site.requests[-1]
-        self.assertNotIn(name.lower(), [header.lower() for header in headers], "the pass has reached the site")
+        self.assertNotIn(name, headers, "the pass has reached the site")

@@ -126,7 +126,7 @@ class Site:
 
             def do_GET(self):
                 with site.workers:
-                    site.requests.append((self.path, dict(self.headers)))
+                    site.requests.append((self.path, self.headers))
                     if self.path == "/hold":
                         site.held.set()
                         site.release.wait(LIMIT_S)

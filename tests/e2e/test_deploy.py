@@ -9,7 +9,7 @@ import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from world import LIMIT_S, REPOSITORY, Site, World, ask, binary, until
+from world import LIMIT_S, REPOSITORY, Site, World, artifacts, ask, binary, free_port, until
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -138,3 +138,42 @@ class SiteDown(World):
         self.addCleanup(back.server_close)
         self.addCleanup(back.shutdown)
         until(lambda: gate.is_inside(cookies), "the site is reached again")
+
+
+class HaproxyInFront(World):
+    def test_it_sends_visitors_to_the_gate_and_round_it_when_it_is_gone(self):
+        gate = self.serve(admission="{ mode: closed }", client="{ trusted_proxies: [127.0.0.1/32] }")
+        front = ("127.0.0.1", free_port())
+        config = self.directory / "haproxy.cfg"
+        text = (DEPLOY / "front" / "haproxy.cfg").read_text()
+        replaced = {
+            "maxconn 20000": "maxconn 1000",
+            "bind :80\n": f"bind 127.0.0.1:{front[1]}\n",
+            ":8080": f":{gate.address[1]}",
+            ":3000": f":{self.site.address[1]}",
+        }
+        for written, here in replaced.items():
+            self.assertEqual(text.count(written), 1, written)
+            text = text.replace(written, here)
+        config.write_text(text)
+        with open(artifacts() / "haproxy.log", "wb") as log:
+            process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.wait, LIMIT_S)
+        self.addCleanup(process.terminate)
+
+        def through():
+            try:
+                return ask(front)
+            except OSError:
+                self.assertIsNone(process.poll(), "haproxy has ended")
+                return None
+
+        waits = until(through, "haproxy answers")
+        self.assertEqual((waits.status, waits.headers["Proxy-Status"].split(";")[0]), (503, "tidegate"))
+        self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 0)
+        self.assertEqual(self.site.requests, [])
+
+        gate.terminate()
+        until(lambda: Site.TITLE in (through() or waits).body, "visitors reach the site without the gate")
+        gate.start()
+        until(lambda: Site.TITLE not in (through() or waits).body, "the gate is in use again")

@@ -19,6 +19,9 @@ def main():
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     sys.path.insert(0, str(HERE))
+    from world import artifacts, binary
+
+    print(f"gate: {binary()}\nscreenshots and logs: {artifacts()}\n", flush=True)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(arguments.names) if arguments.names else loader.discover(str(HERE))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)

@@ -59,7 +59,7 @@ class Metrics(World):
 
         verdicts = until(lambda: query("tidegate_requests_total > 0"), "a scrape that shows requests")
         counts = {sample["metric"]["verdict"]: float(sample["value"][1]) for sample in verdicts}
-        self.assertEqual(set(counts) - {"shed"}, {"admit", "wait"} & set(counts))
+        self.assertLessEqual(set(counts), {"admit", "wait"})
         self.assertGreaterEqual(counts["wait"], 1)
         self.assertEqual(query('up{job="tidegate"}')[0]["value"][1], "1")
 

@@ -197,6 +197,7 @@ class Gate:
         self.admin = ("127.0.0.1", free_port())
         self.config = directory / "gate.yaml"
         self.log = artifacts() / f"{name}.log"
+        self.log.unlink(missing_ok=True)
         self.process = None
         self.notices = Notices(directory)
         self.write(**sections)

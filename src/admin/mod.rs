@@ -1,7 +1,7 @@
 //! The operator's door: probes, metrics, status, a dashboard, reload and mode. On a thread and a runtime of its own, so that it
 //! answers while the workers are busy.
 //!
-//! Every request passes [`guard`] first: any page in the operator's browser could open the gate otherwise. Absent: what the answers
+//! Every request passes `guard` first: any page in the operator's browser could open the gate otherwise. Absent: what the answers
 //! say about the gate, which [`AdminBackend`] supplies, and reading a token from its file.
 
 mod dashboard;

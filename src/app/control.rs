@@ -206,7 +206,7 @@ pub(super) fn save(shared: &Shared) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
+/// Says that the gate is ready, and waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
 ///
 /// # Errors
 /// If signals can't be had.
@@ -214,6 +214,8 @@ pub(super) async fn until_told_to_end(shared: &Arc<Shared>) -> std::io::Result<(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // not before: a SIGHUP that finds no handler ends the process
+    super::systemd::ready();
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),

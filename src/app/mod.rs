@@ -188,7 +188,6 @@ impl Running {
     /// # Errors
     /// If signals can't be had.
     pub fn run(self) -> std::io::Result<()> {
-        systemd::ready();
         runtime()?.block_on(control::until_told_to_end(&self.shared))?;
         systemd::stopping();
         let shutdown = self.regime().policy.shutdown;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::time::Moment;
 
-/// So many events a minute, and as many at once as a tenth of a minute holds (at least [`BURST_MIN`]).
+/// So many events a minute, and as many at once as a tenth of a minute holds (at least `BURST_MIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     interval: Duration,

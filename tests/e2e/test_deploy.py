@@ -1,0 +1,179 @@
+"""What deploy/ says is what the gate and systemd understand."""
+
+import pathlib
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import unittest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from world import LIMIT_S, REPOSITORY, Site, World, artifacts, ask, binary, free_port, until
+
+DEPLOY = REPOSITORY / "deploy"
+
+
+class Examples(unittest.TestCase):
+    def test_each_example_is_a_policy(self):
+        files = [REPOSITORY / "gate.yaml", DEPLOY / "gate.yaml", DEPLOY / "compose" / "gate" / "gate.yaml"]
+        for file in files:
+            with self.subTest(file=file):
+                checked = subprocess.run([binary(), "check", "--config", str(file)], capture_output=True, text=True, timeout=LIMIT_S)
+                self.assertEqual(checked.returncode, 0, checked.stderr)
+
+    def test_the_units_are_what_systemd_understands(self):
+        with tempfile.TemporaryDirectory() as directory:
+            units = []
+            for unit in (DEPLOY / "systemd").iterdir():
+                text = unit.read_text().replace("/usr/local/bin/tidegate", binary())
+                units.append(pathlib.Path(directory) / unit.name)
+                units[-1].write_text(text)
+            verified = subprocess.run(
+                ["systemd-analyze", "verify", "--man=no", *map(str, units)], capture_output=True, text=True, timeout=LIMIT_S
+            )
+            # of the machine's own units it may say more
+            said = [line for line in (verified.stdout + verified.stderr).splitlines() if "tidegate" in line]
+            self.assertEqual((verified.returncode, said), (0, []))
+
+    def test_the_commands_of_the_unit_and_the_image_exist(self):
+        unit = (DEPLOY / "systemd" / "tidegate.service").read_text()
+        image = (REPOSITORY / "Dockerfile").read_text()
+        commands = re.findall(r"^Exec\w+=/usr/local/bin/tidegate (\w+)", unit, re.MULTILINE)
+        commands += re.findall(r'CMD \["(?:/tidegate", ")?(\w+)"', image)
+        self.assertEqual(sorted(set(commands)), ["healthcheck", "serve"])
+        for command in commands:
+            self.assertEqual(subprocess.run([binary(), command, "--help"], capture_output=True, timeout=LIMIT_S).returncode, 0)
+
+
+class AdminOnAnotherAddress(World):
+    """As in the compose file: the admin listener is open to a network, and asked by a name that is not ours."""
+
+    def test_a_name_needs_the_token_and_probes_by_address_do_not(self):
+        token = "a-token-for-the-test-0123456789"
+        (self.directory / "token").write_text(token + "\n")
+        gate = self.gate()
+        gate.write(admin=f"{{ listen: '0.0.0.0:{gate.admin[1]}', token_file: token }}")
+        gate.start()
+        shown = {"Authorization": f"Bearer {token}"}
+        named = {"Host": f"gate:{gate.admin[1]}"}
+        self.assertEqual(ask(gate.admin, "/metrics", headers={**named, **shown}).status, 200)
+        self.assertEqual(ask(gate.admin, "/metrics", headers=named).status, 421)
+        self.assertEqual(ask(gate.admin, "/metrics").status, 200)
+        self.assertEqual(ask(gate.admin, "/status").status, 401)
+        self.assertEqual(ask(gate.admin, "/status", headers=shown).status, 200)
+        self.assertEqual(gate.run("healthcheck").returncode, 0)
+
+
+class BehindAProxy(World):
+    """A proxy in front that ends TLS, as deploy and docs/operations.md describe it."""
+
+    def test_visitors_are_told_apart_and_cookies_are_secure(self):
+        gate = self.serve(admission="{ mode: closed }", client="{ trusted_proxies: [127.0.0.0/8] }")
+        forwarded = {"Accept": "text/html", "X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+        answer = ask(gate.address, headers=forwarded)
+        ticket = next(line for line in answer.headers.get_all("Set-Cookie"))
+        self.assertRegex(ticket, r"^__Host-tidegate_ticket=")
+        self.assertIn("Secure", ticket)
+        self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 0)
+
+    def test_a_proxy_that_is_not_named_is_counted(self):
+        gate = self.serve()
+        ask(gate.address, headers={"Accept": "text/html", "X-Forwarded-For": "198.51.100.7"})
+        self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 1)
+
+
+class Removal(World):
+    """Going round the gate, and taking it out."""
+
+    def test_observe_diverts_nobody_and_open_issues_passes(self):
+        gate = self.serve(admission="{ mode: observe }")
+        self.assertTrue(gate.is_inside({}))
+        gate.mode("open")
+        self.assertIn("tidegate_pass", ask(gate.address).cookies())
+        self.assertTrue(gate.is_inside({}))
+
+    def test_the_site_never_sees_what_is_ours(self):
+        gate = self.serve()
+        cookies = gate.enter()
+        headers = {"Accept": "text/html", "Cookie": "; ".join(f"{name}={value}" for name, value in {**cookies, "theirs": "1"}.items())}
+        ask(gate.address, "/page", headers=headers)
+        path, seen = self.site.requests[-1]
+        self.assertEqual((path, seen.get("Cookie")), ("/page", "theirs=1"))
+
+
+class SiteDown(World):
+    def test_a_site_that_is_down_is_said_so_and_comes_back_by_itself(self):
+        gate = self.serve()
+        cookies = gate.enter()
+        address = self.site.address
+        self.site.server.shutdown()
+        self.site.server.server_close()
+        answers = []
+
+        def fails():
+            answers.append(ask(gate.address, cookies=cookies))
+            return answers[-1].status in (502, 503, 504) and Site.TITLE not in answers[-1].body
+
+        until(fails, "the gate answers for the site")
+        self.assertIn("Proxy-Status", answers[-1].headers)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(Site.TITLE.encode())
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            allow_reuse_address = True
+            address_family = socket.AF_INET
+
+        back = Server(address, Handler)
+        thread = threading.Thread(target=back.serve_forever, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(back.server_close)
+        self.addCleanup(back.shutdown)
+        until(lambda: gate.is_inside(cookies), "the site is reached again")
+
+
+class HaproxyInFront(World):
+    def test_it_sends_visitors_to_the_gate_and_round_it_when_it_is_gone(self):
+        gate = self.serve(admission="{ mode: closed }", client="{ trusted_proxies: [127.0.0.1/32] }")
+        front = ("127.0.0.1", free_port())
+        config = self.directory / "haproxy.cfg"
+        text = (DEPLOY / "front" / "haproxy.cfg").read_text()
+        replaced = {
+            "maxconn 20000": "maxconn 1000",
+            "bind :80\n": f"bind 127.0.0.1:{front[1]}\n",
+            ":8080": f":{gate.address[1]}",
+            ":3000": f":{self.site.address[1]}",
+        }
+        for written, here in replaced.items():
+            self.assertEqual(text.count(written), 1, written)
+            text = text.replace(written, here)
+        config.write_text(text)
+        with open(artifacts() / "haproxy.log", "wb") as log:
+            process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.wait, LIMIT_S)
+        self.addCleanup(process.terminate)
+
+        def through():
+            try:
+                return ask(front)
+            except OSError:
+                self.assertIsNone(process.poll(), "haproxy has ended")
+                return None
+
+        waits = until(through, "haproxy answers")
+        self.assertEqual((waits.status, waits.headers["Proxy-Status"].split(";")[0]), (503, "tidegate"))
+        self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 0)
+        self.assertEqual(self.site.requests, [])
+
+        gate.terminate()
+        until(lambda: Site.TITLE in (through() or waits).body, "visitors reach the site without the gate")
+        gate.start()
+        until(lambda: Site.TITLE not in (through() or waits).body, "the gate is in use again")

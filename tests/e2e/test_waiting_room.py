@@ -1,0 +1,102 @@
+"""What a visitor's browser sees."""
+
+import re
+
+from browser import Browser
+from world import Site, World, ask, path_and_query
+
+
+class WaitingRoom(World):
+    def test_a_visitor_waits_and_comes_in_without_a_click(self):
+        gate = self.serve()
+        gate.mode("closed")
+        browser = Browser(self)
+        browser.open(f"{gate.url}/apply?step=2")
+        self.assertIn("waiting room", browser.driver.title)
+        self.assertEqual(browser.driver.execute_script("return document.documentElement.lang"), "en")
+        self.assertTrue(browser.find("[role=status]").text)
+        self.assertNotIn("/apply?step=2", [path for path, _ in self.site.requests])
+        browser.screenshot("waiting")
+        self.assertEqual(browser.complaints(), [])
+
+        gate.mode("auto")
+        browser.wait_for_title(Site.TITLE)
+        # to the page first asked for
+        self.assertEqual(browser.find("#path").text, "/apply?step=2")
+        self.assertEqual(path_and_query(browser.driver.current_url), "/apply?step=2")
+        browser.screenshot("inside")
+
+        # and stays in when nobody else comes in
+        gate.mode("closed")
+        browser.open(f"{gate.url}/next")
+        self.assertEqual(browser.find("#path").text, "/next")
+        self.assertEqual(browser.complaints(), [])
+
+    def test_the_page_is_readable_and_accessible(self):
+        # it must not go away while it is looked at
+        gate = self.serve(admission="{ mode: closed }", waiting_room="{ refresh: 60s, refresh_max: 60s }")
+        browser = Browser(self)
+        # the first page is one that gives a ticket and comes back soon; the second is the one that stays
+        browser.open(gate.url)
+        browser.wait(lambda driver: driver.get_cookie("tidegate_ticket"), "a ticket")
+        for scheme in ("light", "dark"):
+            browser.prefer(prefers_color_scheme=scheme)
+            for width, height in ((1280, 900), (320, 640)):
+                with self.subTest(scheme=scheme, width=width):
+                    browser.resize(width, height)
+                    browser.open(gate.url)
+                    content, viewport = browser.widths()
+                    self.assertEqual(viewport, width)
+                    self.assertLessEqual(content, viewport, "it scrolls sideways")
+                    browser.screenshot(f"{scheme}-{width}")
+                    self.assertEqual(browser.violations(), [])
+        self.assertEqual(browser.complaints(), [])
+
+    def test_the_page_needs_no_script_and_nothing_from_the_site(self):
+        gate = self.serve(admission="{ mode: closed }")
+        answer = ask(gate.address)
+        self.assertEqual(answer.status, 503)
+        self.assertIn("Refresh", answer.headers)
+        self.assertIn("Retry-After", answer.headers)
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assertNotIn("<script", answer.body)
+        self.assertIn("default-src 'none'", answer.headers["Content-Security-Policy"])
+        self.assertEqual(re.findall(r"""(?:src|href)=["']?(?!data:|/?["']|/["'])([^"'> ]+)""", answer.body), [])
+        self.assertEqual(self.site.requests, [])
+
+
+class MintedLink(World):
+    def test_a_minted_link_lets_its_holder_in_while_the_gate_is_closed(self):
+        gate = self.serve(admission="{ mode: closed }")
+        minted = gate.run("mint", "--for", "2h", "--note", "press desk")
+        self.assertEqual(minted.returncode, 0, minted.stderr)
+        link = re.search(r"^link:\s+(\S+)$", minted.stdout, re.MULTILINE)[1]
+        self.assertTrue(link.startswith(gate.url), link)
+
+        browser = Browser(self)
+        browser.open(gate.url)
+        self.assertIn("waiting room", browser.driver.title)
+        browser.open(link)
+        # opening the link lets nobody in: mail scanners do that too
+        self.assertIsNone(browser.driver.get_cookie("tidegate_pass"))
+        self.assertEqual(browser.violations(), [])
+        browser.screenshot("landing")
+        browser.find("form button").click()
+        browser.wait_for_title(Site.TITLE)
+        self.assertEqual(browser.find("#path").text, "/")
+        browser.open(f"{gate.url}/desk")
+        self.assertEqual(browser.find("#path").text, "/desk")
+        self.assertEqual(browser.complaints(), [])
+
+        browser.driver.delete_all_cookies()
+        browser.open(gate.url)
+        self.assertIn("waiting room", browser.driver.title)
+
+    def test_a_minted_header_does_the_same_for_programs(self):
+        gate = self.serve(admission="{ mode: closed }")
+        minted = gate.run("mint", "--for", "2h", "--note", "monitoring")
+        name, value = re.search(r"^header:\s+(\S+): (\S+)$", minted.stdout, re.MULTILINE).groups()
+        self.assertEqual(ask(gate.address, headers={"Accept": "application/json"}).json()["verdict"], "wait")
+        self.assertIn(Site.TITLE, ask(gate.address, headers={name: value}).body)
+        _, headers = self.site.requests[-1]
+        self.assertNotIn(name, headers, "the pass has reached the site")

@@ -1,0 +1,321 @@
+"""A world for each test: a legacy site, the real gate in front of it, and clients. Everything is on free ports of 127.0.0.1 and in a
+directory of its own, and ends with the test by its own handle.
+
+Waits end on an event, and have a generous limit that only a fault reaches.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+# Far above what anything here takes, also on a machine that builds something else meanwhile.
+LIMIT_S = 120
+
+
+def binary():
+    """The gate under test: TIDEGATE_BIN, or what cargo has built."""
+    named = os.environ.get("TIDEGATE_BIN")
+    if named:
+        return str(pathlib.Path(named).resolve(strict=True))
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+    for profile in ("release", "debug"):
+        built = target / profile / "tidegate"
+        if built.exists():
+            return str(built)
+    raise FileNotFoundError(f"no gate to test under {target}: build one, or set TIDEGATE_BIN")
+
+
+def artifacts():
+    """Where screenshots and logs are left for a person to look at."""
+    named = os.environ.get("TIDEGATE_E2E_ARTIFACTS")
+    if not named:
+        named = tempfile.mkdtemp(prefix="tidegate-e2e-artifacts-")
+        os.environ["TIDEGATE_E2E_ARTIFACTS"] = named
+    path = pathlib.Path(named)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def free_port():
+    """A free port below those that the kernel gives to outgoing connections, so that none of ours takes it meanwhile."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            # a connection of an earlier test in TIME_WAIT is no reason to pass a port over
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+
+def until(condition, what, limit_s=LIMIT_S):
+    """The first true value of `condition`."""
+    end = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {limit_s} s: {what}")
+        time.sleep(0.05)
+
+
+class Answer:
+    """An answer to a client."""
+
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read().decode()
+
+    def cookies(self):
+        """Name to value, of what it sets."""
+        pairs = (line.split(";")[0].split("=", 1) for line in self.headers.get_all("Set-Cookie", []))
+        return {name.strip(): value for name, value in pairs}
+
+    def json(self):
+        return json.loads(self.body)
+
+
+def ask(address, path="/", method="GET", body=None, headers=None, cookies=None):
+    """One request on a connection of its own: with these headers, or as a browser that navigates."""
+    sent = dict(headers or {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"})
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    host, port = address
+    connection = http.client.HTTPConnection(host, port, timeout=LIMIT_S)
+    try:
+        connection.request(method, path, body=body, headers=sent)
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+class Site:
+    """A site with few workers. `/hold` answers when the test says so."""
+
+    TITLE = "Benefits portal"
+    WORKERS = 8
+
+    def __init__(self):
+        site = self
+        self.workers = threading.Semaphore(self.WORKERS)
+        self.held = threading.Event()
+        self.release = threading.Event()
+        self.requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = LIMIT_S
+
+            def do_GET(self):
+                with site.workers:
+                    site.requests.append((self.path, self.headers))
+                    if self.path == "/hold":
+                        site.held.set()
+                        site.release.wait(LIMIT_S)
+                    body = f"<!doctype html><html lang=en><title>{site.TITLE}</title><h1>Welcome</h1><p id=path>{self.path}".encode()
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/html; charset=utf-8")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            # a connection that the other side breaks off is none of the test's business
+            def handle_error(self, *_):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.address = self.server.server_address
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+class Notices:
+    """What the gate tells its service manager (sd_notify)."""
+
+    def __init__(self, directory):
+        self.path = str(directory / "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.socket.settimeout(0.2)
+        self.lines = []
+
+    def wait_for(self, line, process, limit_s=LIMIT_S):
+        """Reads on until `line` comes: what came before is not looked at again."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            try:
+                lines = self.socket.recv(4096).decode().splitlines()
+            except TimeoutError:
+                if process.poll() is not None:
+                    raise AssertionError(f"the gate ended with {process.returncode} instead of saying {line}") from None
+                continue
+            self.lines += lines
+            if line in lines:
+                return lines
+        raise AssertionError(f"the gate has not said {line}, only {self.lines}")
+
+    def close(self):
+        self.socket.close()
+
+
+class Gate:
+    """The gate, its gate.yaml and its data. Its log is among the artifacts."""
+
+    def __init__(self, directory, site, name, **sections):
+        self.directory = directory
+        self.site = site
+        self.address = ("127.0.0.1", free_port())
+        self.admin = ("127.0.0.1", free_port())
+        self.config = directory / "gate.yaml"
+        self.log = artifacts() / f"{name}.log"
+        self.log.unlink(missing_ok=True)
+        self.process = None
+        self.notices = Notices(directory)
+        self.write(**sections)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.address[1]}"
+
+    @property
+    def admin_url(self):
+        return f"http://127.0.0.1:{self.admin[1]}"
+
+    def write(self, **sections):
+        """Writes gate.yaml anew, as an editor does: to another file that takes its place. A section is a line of YAML."""
+        settings = {
+            "listen": f"{{ http: '127.0.0.1:{self.address[1]}' }}",
+            "admin": f"{{ listen: '127.0.0.1:{self.admin[1]}' }}",
+            "upstream": f"{{ servers: ['http://127.0.0.1:{self.site.address[1]}'], max_in_flight: {Site.WORKERS} }}",
+            "shutdown": "{ delay: 0s, deadline: 30s }",
+            "log": "{ format: text }",
+            **sections,
+        }
+        new = self.config.with_suffix(".new")
+        new.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+        new.rename(self.config)
+
+    def command(self, *arguments):
+        return [binary(), *arguments, "--config", str(self.config)]
+
+    def run(self, *arguments):
+        """A command beside `serve`, to its end."""
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL)
+
+    def start(self, listener=None):
+        """Serves, and returns when it says that it is ready. `listener` is handed over as systemd does."""
+        command = self.command("serve")
+        environment = {**os.environ, "NOTIFY_SOCKET": self.notices.path}
+        passed = ()
+        if listener:
+            passed = (listener.fileno(),)
+            script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&{listener.fileno()}'
+            command = ["sh", "-c", script, *command]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=passed, cwd=self.directory
+            )
+        self.notices.wait_for("READY=1", self.process)
+
+    def terminate(self):
+        """SIGTERM; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(LIMIT_S)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+
+    def mode(self, mode, **more):
+        """As an operator with curl does."""
+        answer = ask(self.admin, "/mode", "POST", json.dumps({"mode": mode, **more}), {"Content-Type": "application/json", "Accept": "*/*"})
+        assert answer.status == 200, (answer.status, answer.body)
+
+    def status(self):
+        return ask(self.admin, "/status").json()
+
+    def metric(self, sample):
+        """The value of a sample such as `tidegate_requests_total{verdict="wait"}`."""
+        text = ask(self.admin, "/metrics").body
+        found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+        assert found, f"no {sample} in\n{text}"
+        return float(found[1])
+
+    def enter(self):
+        """A newcomer that comes back as it is told until it is in; its cookies."""
+        cookies = {}
+
+        def is_in():
+            answer = ask(self.address, cookies=cookies)
+            cookies.update(answer.cookies())
+            return Site.TITLE in answer.body and "tidegate_pass" in cookies
+
+        until(is_in, "a newcomer gets in and has a pass")
+        return cookies
+
+    def is_inside(self, cookies):
+        """Whether a client with these cookies comes to the site."""
+        return Site.TITLE in ask(self.address, cookies=cookies).body
+
+    def close(self):
+        if self.process and self.process.poll() is None:
+            self.kill()
+        self.notices.close()
+
+
+class World(unittest.TestCase):
+    """A test that has a site and a gate to itself. The gate is started by the test, or by `serve`."""
+
+    maxDiff = None
+
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-e2e-"))
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.site = Site()
+        self.addCleanup(self.site.close)
+
+    def gate(self, **sections):
+        """A gate that is not started yet."""
+        gate = Gate(self.directory, self.site, self.id().split(".", 1)[-1], **sections)
+        self.addCleanup(gate.close)
+        return gate
+
+    def serve(self, **sections):
+        """A gate that serves."""
+        gate = self.gate(**sections)
+        gate.start()
+        return gate
+
+
+def path_and_query(url):
+    parts = urllib.parse.urlsplit(url)
+    return parts.path + (f"?{parts.query}" if parts.query else "")

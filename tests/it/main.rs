@@ -5,4 +5,10 @@
 
 mod support;
 
+mod proxy_connections;
+mod proxy_failures;
+mod proxy_headers;
+mod proxy_refused;
 mod proxy_relay;
+mod proxy_servers;
+mod proxy_slots;

@@ -33,6 +33,11 @@ impl Client {
         Self::over(socket.into())
     }
 
+    /// Another end of the same connection, for a thread that writes while this one reads.
+    pub(crate) fn twin(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap(), buffer: Vec::new() }
+    }
+
     /// Writes bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("to write");

@@ -100,6 +100,24 @@ impl World {
         client.answer()
     }
 
+    /// What the operator is told. Unlike the gauges of the metrics, which move once a second, it is as of now.
+    #[track_caller]
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.admin("/status").body).unwrap()
+    }
+
+    /// Waits until a number of the status, such as `/slots/queue`, is this.
+    #[track_caller]
+    pub(crate) fn until_status(&self, pointer: &str, wanted: u64) {
+        until(pointer, || self.status().pointer(pointer).and_then(serde_json::Value::as_u64).filter(|&found| found == wanted));
+    }
+
+    /// Waits until so many requests wait for a slot.
+    #[track_caller]
+    pub(crate) fn until_queued(&self, count: u64) {
+        self.until_status("/slots/queue", count);
+    }
+
     /// A metric by its name and labels, as they are scraped; 0 if it is not there.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str) -> f64 {

@@ -80,6 +80,7 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
                 let Some(next) = back.or(copy) else { return Err(Failure::Timeout) };
                 request = next;
                 slot = live.slot;
+                live.connection.close().await;
                 again = Again::Second;
             }
         }
@@ -94,10 +95,11 @@ enum Again {
 
 /// The connection that came with the slot, or a new one.
 async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
-    if let Some(mut connection) = slot.connection.take()
-        && (connection.is_ready() || connection.is_usable().await)
-    {
-        return Ok(connection);
+    if let Some(mut connection) = slot.connection.take() {
+        if connection.is_ready() || connection.is_usable().await {
+            return Ok(connection);
+        }
+        connection.close().await;
     }
     let upstream = Arc::clone(&slot.upstream);
     let addresses = Arc::clone(&upstream.lock().peers[slot.server].addresses);
@@ -185,18 +187,20 @@ impl Live {
     fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {
         let Self { mut slot, connection, .. } = self;
         let (_, error) = take_message(failed);
-        if connection.deadline.has_fired() {
+        let failure = if connection.deadline.has_fired() {
             slot.good(false);
             slot.observe(OutcomeLabel::Timeout, false);
-            return Failure::Timeout;
-        }
-        if is_clients(&error) {
+            Failure::Timeout
+        } else if is_clients(&error) {
             slot.aborted();
-            return Failure::Client(error);
-        }
-        slot.good(false);
-        slot.observe(OutcomeLabel::Error, false);
-        Failure::Upstream(error)
+            Failure::Client(error)
+        } else {
+            slot.good(false);
+            slot.observe(OutcomeLabel::Error, false);
+            Failure::Upstream(error)
+        };
+        slot.finish_closed(connection);
+        failure
     }
 }
 

@@ -83,6 +83,7 @@ pub(super) struct ReadAhead {
     bytes: usize,
     rest: Option<Incoming>,
     memory: Arc<BufferMemory>,
+    state: Arc<State>,
 }
 
 /// Reads a request body, up to `most` bytes, before a slot is taken: a slow client must not hold one.
@@ -93,9 +94,9 @@ pub(super) async fn read_ahead(
     mut body: Incoming,
     most: usize,
     memory: &Arc<BufferMemory>,
-    state: &State,
+    state: &Arc<State>,
 ) -> Result<ReadAhead, hyper::Error> {
-    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory) };
+    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory), state: Arc::clone(state) };
     if body.is_end_stream() {
         return Ok(read);
     }
@@ -115,8 +116,9 @@ pub(super) async fn read_ahead(
             return Ok(read);
         }
     }
-    // the rest streams while a slot is held, and stays under the body timeout
+    // the rest streams while a slot is held; the client is timed while it is waited for, not while the site takes its time
     read.rest = Some(body);
+    state.enter(Phase::Busy);
     Ok(read)
 }
 
@@ -151,10 +153,15 @@ impl Body for ReadAhead {
             self.bytes -= bytes;
             return Poll::Ready(Some(Ok(frame)));
         }
-        match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(cx).map_err(|source| BodyFailure { source }),
-            None => Poll::Ready(None),
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let polled = Pin::new(rest).poll_frame(cx).map_err(|source| BodyFailure { source });
+        match (&polled, self.state.phase()) {
+            (Poll::Pending, Phase::Busy) => self.state.enter(Phase::Body),
+            (Poll::Ready(None | Some(Ok(_))), Phase::Body) => self.state.enter(Phase::Busy),
+            // with an error the phase tells what the client was doing
+            (Poll::Pending | Poll::Ready(_), _) => {}
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -175,5 +182,9 @@ impl Body for ReadAhead {
 impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.memory.release(self.bytes);
+        // nobody waits for the rest any more: the site has answered without it
+        if self.rest.is_some() && self.state.phase() == Phase::Body && !self.state.deadline.has_fired() {
+            self.state.enter(Phase::Busy);
+        }
     }
 }

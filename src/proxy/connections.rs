@@ -21,6 +21,8 @@ use crate::rules::policy::Limits;
 /// All connections of clients.
 #[derive(Debug, Default)]
 pub struct Connections {
+    /// Those that are open, and one for each worker that waits for a client.
+    taken: AtomicUsize,
     open: AtomicUsize,
     with_pass: AtomicUsize,
     closed: Notify,
@@ -33,14 +35,14 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Waits until there are fewer than `limit`, and counts one more. While it waits, clients wait in the kernel's queue.
+    /// Waits until there are fewer than `limit`, and takes a place for one more. While it waits, clients wait in the kernel's queue.
     pub(super) async fn enter(self: &Arc<Self>, limit: impl Fn() -> usize) -> Place {
         loop {
             // registered before the count is read, so that no closing is missed
             let closed = self.closed.notified();
-            let entered = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit()).then_some(open + 1));
+            let entered = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit()).then_some(taken + 1));
             if entered.is_ok() {
-                return Place { all: Arc::clone(self), has_pass: AtomicBool::new(false) };
+                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false) };
             }
             closed.await;
         }
@@ -62,10 +64,18 @@ impl Connections {
 #[derive(Debug)]
 pub(super) struct Place {
     all: Arc<Connections>,
+    is_open: bool,
     has_pass: AtomicBool,
 }
 
 impl Place {
+    /// Its client has come.
+    pub(super) fn opened(mut self) -> Self {
+        self.is_open = true;
+        self.all.open.fetch_add(1, Ordering::Relaxed);
+        self
+    }
+
     pub(super) fn has_pass(&self) -> bool {
         self.has_pass.load(Ordering::Relaxed)
     }
@@ -83,7 +93,10 @@ impl Drop for Place {
         if self.has_pass.load(Ordering::Relaxed) {
             self.all.with_pass.fetch_sub(1, Ordering::Relaxed);
         }
-        self.all.open.fetch_sub(1, Ordering::Relaxed);
+        if self.is_open {
+            self.all.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.all.taken.fetch_sub(1, Ordering::Relaxed);
         self.all.closed.notify_one();
     }
 }

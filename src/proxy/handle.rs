@@ -52,7 +52,7 @@ pub(super) async fn handle(worker: &Worker, peer: &Peer, request: Request<Incomi
     let now = worker.clock.now();
     let regime = worker.gate.regime();
     let regime: Arc<Regime> = Arc::clone(&regime);
-    let state = &*peer.state;
+    let state = &peer.state;
 
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
         return (refuse(worker, &regime, &parts, bad), told("refused", bad.label()));

@@ -146,7 +146,7 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 started += 1;
-                tokio::spawn(connection(Arc::clone(&worker), stream, peer, place, stage.clone(), Done(Arc::clone(&alive))));
+                tokio::spawn(connection(Arc::clone(&worker), stream, peer, place.opened(), stage.clone(), Done(Arc::clone(&alive))));
             }
             Err(error) => accept_failed(&worker, &error).await,
         }
@@ -155,7 +155,7 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
     while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
         let place = worker.connections.enter(|| usize::MAX).await;
         started += 1;
-        tokio::spawn(connection(Arc::clone(&worker), stream, peer, place, stage.clone(), Done(Arc::clone(&alive))));
+        tokio::spawn(connection(Arc::clone(&worker), stream, peer, place.opened(), stage.clone(), Done(Arc::clone(&alive))));
     }
     drop(listener);
     // never closed, so it can't fail

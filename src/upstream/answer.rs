@@ -6,16 +6,21 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, Response, Version, header, response};
-use http_body::Body;
-use http_body_util::Either;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::connection::{Connection, RequestBody, Sent};
 use super::relay::{self, AnswerBody};
 use super::{BodyFailure, Slot};
+use crate::deadlines::Deadline;
 use crate::metrics::{OutcomeLabel, Timing};
 use crate::rules::time::Moment;
 
@@ -46,7 +51,7 @@ pub enum Failure {
 }
 
 /// An answer later than this is counted as `slow`: what people call slow, and no input of the law.
-const SLOW: std::time::Duration = std::time::Duration::from_secs(2);
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Sends a request and waits for the head of its answer. A second try is made, on a fresh connection, only if not a byte was sent, or
 /// if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all the while.
@@ -64,7 +69,8 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
         let copy = (again == Again::First && connection.reused).then(|| repeatable(&request)).flatten();
         connection.deadline.set(slot.settings.timeouts.response);
         let started = upstream.clock.moment();
-        let sending = connection.send(request);
+        let patience = Patience { deadline: Arc::clone(&connection.deadline), timeout: slot.settings.timeouts.response };
+        let sending = connection.send(request.map(|body| timed(body, patience)));
         let mut exchange = Exchange { live: Some(Live { slot, connection, started }), sending };
         let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
         let Some(live) = exchange.live.take() else { return Err(Failure::Timeout) };
@@ -80,6 +86,7 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
                 let Some(next) = back.or(copy) else { return Err(Failure::Timeout) };
                 request = next;
                 slot = live.slot;
+                live.connection.close().await;
                 again = Again::Second;
             }
         }
@@ -94,10 +101,11 @@ enum Again {
 
 /// The connection that came with the slot, or a new one.
 async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
-    if let Some(mut connection) = slot.connection.take()
-        && (connection.is_ready() || connection.is_usable().await)
-    {
-        return Ok(connection);
+    if let Some(mut connection) = slot.connection.take() {
+        if connection.is_ready() || connection.is_usable().await {
+            return Ok(connection);
+        }
+        connection.close().await;
     }
     let upstream = Arc::clone(&slot.upstream);
     let addresses = Arc::clone(&upstream.lock().peers[slot.server].addresses);
@@ -127,6 +135,47 @@ fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
+}
+
+/// A body that streams from the client: the response timeout does not count while the client is waited for, and starts again with each
+/// piece.
+struct Timed {
+    body: UnsyncBoxBody<Bytes, BodyFailure>,
+    patience: Patience,
+}
+
+struct Patience {
+    deadline: Arc<Deadline>,
+    timeout: Duration,
+}
+
+fn timed(body: RequestBody, patience: Patience) -> RequestBody {
+    match body {
+        Either::Right(body) => Either::Right(Timed { body, patience }.boxed_unsync()),
+        Either::Left(body) => Either::Left(body),
+    }
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match polled {
+            Poll::Pending => self.patience.deadline.clear(),
+            Poll::Ready(_) => self.patience.deadline.set(self.patience.timeout),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn take_message(mut failed: TrySendError<Request<RequestBody>>) -> (Option<Request<RequestBody>>, hyper::Error) {
@@ -185,18 +234,20 @@ impl Live {
     fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {
         let Self { mut slot, connection, .. } = self;
         let (_, error) = take_message(failed);
-        if connection.deadline.has_fired() {
+        let failure = if connection.deadline.has_fired() {
             slot.good(false);
             slot.observe(OutcomeLabel::Timeout, false);
-            return Failure::Timeout;
-        }
-        if is_clients(&error) {
+            Failure::Timeout
+        } else if is_clients(&error) {
             slot.aborted();
-            return Failure::Client(error);
-        }
-        slot.good(false);
-        slot.observe(OutcomeLabel::Error, false);
-        Failure::Upstream(error)
+            Failure::Client(error)
+        } else {
+            slot.good(false);
+            slot.observe(OutcomeLabel::Error, false);
+            Failure::Upstream(error)
+        };
+        slot.finish_closed(connection);
+        failure
     }
 }
 

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use crate::deadlines::{Deadline, Deadlines};
 use crate::rules::time::Moment;
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     pub(super) reused: bool,
     /// When it was last given back.
     pub(super) idle_since: Moment,
+    /// Closed by the driver, once it has closed the socket.
+    ended: oneshot::Receiver<()>,
 }
 
 /// The answer to a request, or the request back if not a byte of it was sent.
@@ -59,7 +62,10 @@ impl Connection {
         let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let deadline = deadlines.watch();
         let watched = Arc::clone(&deadline);
+        let (running, ended) = oneshot::channel();
         tokio::spawn(async move {
+            // dropped after the connection
+            let _running: oneshot::Sender<()> = running;
             let mut connection = pin!(connection);
             poll_fn(|cx| {
                 watched.wakes(cx.waker());
@@ -71,7 +77,14 @@ impl Connection {
             })
             .await;
         });
-        Ok(Self { sender, deadline, worker, reused: false, idle_since: Moment::default() })
+        Ok(Self { sender, deadline, worker, reused: false, idle_since: Moment::default(), ended })
+    }
+
+    /// Closes it, whatever is under way, and returns when it is closed.
+    pub(super) async fn close(self) {
+        self.deadline.fire();
+        // an error is what the end of the driver looks like
+        drop(self.ended.await);
     }
 
     /// Sends a request. The future must be polled to its end, or the connection closes.

@@ -234,9 +234,17 @@ impl Inner {
 }
 
 impl Slot {
-    /// Gives the slot back, with its connection if that can be used again.
-    fn finish(mut self, connection: Option<Connection>) {
-        self.connection = connection;
+    /// Gives the slot back, with its connection for the next.
+    fn finish(mut self, connection: Connection) {
+        self.connection = Some(connection);
+    }
+
+    /// Gives the slot back when its connection is closed: another one that was made sooner would be one too many.
+    fn finish_closed(self, connection: Connection) {
+        tokio::spawn(async move {
+            connection.close().await;
+            drop(self);
+        });
     }
 
     const fn good(&mut self, good: bool) {

@@ -168,14 +168,17 @@ impl Held {
         self.slot.observe(self.outcome, self.good);
         self.connection.deadline.clear();
         if !self.reusable || self.connection.is_closed() {
-            return self.slot.finish(None);
+            return self.slot.finish_closed(self.connection);
         }
         if self.connection.is_ready() {
-            return self.slot.finish(Some(self.connection));
+            return self.slot.finish(self.connection);
         }
         tokio::spawn(async move {
-            let usable = self.connection.is_usable().await;
-            self.slot.finish(usable.then_some(self.connection));
+            if self.connection.is_usable().await {
+                self.slot.finish(self.connection);
+            } else {
+                self.slot.finish_closed(self.connection);
+            }
         });
     }
 
@@ -184,11 +187,13 @@ impl Held {
         let outcome = if self.connection.deadline.has_fired() { OutcomeLabel::Timeout } else { OutcomeLabel::Error };
         self.slot.good(false);
         self.slot.observe(outcome, false);
+        self.slot.finish_closed(self.connection);
     }
 
     /// The client has left, and what is left of the answer is not worth the slot: the connection closes.
     fn cut(self) {
         self.slot.observe(OutcomeLabel::Aborted, self.good);
+        self.slot.finish_closed(self.connection);
     }
 }
 

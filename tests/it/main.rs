@@ -1,2 +1,14 @@
 //! The gate as a process and as a library, over real sockets. One binary; a fresh world for each test: ports, directories, servers.
 //! Tests wait on events, never on sleeps.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
+
+mod support;
+
+mod proxy_connections;
+mod proxy_failures;
+mod proxy_headers;
+mod proxy_refused;
+mod proxy_relay;
+mod proxy_servers;
+mod proxy_slots;

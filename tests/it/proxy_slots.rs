@@ -1,0 +1,345 @@
+//! Slots: no more requests at the site than it has workers, nobody holds one who is not served, and who waits is served in turn.
+
+use std::sync::Arc;
+
+use crate::support::{Client, Door, Upstream, World, ok, request};
+
+/// A gate in front of `site`: one slot, and a deadline that no test reaches, unless `upstream` says otherwise.
+fn gate(site: &Upstream, upstream: &str, more: &str) -> World {
+    let url = site.url();
+    let rest = if upstream.is_empty() { "max_in_flight: 1, queue: { deadline: 30s }" } else { upstream };
+    World::start(&format!("upstream: {{ servers: [{url}], {rest} }}\nadmission: {{ mode: open }}\n{more}"))
+}
+
+/// A site that answers `/slow…` when the door is opened, and all else at once.
+fn slow_site(door: &Door) -> Upstream {
+    let door = door.clone();
+    Upstream::start(move |seen, site| {
+        if seen.target.starts_with("/slow") {
+            door.wait();
+        }
+        site.write(ok(&seen.target))
+    })
+}
+
+/// Sends a GET whose answer is read later.
+fn ask(world: &World, path: &str, lines: &[&str]) -> Client {
+    let mut client = world.client();
+    client.send(request("GET", path, lines));
+    client
+}
+
+#[test]
+fn a_client_that_reads_slowly_holds_no_slot() {
+    let body = "x".repeat(700 << 10);
+    let answer = body.clone();
+    let site = Upstream::start(move |seen, site| if seen.target == "/large" { site.write(ok(&answer)) } else { site.write(ok("small")) });
+    let world = gate(&site, "", "");
+    let mut slow = Client::connect_narrow(world.http);
+    slow.send(request("GET", "/large", &[]));
+    site.requests(1);
+    assert_eq!(world.get("/", &[]).text(), "small", "served while the first has read nothing");
+    assert!(slow.answer().text() == body);
+}
+
+#[test]
+fn a_client_that_sends_slowly_holds_no_slot() {
+    let site = Upstream::answering("done");
+    let world = gate(&site, "", "");
+    let mut slow = world.client();
+    slow.send(request("POST", "/upload", &["Content-Length: 512000", "Expect: 100-continue"]));
+    assert_eq!(slow.head().unwrap().status, 100, "the gate has begun to read the body");
+    slow.send(vec![b'x'; 100_000]);
+    assert_eq!(world.get("/other", &[]).text(), "done");
+    assert_eq!(site.seen().len(), 1, "the upload has not begun");
+    slow.send(vec![b'x'; 412_000]);
+    assert_eq!(slow.answer().text(), "done");
+    assert_eq!(site.requests(2)[1].body.len(), 512_000);
+}
+
+#[test]
+fn a_client_that_left_has_freed_no_worker() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "", "");
+    let gone = ask(&world, "/slow", &[]);
+    site.requests(1);
+    drop(gone);
+    world.until_status("/connections/open", 0);
+    let mut next = ask(&world, "/next", &[]);
+    world.until_queued(1);
+    assert_eq!(world.status().pointer("/slots/in_flight").unwrap(), 1);
+    assert_eq!(site.seen().len(), 1, "the worker is still busy with the one who left");
+    door.open();
+    assert_eq!(next.answer().text(), "/next");
+    assert_eq!(site.accepted(), 1, "on the same connection, which was in order");
+    world.until_status("/slots/in_flight", 0);
+    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), 2.0);
+}
+
+#[test]
+fn one_who_leaves_the_queue_is_not_sent_to_the_site() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "", "");
+    let mut first = ask(&world, "/slow", &[]);
+    site.requests(1);
+    let gone = ask(&world, "/gone", &[]);
+    world.until_queued(1);
+    let mut third = ask(&world, "/third", &[]);
+    world.until_queued(2);
+    gone.reset();
+    world.until_queued(1);
+    door.open();
+    assert_eq!(first.answer().text(), "/slow");
+    assert_eq!(third.answer().text(), "/third");
+    assert_eq!(site.seen().len(), 2);
+}
+
+#[test]
+fn first_come_first_served() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "", "listen: { workers: 2 }");
+    let mut clients = vec![ask(&world, "/slow", &[])];
+    site.requests(1);
+    for number in 1..=6 {
+        clients.push(ask(&world, &format!("/{number}"), &[]));
+        world.until_queued(number);
+    }
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    let order: Vec<String> = site.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(order, ["/slow", "/1", "/2", "/3", "/4", "/5", "/6"]);
+}
+
+#[test]
+fn who_finds_no_slot_in_time_is_shed_and_keeps_the_pass() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 100ms }", "");
+    let mut first = ask(&world, "/slow", &[]);
+    site.requests(1);
+    let shed = world.get("/", &["Accept: text/html"]);
+    assert_eq!((shed.status, shed.header("refresh"), shed.header("cache-control")), (503, shed.header("retry-after"), Some("no-store")));
+    assert_eq!(shed.header("proxy-status"), Some("tidegate; error=connection_limit_reached; details=\"shed\""));
+    let retry: u32 = shed.header("retry-after").unwrap().parse().unwrap();
+    assert!((2..=60).contains(&retry), "{retry}");
+    // the pass that came with the shed page is good, and stays as it is
+    let pass = shed.pass();
+    let again = world.get("/", &[&pass, "Accept: application/json"]);
+    assert_eq!((again.status, again.header("set-cookie")), (503, None));
+    let json: serde_json::Value = serde_json::from_slice(&again.body).unwrap();
+    assert_eq!(json["verdict"], "shed");
+    assert_eq!(world.metric("tidegate_requests_total{verdict=\"shed\"}"), 2.0);
+    door.open();
+    assert_eq!(first.answer().status, 200);
+    world.until_status("/slots/in_flight", 0);
+    assert_eq!(world.get("/", &[&pass]).status, 200);
+    assert_eq!(site.seen().len(), 2);
+}
+
+#[test]
+fn a_form_waits_longer_and_who_is_shed_is_not_asked_for_another_body() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 100ms, length: 2 }", "");
+    let mut first = ask(&world, "/slow", &[]);
+    site.requests(1);
+    let mut form = world.client();
+    form.send(request("POST", "/form", &["Content-Length: 4"]));
+    form.send("a=bc");
+    world.until_queued(1);
+    assert_eq!(world.get("/", &[]).status, 503, "a GET came later and has been shed by now");
+    assert_eq!(world.status().pointer("/slots/queue").unwrap(), 1, "the form still waits");
+    door.open();
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(form.answer().text(), "/form");
+    assert_eq!(site.requests(2)[1].body, b"a=bc");
+}
+
+#[test]
+fn a_full_queue_sheds_at_once() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s, length: 2 }", "");
+    let mut served = vec![ask(&world, "/slow", &[])];
+    site.requests(1);
+    for number in 1..=2 {
+        served.push(ask(&world, "/queued", &[]));
+        world.until_queued(number);
+    }
+    let shed = world.get("/", &[]);
+    assert_eq!((shed.status, shed.header("proxy-status").is_some_and(|status| status.contains("details=\"shed\""))), (503, true));
+    // a form that is shed does not come back by itself
+    let mut form = world.client();
+    form.send(request("POST", "/", &["Content-Length: 1", "Accept: text/html"]));
+    form.send("x");
+    let shed = form.answer();
+    assert_eq!((shed.status, shed.header("refresh")), (503, None));
+    door.open();
+    for client in &mut served {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn one_pass_has_its_share_of_slots_and_no_more() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "max_in_flight: 4, queue: { deadline: 30s }", "session: { in_flight: 2 }");
+    let pass = world.pass();
+    let mut of_one: Vec<Client> = (0..2).map(|_| ask(&world, "/slow", &[&pass])).collect();
+    site.requests(3);
+    of_one.push(ask(&world, "/third", &[&pass]));
+    world.until_queued(1);
+    assert_eq!(world.get("/other", &[]).text(), "/other", "others pass by");
+    assert!(site.seen().iter().all(|seen| seen.target != "/third"));
+    door.open();
+    for client in &mut of_one {
+        assert_eq!(client.answer().status, 200);
+    }
+    assert!(site.seen().iter().any(|seen| seen.target == "/third"));
+}
+
+#[test]
+fn open_routes_have_half_of_the_slots_at_most() {
+    let door = Door::default();
+    let site = slow_site(&door);
+    let world = gate(&site, "max_in_flight: 4, queue: { deadline: 30s }", "routes: [{ path: \"/slow/**\", gate: open }]");
+    let mut open: Vec<Client> = (0..2).map(|_| ask(&world, "/slow/x", &[])).collect();
+    site.requests(2);
+    open.push(ask(&world, "/slow/y", &[]));
+    world.until_queued(1);
+    assert_eq!(world.get("/gated", &[]).text(), "/gated");
+    assert_eq!(site.seen().len(), 3);
+    door.open();
+    for client in &mut open {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_buffer_streams_and_holds_the_slot() {
+    let site = Upstream::answering("done");
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s }, buffer: { request: 16KiB }", "");
+    let mut large = world.client();
+    large.send(request("POST", "/upload", &["Content-Length: 300000", "Expect: 100-continue"]));
+    assert_eq!(large.head().unwrap().status, 100);
+    large.send(vec![b'x'; 100_000]);
+    site.connections(1);
+    world.until_status("/slots/in_flight", 1);
+    let mut other = ask(&world, "/other", &[]);
+    world.until_queued(1);
+    large.send(vec![b'x'; 200_000]);
+    assert_eq!(large.answer().text(), "done");
+    assert_eq!(other.answer().text(), "done");
+    assert_eq!(site.requests(2)[0].body.len(), 300_000);
+}
+
+#[test]
+fn a_streamed_upload_that_the_client_gives_up_frees_its_slot() {
+    let site = Upstream::answering("done");
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s }, buffer: { request: 16KiB }", "");
+    let mut large = world.client();
+    large.send(request("POST", "/upload", &["Content-Length: 300000"]));
+    large.send(vec![b'x'; 100_000]);
+    site.connections(1);
+    large.reset();
+    world.until_status("/slots/in_flight", 0);
+    assert_eq!(world.get("/", &[]).text(), "done");
+    assert_eq!(site.seen().len(), 1, "the site has not taken the half for a whole");
+    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"aborted\"}"), 1.0);
+}
+
+#[test]
+fn an_answer_that_nobody_reads_any_more_is_cut_beyond_the_buffer() {
+    let site = Upstream::start(|seen, site| {
+        if seen.target == "/" {
+            return site.write(ok("small"));
+        }
+        // an answer without an end
+        let piece = "10000\r\n".to_owned() + &"x".repeat(0x10000) + "\r\n";
+        site.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while site.write(&piece) {}
+        false
+    });
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s }, buffer: { response: 64KiB }", "");
+    let mut client = ask(&world, "/endless", &[]);
+    assert_eq!(client.head().unwrap().status, 200);
+    drop(client);
+    assert_eq!(world.get("/", &[]).text(), "small");
+    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"aborted\"}"), 1.0);
+    assert_eq!(site.most_connections(), 1, "the slot came free with its connection, and not before");
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_any_more_keeps_its_connection() {
+    let door = Door::default();
+    let opened = door.clone();
+    let site = Upstream::start(move |seen, site| {
+        if seen.target == "/" {
+            return site.write(ok("small"));
+        }
+        site.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+        opened.wait();
+        site.write("later")
+    });
+    let world = gate(&site, "", "");
+    let mut client = ask(&world, "/two", &[]);
+    assert_eq!(client.head().unwrap().status, 200);
+    drop(client);
+    world.until_status("/connections/open", 0);
+    let mut next = ask(&world, "/", &[]);
+    world.until_queued(1);
+    door.open();
+    assert_eq!(next.answer().text(), "small");
+    assert_eq!(site.accepted(), 1);
+}
+
+/// Many clients on many connections, each with several requests.
+fn crowd(world: &World, clients: usize, requests: usize) {
+    let http = world.http;
+    let threads: Vec<_> = (0..clients)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..requests {
+                    assert_eq!(Client::connect(http).get("/", &[]).status, 200);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn idle_connections_count_as_slots_across_workers() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "max_in_flight: 2, queue: { deadline: 30s }", "listen: { workers: 2 }");
+    crowd(&world, 12, 12);
+    assert_eq!(site.seen().len(), 144);
+    assert!(site.most_connections() <= 2, "{}", site.most_connections());
+    assert_eq!(site.accepted(), 2, "both were used to the end");
+}
+
+#[test]
+fn a_connection_that_closes_gives_its_slot_back_no_sooner() {
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let site = Upstream::start(move |_, site| {
+        // every third answer is the last on its connection: half of these leave it to the gate to close
+        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 6 {
+            0 => {
+                site.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                false
+            }
+            3 => site.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+            _ => site.write(ok("hello")),
+        }
+    });
+    let world = gate(&site, "max_in_flight: 2, queue: { deadline: 30s }", "listen: { workers: 2 }");
+    crowd(&world, 12, 12);
+    assert_eq!(site.seen().len(), 144);
+    assert!(site.most_connections() <= 2, "{}", site.most_connections());
+}

@@ -1,4 +1,22 @@
 //! The gate as a process and as a library, over real sockets. One binary; a fresh world for each test: ports, directories, servers.
 //! Tests wait on events, never on sleeps.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests fail as tests do")]
+
+mod support;
+
 mod floors;
+
+mod gate_command;
+mod gate_demo;
+mod gate_keys;
+mod gate_log;
+mod gate_mint;
+mod gate_mode;
+mod gate_pass;
+mod gate_process;
+mod gate_reload;
+mod gate_ticket;
+mod gate_waiting;
+
+mod proxy_relay;

@@ -1,0 +1,270 @@
+//! A client that writes bytes and reads answers.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+/// One connection.
+pub(crate) struct Client {
+    stream: TcpStream,
+    /// Read, and not part of an answer yet.
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("to connect");
+        Self::over(stream)
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// A client whose kernel takes few bytes until they are read.
+    pub(crate) fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::over(socket.into())
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("to write");
+    }
+
+    /// Writes what can be written: the gate may have answered and closed already.
+    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Nothing more will be sent.
+    pub(crate) fn finish(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Sends a GET with these header lines, and reads the answer.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str, headers: &[&str]) -> Answer {
+        self.send(request("GET", path, headers));
+        self.answer()
+    }
+
+    /// Reads an answer to anything but HEAD.
+    #[track_caller]
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.try_answer("GET").expect("a whole answer")
+    }
+
+    /// Reads an answer to HEAD.
+    #[track_caller]
+    pub(crate) fn answer_to_head(&mut self) -> Answer {
+        self.try_answer("HEAD").expect("a whole answer")
+    }
+
+    /// Reads an answer to a request of this method.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnexpectedEof`] if the connection ends before the answer does.
+    pub(crate) fn try_answer(&mut self, method: &str) -> io::Result<Answer> {
+        let mut interim = Vec::new();
+        let mut answer = loop {
+            let answer = self.head()?;
+            if (100..200).contains(&answer.status) && answer.status != 101 {
+                interim.push(answer.status);
+                continue;
+            }
+            break answer;
+        };
+        answer.interim = interim;
+        if method == "HEAD" || matches!(answer.status, 101 | 204 | 304) {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            self.chunks(&mut answer)?;
+        } else if let Some(length) = answer.header("content-length") {
+            let length = length.parse().map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+            answer.body = self.take(length)?;
+        } else {
+            self.rest(&mut answer)?;
+        }
+        Ok(answer)
+    }
+
+    /// Reads the head of an answer alone.
+    pub(crate) fn head(&mut self) -> io::Result<Answer> {
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.fill()?;
+        };
+        let raw: Vec<u8> = self.buffer.drain(..end).collect();
+        Answer::parse(String::from_utf8_lossy(&raw).into_owned()).ok_or_else(|| ErrorKind::InvalidData.into())
+    }
+
+    /// Reads so many bytes.
+    pub(crate) fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.fill()?;
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// Waits for the connection to end, and returns what came before.
+    ///
+    /// # Errors
+    /// If it is reset, or stays open.
+    pub(crate) fn end(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            match self.fill() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(std::mem::take(&mut self.buffer)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the connection to end in whatever way.
+    #[track_caller]
+    pub(crate) fn assert_ends(&mut self) {
+        match self.end() {
+            Ok(rest) => assert!(rest.is_empty(), "more came: {}", String::from_utf8_lossy(&rest)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
+    }
+
+    /// Cuts the connection: the other side sees a reset.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n") {
+                break at;
+            }
+            self.fill()?;
+        };
+        let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+        Ok(String::from_utf8_lossy(&line[..end]).into_owned())
+    }
+
+    fn chunks(&mut self, answer: &mut Answer) -> io::Result<()> {
+        loop {
+            let line = self.line()?;
+            let size = line.split(';').next().unwrap_or_default();
+            let size = usize::from_str_radix(size.trim(), 16).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+            if size == 0 {
+                break;
+            }
+            answer.body.extend(self.take(size)?);
+            if !self.line()?.is_empty() {
+                return Err(ErrorKind::InvalidData.into());
+            }
+        }
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                return Ok(());
+            }
+            answer.trailers.extend(header(&line));
+        }
+    }
+
+    fn rest(&mut self, answer: &mut Answer) -> io::Result<()> {
+        answer.body = self.end()?;
+        Ok(())
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let mut piece = [0; 65536];
+        let count = self.stream.read(&mut piece)?;
+        if count == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.extend_from_slice(&piece[..count]);
+        Ok(())
+    }
+}
+
+/// The bytes of a request without a body; `Host: test` is added.
+pub(crate) fn request(method: &str, path: &str, headers: &[&str]) -> String {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+    for line in headers {
+        text.push_str(line);
+        text.push_str("\r\n");
+    }
+    text.push_str("\r\n");
+    text
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    /// The head as it came.
+    pub(crate) raw: String,
+    pub(crate) status: u16,
+    /// In the order in which they came, names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Vec<(String, String)>,
+    /// The interim answers (1xx) before it.
+    pub(crate) interim: Vec<u16>,
+}
+
+impl Answer {
+    fn parse(raw: String) -> Option<Self> {
+        let mut lines = raw.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines.filter(|line| !line.is_empty()).filter_map(header).collect();
+        Some(Self { status, headers, raw, ..Self::default() })
+    }
+
+    /// The first header of this name, which is given in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.all(name).first().copied()
+    }
+
+    /// Every header of this name.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The value of a cookie that it sets.
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
+        self.all("set-cookie").into_iter().find_map(|line| line.split(';').next()?.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// The header line that shows the pass that it sets.
+    #[track_caller]
+    pub(crate) fn pass(&self) -> String {
+        let pass = self.cookie("tidegate_pass").unwrap_or_else(|| panic!("no pass in {}", self.raw));
+        format!("Cookie: tidegate_pass={pass}")
+    }
+
+    /// The header line that shows the ticket that it sets.
+    #[track_caller]
+    pub(crate) fn ticket(&self) -> String {
+        let ticket = self.cookie("tidegate_ticket").unwrap_or_else(|| panic!("no ticket in {}", self.raw));
+        format!("Cookie: tidegate_ticket={ticket}")
+    }
+}
+
+pub(super) fn header(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+pub(super) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}

@@ -1,0 +1,124 @@
+//! A gate in this process, on ports and in a directory of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tidegate::app::{self, Running, Start};
+use tidegate::clock::Clock;
+use tidegate::config;
+
+use super::client::{Answer, Client};
+use super::until;
+
+/// A gate that runs, and all that belongs to it. It ends when it is dropped.
+pub(crate) struct World {
+    /// Where visitors come in.
+    pub(crate) http: SocketAddr,
+    /// Where the operator comes in.
+    pub(crate) admin: SocketAddr,
+    /// The gate; `None` only while the world ends.
+    pub(crate) running: Option<Running>,
+    directory: PathBuf,
+}
+
+impl World {
+    /// Starts a gate by this policy, in which `data` and the addresses need not stand. One worker, unless `listen.workers` says more.
+    #[track_caller]
+    pub(crate) fn start(yaml: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("tidegate-it-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("gate.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let policy = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let http = app::listen("listen.http", any, policy.listen.workers.unwrap_or(1)).unwrap();
+        let admin = app::listen_alone("admin.listen", any).unwrap();
+        let running = app::start(Start { policy, file: Some(file), clock: Arc::new(Clock::start()), http, admin }).unwrap();
+        Self { http: running.http, admin: running.admin_address, running: Some(running), directory }
+    }
+
+    /// A gate in front of one site that lets everyone in; `more` is further YAML.
+    #[track_caller]
+    pub(crate) fn open(upstream: &str, more: &str) -> Self {
+        Self::start(&format!("upstream: {{ servers: [{upstream}] }}\nadmission: {{ mode: open }}\n{more}"))
+    }
+
+    /// Its gate.yaml.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.join("gate.yaml")
+    }
+
+    /// Its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The directory of both.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A new client.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.http)
+    }
+
+    /// A GET on a connection of its own, with these header lines.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str, headers: &[&str]) -> Answer {
+        self.client().get(path, headers)
+    }
+
+    /// A pass: the header line of a visitor who was let in. Only if newcomers are.
+    #[track_caller]
+    pub(crate) fn pass(&self) -> String {
+        self.get("/", &["Accept: text/html"]).pass()
+    }
+
+    /// A GET on the operator's side.
+    #[track_caller]
+    pub(crate) fn admin(&self, path: &str) -> Answer {
+        let mut client = Client::connect(self.admin);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin));
+        client.answer()
+    }
+
+    /// A POST on the operator's side.
+    #[track_caller]
+    pub(crate) fn admin_post(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        let mut client = Client::connect(self.admin);
+        let host = self.admin;
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.answer()
+    }
+
+    /// A metric by its name and labels, as they are scraped; 0 if it is not there.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric is as it should be.
+    #[track_caller]
+    pub(crate) fn until_metric(&self, name: &str, is_right: impl Fn(f64) -> bool) -> f64 {
+        until(name, || Some(self.metric(name)).filter(|&value| is_right(value)))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        // left behind, it is in the way of nobody
+        std::fs::remove_dir_all(&self.directory).ok();
+    }
+}

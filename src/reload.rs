@@ -20,7 +20,6 @@ use crate::rules::keyring::Keyring;
 use crate::rules::policy::Policy;
 use crate::rules::time::UnixTime;
 use crate::store;
-use crate::upstream::{BufferMemory, Upstream};
 
 /// Puts new policies in force.
 #[derive(Debug)]
@@ -31,18 +30,25 @@ pub struct Reloader {
 }
 
 /// What a new policy is published to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Parts {
     /// The gate.
     pub gate: Arc<Gate>,
-    /// The site.
-    pub upstream: Arc<Upstream>,
-    /// The memory of body buffers.
-    pub memory: Arc<BufferMemory>,
+    /// What else follows the policy: told after the gate has it. Given by who wires, since siblings don't know each other.
+    pub follow: Follow,
     /// Where reloads are counted.
     pub metrics: Arc<Metrics>,
     /// The clock.
     pub clock: Arc<Clock>,
+}
+
+/// Takes over a policy that is in force.
+pub type Follow = Arc<dyn Fn(&Policy) + Send + Sync>;
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("gate", &self.gate).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -154,10 +160,9 @@ impl Reloader {
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
         make_room_for_connections(&policy).map_err(|error| vec![error])?;
         let keys = self.keys(&policy);
-        self.parts.memory.set_limit(policy.limits.buffer_memory);
         let policy = Arc::new(policy);
         self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
-        self.parts.upstream.apply(&policy);
+        (self.parts.follow)(&policy);
         Ok(())
     }
 

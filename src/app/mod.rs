@@ -141,10 +141,13 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream = Upstream::new(&policy, Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
     let reloader = file.map(|path| {
+        let (site, memory) = (Arc::clone(&upstream), Arc::clone(&memory));
         let parts = Parts {
             gate: Arc::clone(&gate),
-            upstream: Arc::clone(&upstream),
-            memory: Arc::clone(&memory),
+            follow: Arc::new(move |policy| {
+                memory.set_limit(policy.limits.buffer_memory);
+                site.apply(policy);
+            }),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };

@@ -85,8 +85,10 @@ impl Sums {
             Some((cleared, same)) if same == length && cleared == current + 1 => return,
             // the usual step to the next epoch
             Some((cleared, same)) if same == length && cleared == current => crowd.clear(current + 1),
+            // the first tick: what is in the maps was counted just now, and would be counted again
+            None => {}
             // a new length, or a jump of the clock: nothing that was counted names an epoch of now
-            _ => (0..MAPS).for_each(|map| crowd.clear(map)),
+            Some(_) => (0..MAPS).for_each(|map| crowd.clear(map)),
         }
         self.cleared = Some((current + 1, length));
     }
@@ -135,6 +137,17 @@ mod tests {
         }
         let (weights, tickets) = sums.tick(&crowd, E, Moment::from_secs(1), wall(1));
         assert!((tickets - 1000.0).abs() < 1.0 && (weights - 2000.0).abs() < 2.0, "{tickets} {weights}");
+    }
+
+    #[test]
+    fn the_first_tick_forgets_nobody() {
+        let crowd = Crowd::new();
+        let mut sums = Sums::default();
+        for tick in 0..2 {
+            crowd.count(7, Epoch::of(wall(1), E, 0), E, 1.0);
+            let (_, tickets) = sums.tick(&crowd, E, Moment::from_secs(tick), wall(1));
+            assert!((tickets - 1.0).abs() < 1e-9, "{tickets}");
+        }
     }
 
     #[test]

@@ -42,13 +42,25 @@ pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, sha
     let route = policy.routes.matching(request.uri.path());
     let ours = cookies::find(headers);
     let unsafe_method = !is_safe(&request.method);
-    let (pass, pass_in_header) = find_pass(headers, &ours, regime, now, unsafe_method, shard);
-    // a pass that holds makes the ticket irrelevant; a route that is not gated asks for neither
-    let ticket = if pass.is_some() || !route.gated { None } else { find_ticket(&ours, regime, shard) };
-    Facts { client, route, form: negotiate::form(headers), pass, pass_in_header, ticket, has_our_cookies: ours.any, unsafe_method }
+    let ShownPass { pass, holds, in_header } = find_pass(headers, &ours, regime, now, unsafe_method, shard);
+    // a pass that holds makes the ticket irrelevant, and one that has ended does not: browsers go on sending it; a route that is not
+    // gated asks for neither
+    let ticket = if holds || !route.gated { None } else { find_ticket(&ours, regime, shard) };
+    let form = negotiate::form(headers);
+    Facts { client, route, form, pass, pass_in_header: in_header, ticket, has_our_cookies: ours.any, unsafe_method }
 }
 
-/// The first genuine pass that holds; else the first that is genuine, so that its end can be told; and whether it came in the header.
+/// The pass that came with a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ShownPass {
+    /// The first genuine one that holds; else the first that is genuine, so that its end can be told.
+    pub(super) pass: Option<Pass>,
+    pub(super) holds: bool,
+    /// It came in the `Tidegate-Pass` header.
+    pub(super) in_header: bool,
+}
+
+/// Finds the pass of a request.
 pub(super) fn find_pass(
     headers: &HeaderMap,
     ours: &OurCookies<'_>,
@@ -56,23 +68,25 @@ pub(super) fn find_pass(
     now: Now,
     unsafe_method: bool,
     shard: &Shard,
-) -> (Option<Pass>, bool) {
+) -> ShownPass {
     let shown = headers.get(PASS_HEADER).and_then(|value| value.to_str().ok());
     let candidates = shown.into_iter().map(|token| (token, true)).chain(ours.pass.iter().map(|token| (token, false)));
-    let mut ended = None;
+    let mut ended: Option<ShownPass> = None;
     for (token, in_header) in candidates {
         match regime.keys.verify_pass(token.as_bytes()) {
             Ok(pass) => {
                 let policy = &regime.policy;
-                if judge_pass(&pass, now, &policy.session, &policy.bypass, unsafe_method).is_ok() {
-                    return (Some(pass), in_header);
+                let holds = judge_pass(&pass, now, &policy.session, &policy.bypass, unsafe_method).is_ok();
+                let shown = ShownPass { pass: Some(pass), holds, in_header };
+                if holds {
+                    return shown;
                 }
-                ended.get_or_insert((pass, in_header));
+                ended.get_or_insert(shown);
             }
             Err(rejected) => shard.count(Count::TokenRejected(label(rejected))),
         }
     }
-    ended.map_or((None, false), |(pass, in_header)| (Some(pass), in_header))
+    ended.unwrap_or_default()
 }
 
 /// The first genuine ticket.

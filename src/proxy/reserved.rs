@@ -54,8 +54,8 @@ fn health(worker: &Worker) -> Answer {
 fn own_status(worker: &Worker, regime: &Regime, parts: &Parts, now: Now) -> Answer {
     let ours = cookies::find(&parts.headers);
     let policy = &*regime.policy;
-    let (pass, _) = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
-    let pass = pass.filter(|pass| judge_pass(pass, now, &policy.session, &policy.bypass, false).is_ok());
+    let shown = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
+    let pass = shown.pass.filter(|_| shown.holds);
     let refresh_max = policy.waiting_room.refresh_max;
     let ticket = || facts::find_ticket(&ours, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {

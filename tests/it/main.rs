@@ -5,6 +5,20 @@
 
 mod support;
 
+mod floors;
+
+mod gate_command;
+mod gate_demo;
+mod gate_keys;
+mod gate_log;
+mod gate_mint;
+mod gate_mode;
+mod gate_pass;
+mod gate_process;
+mod gate_reload;
+mod gate_ticket;
+mod gate_waiting;
+
 mod proxy_connections;
 mod proxy_failures;
 mod proxy_headers;

@@ -1,0 +1,164 @@
+//! The waiting room, in the form that the client accepts.
+
+use serde_json::Value;
+
+use crate::support::{Answer, Upstream, World, request};
+
+const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8";
+const API: &str = "Accept: application/json";
+const IMAGE: &str = "Sec-Fetch-Dest: image";
+
+/// What goes out in the first flight of a TCP connection: ten segments.
+const FIRST_FLIGHT: usize = 14 * 1024;
+
+/// A site, and a gate that lets nobody in.
+fn closed(more: &str) -> (Upstream, World) {
+    let upstream = Upstream::answering("the site");
+    let world = World::start(&format!("upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: closed }}\n{more}", upstream.url()));
+    (upstream, world)
+}
+
+/// What every waiting answer carries.
+#[track_caller]
+fn assert_waiting(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{}", answer.raw);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
+    assert_eq!(answer.header("referrer-policy"), Some("strict-origin"));
+    assert_eq!(answer.header("retry-after"), Some("10"));
+    assert_eq!(answer.all("proxy-status"), ["tidegate; error=http_request_denied; details=\"wait\""]);
+    assert!(answer.raw.len() + answer.body.len() < FIRST_FLIGHT, "{} bytes", answer.raw.len() + answer.body.len());
+}
+
+#[test]
+fn a_navigation_gets_a_page_that_comes_back_by_itself() {
+    let (upstream, world) = closed("");
+    let answer = world.get("/apply", &[BROWSER]);
+    assert_waiting(&answer);
+    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(answer.header("refresh"), Some("10"));
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
+    assert!(answer.text().contains("Nobody is being let in right now"), "{}", answer.text());
+    assert!(answer.cookie("tidegate_ticket").is_some());
+    assert!(upstream.seen().is_empty(), "it reached the site");
+}
+
+#[test]
+fn a_program_gets_json_of_exactly_these_keys() {
+    let (_upstream, world) = closed("");
+    let answer = world.get("/api/cases", &[API]);
+    assert_waiting(&answer);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.header("refresh"), None);
+    assert!(answer.cookie("tidegate_ticket").is_some());
+    let json: Value = serde_json::from_slice(&answer.body).unwrap();
+    let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), 4, "{json}");
+    assert_eq!(json["verdict"], "wait");
+    assert_eq!(json["retry_after_s"], 10);
+    assert!(json["expected_wait_s"].is_null() && json["position"].is_null(), "{json}");
+}
+
+#[test]
+fn a_terminal_gets_one_line_of_text() {
+    let (_upstream, world) = closed("");
+    for headers in [&["Accept: */*"][..], &[]] {
+        let answer = world.get("/", headers);
+        assert_waiting(&answer);
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.header("refresh"), None);
+        assert_eq!(answer.text().lines().count(), 1, "{}", answer.text());
+        assert!(answer.text().contains("waiting room"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn parts_of_a_page_get_nothing_and_no_ticket() {
+    let (_upstream, world) = closed("");
+    for headers in [&[IMAGE][..], &["Accept: image/webp,*/*"], &["Sec-Fetch-Dest: script"], &["Accept: text/css,*/*;q=0.1"]] {
+        let answer = world.get("/logo", headers);
+        assert_waiting(&answer);
+        assert!(answer.body.is_empty());
+        assert_eq!((answer.header("content-type"), answer.header("refresh")), (None, None));
+        assert!(answer.all("set-cookie").is_empty(), "{}", answer.raw);
+    }
+}
+
+#[test]
+fn the_status_of_a_waiting_answer_is_the_operators() {
+    for status in [200, 202, 429] {
+        let (_upstream, world) = closed(&format!("waiting_room: {{ status: {status}, refresh: 25s }}"));
+        for accept in [BROWSER, API, "Accept: */*", IMAGE] {
+            let answer = world.get("/", &[accept]);
+            assert_eq!(answer.status, status);
+            assert_eq!(answer.header("retry-after"), Some("25"));
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+        }
+    }
+}
+
+#[test]
+fn a_form_without_a_pass_is_told_and_never_sent_again_by_itself() {
+    let (upstream, world) = closed("");
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        let mut client = world.client();
+        client.send(request(method, "/apply", &[BROWSER, "Content-Length: 10", "Content-Type: application/x-www-form-urlencoded"]));
+        client.send("name=Eve+x");
+        let answer = client.answer();
+        assert_waiting(&answer);
+        assert_eq!((answer.header("refresh"), answer.header("location")), (None, None), "{method}");
+        assert!(answer.text().contains("has not reached the site"), "{}", answer.text());
+        assert!(!answer.text().contains("http-equiv"), "{}", answer.text());
+    }
+    let mut client = world.client();
+    client.send(request("POST", "/apply", &["Accept: */*", "Content-Length: 0"]));
+    let answer = client.answer();
+    assert_waiting(&answer);
+    assert!(answer.text().contains("has not reached the site"), "{}", answer.text());
+    assert!(upstream.seen().is_empty(), "it reached the site");
+}
+
+#[test]
+fn a_head_is_a_get_without_the_page() {
+    let (_upstream, world) = closed("");
+    let mut client = world.client();
+    let whole = client.get("/", &[BROWSER]);
+    client.send(request("HEAD", "/", &[BROWSER]));
+    let head = client.answer_to_head();
+    assert_waiting(&head);
+    for name in ["content-type", "content-length", "refresh", "content-security-policy"] {
+        assert_eq!(head.header(name), whole.header(name), "{name}");
+        assert!(head.header(name).is_some(), "{name}");
+    }
+    // the same connection serves on: no byte of a body came after the head
+    assert_waiting(&client.get("/", &[BROWSER]));
+}
+
+#[test]
+fn every_state_of_the_page_fits_the_first_flight() {
+    let (_upstream, world) = closed("limits: { tickets_per_client: 1 }\nwaiting_room: { refresh: 10s }");
+    let first = world.get("/", &[BROWSER]);
+    assert_waiting(&first);
+    // the one ticket of this network is gone
+    let without = world.get("/", &[BROWSER]);
+    assert_waiting(&without);
+    assert!(without.text().contains("have a ticket yet"), "{}", without.text());
+    // what is closed for newcomers waits with figures when it is drawn
+    world.admin_post("/mode", "application/json", r#"{"mode":"fixed","probability":0.01}"#);
+    let answer = world.get("/", &[BROWSER, &first.ticket()]);
+    assert!(answer.raw.len() + answer.body.len() < FIRST_FLIGHT);
+    assert!(answer.text().contains("You are waiting") || answer.status == 200, "{}", answer.text());
+}
+
+#[test]
+fn who_waits_is_told_how_long() {
+    let (_upstream, world) = closed("");
+    world.admin_post("/mode", "application/json", r#"{"mode":"fixed","probability":0.2}"#);
+    let answer = world.get("/", &[API]);
+    let json: Value = serde_json::from_slice(&answer.body).unwrap();
+    // no ticket yet: its first draw is two seconds away
+    assert_eq!(json["retry_after_s"], 2);
+    assert_eq!(answer.header("retry-after"), Some("2"));
+    assert!(json["expected_wait_s"].as_u64().is_some_and(|wait| wait > 0), "{json}");
+}

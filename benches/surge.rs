@@ -7,8 +7,13 @@
 //! Site, proxy and crowd are processes of their own: this file starts itself again as the site, and is the crowd. Everything
 //! listens on free ports of 127.0.0.1, and ends with this process.
 //!
+//! Beside the surge there are four calmer cases, for the gate alone: half of the capacity, and nobody may have to wait after the first ten
+//! seconds; ten times the capacity from one second to the next, and the waiting room must open at once; a site of which 6 % of the pages
+//! take 3 s more, and one of which more than a quarter of the pages always fails, both at 0.3 of what they can do, and nobody may have to wait.
+//!
 //! ```text
-//! cargo bench --bench surge                          # all, six minutes
+//! cargo bench --bench surge                          # all, ten minutes
+//! cargo bench --bench surge -- --scenario half
 //! cargo bench --bench surge -- --only none --multiple 5
 //! cargo bench --bench surge -- --smoke               # does it run at all?
 //! ```
@@ -30,31 +35,40 @@ use tidegate::demo::browser::Browser;
 use tidegate::demo::crowd::{Crowd, CrowdSettings, Pages};
 use tidegate::demo::random::Span;
 use tidegate::demo::report::CrowdReport;
-use tidegate::demo::site::{Site, SiteSettings};
+use tidegate::demo::site::{Site, SiteSettings, SlowPlace};
 use tidegate::demo::{start_crowd, start_site};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Part::Site { workers, service_ms }) = arguments.part {
-        return be_the_site(SiteSettings { workers, service: Duration::from_millis(service_ms), ..SiteSettings::default() });
+    if let Some(Part::Site { workers, service_ms, fault }) = arguments.part {
+        return be_the_site(SiteSettings { workers, service: Duration::from_millis(service_ms), ..SiteSettings::default() }, fault);
     }
-    if !arguments.bench && !arguments.smoke && arguments.only.is_none() {
+    if !arguments.bench && !arguments.smoke && arguments.only.is_none() && arguments.scenario.is_none() {
         // `cargo test --all-targets` runs every target: six minutes of load are not a test
         println!("run me with `cargo bench --bench surge`");
         return Ok(());
     }
     raise_descriptor_limit()?;
-    let case = Case {
-        site: SiteSettings::default(),
-        pages: 6,
-        multiple: arguments.multiple,
-        seconds: if arguments.smoke { SMOKE_S } else { arguments.seconds },
-    };
-    let fronts = arguments.only.map_or_else(|| Front::value_variants().to_vec(), |only| vec![only]);
-    println!("{}", case.describe());
-    println!("{HEADING}");
-    for front in fronts {
-        println!("{}", case.row(front)?);
+    if arguments.scenario.is_none_or(|scenario| scenario == Scenario::Surge) {
+        let case = Case {
+            site: SiteSettings::default(),
+            pages: 6,
+            multiple: arguments.multiple,
+            seconds: if arguments.smoke { SMOKE_S } else { arguments.seconds },
+        };
+        let fronts = arguments.only.map_or_else(|| Front::value_variants().to_vec(), |only| vec![only]);
+        println!("{}", case.describe());
+        println!("{HEADING}");
+        for front in fronts {
+            println!("{}", case.row(front)?);
+        }
+    }
+    if arguments.only.is_none() {
+        println!("\n{CALM_HEADING}");
+        let chosen = |scenario: &&Scenario| arguments.scenario.is_none_or(|wanted| wanted == **scenario);
+        for scenario in Scenario::value_variants().iter().filter(|&&scenario| scenario != Scenario::Surge).filter(chosen) {
+            println!("{}", scenario.row(if arguments.smoke { SMOKE_S } else { CALM_S })?);
+        }
     }
     Ok(())
 }
@@ -69,7 +83,10 @@ struct Arguments {
     /// One row of the table.
     #[arg(long)]
     only: Option<Front>,
-    /// How many times the site's capacity is asked for.
+    /// One of the cases; without it, all.
+    #[arg(long)]
+    scenario: Option<Scenario>,
+    /// How many times the site's capacity is asked for in the surge.
     #[arg(long, default_value_t = 3.0)]
     multiple: f64,
     /// How long the crowd comes; the second half is what counts.
@@ -84,8 +101,112 @@ struct Arguments {
 enum Part {
     /// Be the site: say the address on standard output, and end when standard input does.
     #[command(hide = true)]
-    Site { workers: u32, service_ms: u64 },
+    Site { workers: u32, service_ms: u64, fault: SiteFault },
 }
+
+/// What is wrong with the site all along.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum SiteFault {
+    None,
+    SlowPages,
+    FailingPages,
+}
+
+/// What the crowd and the site are like.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Scenario {
+    /// More than the site can do, with and without something in front of it.
+    Surge,
+    /// Half of the capacity.
+    Half,
+    /// Ten times the capacity, from one second to the next.
+    Tenfold,
+    /// 6 % of the pages take 3 s more.
+    SlowPages,
+    /// More than a quarter of the pages always fails.
+    FailingPages,
+}
+
+impl Scenario {
+    /// When the crowd of [`Scenario::Tenfold`] comes; and before that nobody is a stranger to the gate any more.
+    const STEP_S: u64 = 20;
+
+    const fn fault(self) -> SiteFault {
+        match self {
+            Self::Surge | Self::Half | Self::Tenfold => SiteFault::None,
+            Self::SlowPages => SiteFault::SlowPages,
+            Self::FailingPages => SiteFault::FailingPages,
+        }
+    }
+
+    /// Pages a second that the site can do, slow ones among them.
+    fn capacity(self, site: &SiteSettings) -> f64 {
+        let mean_s = site.service.as_secs_f64() + if self == Self::SlowPages { SLOW_SHARE * SLOW_S } else { 0.0 };
+        f64::from(site.workers) / mean_s
+    }
+
+    fn schedule(self, capacity: f64) -> Vec<Step> {
+        let step = |at_s, share| Step { at_s, visitors_per_s: share * capacity / f64::from(PAGES) };
+        match self {
+            Self::Surge | Self::Half => vec![step(0.0, 0.5)],
+            Self::Tenfold => vec![step(0.0, 0.3), step(Self::STEP_S as f64, 10.0)],
+            Self::SlowPages | Self::FailingPages => vec![step(0.0, 0.3)],
+        }
+    }
+
+    /// A row for the gate in front of the site.
+    fn row(self, seconds: u64) -> anyhow::Result<String> {
+        let site = SiteSettings::default();
+        let (site_address, _site) = start_site_process(&site, self.fault())?;
+        let directory = Directory::new(Front::Tidegate)?;
+        let (address, _gate) = start_gate(directory.path(), site_address, site.workers)?;
+        let capacity = self.capacity(&site);
+        let settings = CrowdSettings {
+            schedule: self.schedule(capacity),
+            duration: Duration::from_secs(seconds),
+            pages: Pages::Fixed(PAGES),
+            think: Span::Fixed(Duration::from_secs(4)),
+            ..CrowdSettings::of(address)
+        };
+        let crowd = Crowd::new(settings, Arc::new(Clock::start()));
+        start_crowd(&crowd)?.join();
+        let report = crowd.report();
+        let from = if self == Self::Tenfold { Self::STEP_S } else { LEARNING_S };
+        let first_wait =
+            report.seconds().find(|(second, window)| *second >= from && window.counts.waits > 0).map(|(second, _)| second - from);
+        let after = report.window(from, seconds);
+        let p95 = after.latency.quantile(0.95).map_or_else(|| "-".to_owned(), |at| format!("{:.2} s", at.as_secs_f64()));
+        let name = self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        Ok(format!(
+            "| {name:13} | {:>10.1} | {:>5} | {p95:>8} | {:>6} | {:>6} | {:>6} | {:>8} | {:>10} |",
+            capacity,
+            after.counts.pages(),
+            after.counts.failed,
+            after.counts.sheds,
+            after.counts.waits,
+            after.counts.diverted,
+            first_wait.map_or_else(|| "never".to_owned(), |second| format!("second {}", second + 1)),
+        ))
+    }
+}
+
+/// How long a calm case takes.
+const CALM_S: u64 = 60;
+
+/// A gate that knows nothing yet may make some wait.
+const LEARNING_S: u64 = 10;
+
+/// Of every visitor.
+const PAGES: u32 = 6;
+
+/// Of [`Scenario::SlowPages`].
+const SLOW_SHARE: f64 = 0.06;
+const SLOW_S: f64 = 3.0;
+
+/// All counts are from the tenth second on, or from the step of `tenfold`, which is also where its first wait counts from.
+const CALM_HEADING: &str = "\
+| with the gate | capacity/s | pages | p95      | failed | sheds  | waits  | diverted | first wait |
+|---------------|------------|-------|----------|--------|--------|--------|----------|------------|";
 
 /// What stands in front of the site.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -120,7 +241,7 @@ impl Case {
     }
 
     fn row(&self, front: Front) -> anyhow::Result<String> {
-        let (site_address, _site) = start_site_process(&self.site)?;
+        let (site_address, _site) = start_site_process(&self.site, SiteFault::None)?;
         let directory = Directory::new(front)?;
         let (address, _front) = match front {
             Front::None => (site_address, None),
@@ -180,8 +301,14 @@ const HEADING: &str = "\
 
 // the site
 
-fn be_the_site(settings: SiteSettings) -> anyhow::Result<()> {
+fn be_the_site(settings: SiteSettings, fault: SiteFault) -> anyhow::Result<()> {
     let site = Site::new(settings, Arc::new(Clock::start()));
+    site.change(|faults| match fault {
+        SiteFault::None => {}
+        SiteFault::SlowPages => (faults.slow, faults.slow_place) = (SLOW_SHARE, SlowPlace::Inside),
+        // 1 and 10 to 19 of 40
+        SiteFault::FailingPages => faults.failing_prefix = Some("/page/1".to_owned()),
+    });
     let (address, _running) = start_site(&site, loopback())?;
     println!("{address}");
     // whoever started this holds the other end, and can't leave it open by dying
@@ -189,9 +316,10 @@ fn be_the_site(settings: SiteSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_site_process(settings: &SiteSettings) -> anyhow::Result<(SocketAddr, Process)> {
+fn start_site_process(settings: &SiteSettings, fault: SiteFault) -> anyhow::Result<(SocketAddr, Process)> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("site").arg(settings.workers.to_string()).arg(settings.service.as_millis().to_string());
+    let fault = fault.to_possible_value().context("a fault without a name")?;
+    command.arg("site").arg(settings.workers.to_string()).arg(settings.service.as_millis().to_string()).arg(fault.get_name());
     let mut site = Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the site")?);
     let output = site.0.stdout.take().context("the site has no output")?;
     let mut line = String::new();

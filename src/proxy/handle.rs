@@ -242,7 +242,7 @@ fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> A
         BadRequest::HostMissing | BadRequest::HostRepeated | BadRequest::HostInvalid | BadRequest::HostMismatch => Refusal::Host,
         BadRequest::SchemeUnsupported | BadRequest::TargetInvalid | BadRequest::TargetBytes => Refusal::Target,
         BadRequest::MethodUnsupported => Refusal::NotImplemented,
-        BadRequest::LengthInvalid => Refusal::BadRequest,
+        BadRequest::LengthInvalid => Refusal::ContentLength,
         BadRequest::LengthAndCoding | BadRequest::CodingInvalid | BadRequest::CodingUnsupported => Refusal::TransferEncoding,
     };
     worker.shard.count(Count::Refused(refusal));

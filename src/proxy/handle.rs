@@ -242,7 +242,7 @@ fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> A
         BadRequest::HostMissing | BadRequest::HostRepeated | BadRequest::HostInvalid | BadRequest::HostMismatch => Refusal::Host,
         BadRequest::SchemeUnsupported | BadRequest::TargetInvalid | BadRequest::TargetBytes => Refusal::Target,
         BadRequest::MethodUnsupported => Refusal::NotImplemented,
-        BadRequest::LengthInvalid => Refusal::BadRequest,
+        BadRequest::LengthInvalid => Refusal::ContentLength,
         BadRequest::LengthAndCoding | BadRequest::CodingInvalid | BadRequest::CodingUnsupported => Refusal::TransferEncoding,
     };
     worker.shard.count(Count::Refused(refusal));
@@ -272,7 +272,9 @@ fn failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, failur
         Failure::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (FailureKind::BadGateway, status::CONNECT),
         Failure::Connect(_) => (FailureKind::BadGateway, status::UNAVAILABLE),
         Failure::Timeout => (FailureKind::GatewayTimeout, status::TIMEOUT),
+        Failure::Upstream(error) if error.is_parse() => (FailureKind::BadGateway, status::PROTOCOL),
         Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),
+        Failure::Switched => (FailureKind::BadGateway, status::PROTOCOL),
         Failure::Client(error) => return body_failed(worker, regime, facts, state, error),
     };
     respond::failure(&regime.pages, kind, facts.form, proxy_status)

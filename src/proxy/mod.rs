@@ -252,7 +252,8 @@ fn count_error(worker: &Worker, state: &State, error: &hyper::Error) {
     let refusal = if state.deadline.has_fired() && state.phase() == Phase::Head {
         Refusal::HeaderTimeout
     } else if error.is_parse_too_large() {
-        Refusal::HeadTooLarge
+        // hyper tells the two apart by their words alone
+        if error.to_string() == URI_TOO_LONG { Refusal::UriTooLong } else { Refusal::HeadTooLarge }
     } else if error.is_parse() {
         Refusal::BadRequest
     } else {
@@ -260,6 +261,8 @@ fn count_error(worker: &Worker, state: &State, error: &hyper::Error) {
     };
     worker.shard.count(Count::Refused(refusal));
 }
+
+const URI_TOO_LONG: &str = "URI too long";
 
 /// Answers a request; a panic on the way costs that request and no other.
 async fn guarded(worker: &Worker, peer: &Peer, request: Request<Incoming>) -> respond::Answer {

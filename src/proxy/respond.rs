@@ -32,6 +32,7 @@ pub(super) mod status {
     pub(in crate::proxy) const CONNECT_TIMEOUT: HeaderValue = HeaderValue::from_static("tidegate; error=connection_timeout");
     pub(in crate::proxy) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("tidegate; error=destination_unavailable");
     pub(in crate::proxy) const TIMEOUT: HeaderValue = HeaderValue::from_static("tidegate; error=http_response_timeout");
+    pub(in crate::proxy) const PROTOCOL: HeaderValue = HeaderValue::from_static("tidegate; error=http_protocol_error");
     pub(in crate::proxy) const BROKEN: HeaderValue = HeaderValue::from_static("tidegate; error=http_response_incomplete");
 }
 

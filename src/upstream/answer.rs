@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version, header, response};
+use http::{Method, Request, Response, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
@@ -45,6 +45,9 @@ pub enum Failure {
     /// The connection ended, or what came was not HTTP.
     #[error("the upstream server's answer broke off")]
     Upstream(#[source] hyper::Error),
+    /// It switched protocols, which no request of ours asks for.
+    #[error("the upstream server switched protocols unasked")]
+    Switched,
     /// The request body could not be read from the client.
     #[error("the client's request body broke off")]
     Client(#[source] hyper::Error),
@@ -75,7 +78,7 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
         let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
         let Some(live) = exchange.live.take() else { return Err(Failure::Timeout) };
         match sent {
-            Ok(answer) => return Ok(live.answered(answer)),
+            Ok(answer) => return live.answered(answer),
             Err(failed) => {
                 let timed_out = live.connection.deadline.has_fired();
                 let retry = failed.message().is_some() || copy.is_some();
@@ -209,8 +212,15 @@ impl Drop for Exchange {
 }
 
 impl Live {
-    fn answered(self, answer: Response<Incoming>) -> Answered {
+    fn answered(self, answer: Response<Incoming>) -> Result<Answered, Failure> {
         let Self { mut slot, connection, started } = self;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // what follows is not HTTP: a client that got this answer could talk to the site past the gate
+            slot.good(false);
+            slot.observe(OutcomeLabel::Error, false);
+            slot.finish_closed(connection);
+            return Err(Failure::Switched);
+        }
         let waited = slot.upstream.clock.moment().since(started);
         let shard = &slot.upstream.workers[slot.worker].shard;
         shard.observe(Timing::FirstByte, waited);
@@ -228,7 +238,7 @@ impl Live {
         if body.is_end_stream() {
             connection.deadline.clear();
         }
-        Answered { head, body: relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }) }
+        Ok(Answered { head, body: relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }) })
     }
 
     fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {

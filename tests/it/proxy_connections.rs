@@ -1,1 +1,134 @@
-//! .
+//! The limit of connections: who waits must not crowd out those who may enter.
+
+use crate::support::{Client, Upstream, World, request};
+
+const LIMIT: usize = 20;
+
+/// A gate with few connections, closed by hand once a pass has been handed out.
+fn gate(site: &Upstream, more: &str) -> (World, String) {
+    let world = World::open(&site.url(), &format!("limits: {{ connections: {LIMIT}{more} }}"));
+    let pass = world.pass();
+    assert_eq!(world.admin_post("/mode", "application/json", r#"{"mode":"closed"}"#).status, 200);
+    world.until_status("/connections/open", 0);
+    (world, pass)
+}
+
+#[test]
+fn open_connections_are_counted() {
+    let site = Upstream::answering("hello");
+    let world = World::open(&site.url(), "listen: { workers: 2 }");
+    assert_eq!(world.status().pointer("/connections/open").unwrap(), 0, "a worker that waits for a client has none");
+    let clients: Vec<Client> = (0..3).map(|_| world.client()).collect();
+    world.until_status("/connections/open", 3);
+    world.until_metric("tidegate_downstream_connections", |open| open == 3.0);
+    drop(clients);
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn above_half_of_the_limit_a_waiting_answer_closes_its_connection() {
+    let site = Upstream::answering("hello");
+    let (world, pass) = gate(&site, "");
+    let mut kept = Vec::new();
+    for number in 1..=LIMIT / 2 {
+        let mut client = world.client();
+        let answer = client.get("/", &["Accept: text/html"]);
+        assert_eq!((answer.status, answer.header("connection")), (503, None), "{number}");
+        kept.push(client);
+    }
+    for _ in 0..3 {
+        let mut client = world.client();
+        let answer = client.get("/", &["Accept: text/html"]);
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        client.assert_ends();
+        world.until_status("/connections/open", 10);
+    }
+    // those who may enter stay, and those below the half are not closed behind their backs
+    let mut member = world.client();
+    for _ in 0..2 {
+        let answer = member.get("/", &[&pass]);
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    drop(member);
+    world.until_status("/connections/open", 10);
+    for client in &mut kept {
+        assert_eq!(client.get("/", &[]).header("connection"), None);
+    }
+}
+
+#[test]
+fn the_last_tenth_is_kept_for_those_with_a_pass() {
+    let site = Upstream::answering("hello");
+    let (world, pass) = gate(&site, "");
+    // 18 that say nothing: what they are is not known
+    let silent: Vec<Client> = (0..LIMIT - LIMIT / 10).map(|_| world.client()).collect();
+    world.until_status("/connections/open", 18);
+    let mut member = world.client();
+    for _ in 0..3 {
+        let answer = member.get("/", &[&pass]);
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    // the last place: answered, and given back
+    for _ in 0..3 {
+        let mut stranger = world.client();
+        let answer = stranger.get("/healthz", &[]);
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        stranger.assert_ends();
+        world.until_status("/connections/open", 19);
+    }
+    let mut other = world.client();
+    assert_eq!(other.get("/", &[&pass]).header("connection"), None);
+    assert_eq!(member.get("/", &[&pass]).status, 200);
+    drop(silent);
+    world.until_status("/connections/open", 2);
+}
+
+#[test]
+fn when_all_are_taken_who_comes_waits_and_is_served() {
+    for workers in [1, 2] {
+        let site = Upstream::answering("hello");
+        let world = World::open(
+            &site.url(),
+            &format!("listen: {{ workers: {workers} }}\nlimits: {{ connections: {LIMIT}, header_timeout: 1s, idle_timeout: 1s }}"),
+        );
+        // they hold every place until they are timed out
+        let silent: Vec<Client> = (0..2 * LIMIT).map(|_| world.client()).collect();
+        let mut clients: Vec<Client> = (0..LIMIT)
+            .map(|_| {
+                let mut client = world.client();
+                client.send(request("GET", "/", &[]));
+                client
+            })
+            .collect();
+        for client in &mut clients {
+            assert_eq!(client.answer().text(), "hello");
+        }
+        assert!(world.status().pointer("/connections/open").unwrap().as_u64() <= Some(LIMIT as u64));
+        drop((silent, clients));
+        world.until_status("/connections/open", 0);
+    }
+}
+
+#[test]
+fn a_crowd_that_waits_leaves_room_for_those_inside() {
+    let site = Upstream::answering("hello");
+    let (world, pass) = gate(&site, "");
+    let http = world.http;
+    let crowd: Vec<_> = (0..40)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    let mut client = Client::connect(http);
+                    assert_eq!(client.get("/", &["Accept: text/html", "Connection: close"]).status, 503);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        assert_eq!(world.get("/", &[&pass]).text(), "hello");
+    }
+    for one in crowd {
+        one.join().unwrap();
+    }
+    assert_eq!(site.seen().len(), 51);
+}

@@ -8,6 +8,9 @@
 mod crowd;
 mod keyed;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +20,7 @@ use arc_swap::{ArcSwap, Guard};
 use crate::page::Pages;
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Ended, Reason, Verdict};
-use crate::rules::draw::{self, Epoch, Odds, Wait};
+use crate::rules::draw::{self, Epoch, Odds, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{Mode, Policy};
 use crate::rules::rate::Rate;
@@ -69,15 +72,20 @@ impl Regime {
     /// How long a ticket of this age still waits.
     #[must_use]
     pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
-        draw::wait(self.odds.current(), self.weight(issued, now), self.epoch)
+        draw::wait(self.odds.current(), self.weights(), issued, now, self.epoch)
     }
 
-    fn weight(&self, issued: UnixTime, now: UnixTime) -> f64 {
+    const fn weights(&self) -> Weights {
         match self.mode.mode {
-            // the operator's odds are the odds
-            Mode::Fixed(_) => 1.0,
-            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => draw::weight(issued, now),
+            Mode::Fixed(_) => Weights::Even,
+            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => Weights::Growing,
         }
+    }
+
+    /// What a ticket draws with now, and in which epoch.
+    fn stake(&self, ticket: &Ticket, now: UnixTime) -> (Epoch, Result<Stake, UnixTime>) {
+        let epoch = Epoch::of(now, self.epoch, self.keys.phase(ticket.id));
+        (epoch, Stake::of(epoch, ticket.issued, now))
     }
 }
 
@@ -404,13 +412,7 @@ impl Gate {
         if !visit.may_draw {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
-        let epoch = Epoch::of(now.wall, regime.epoch, regime.keys.phase(ticket.id));
-        let won = ticket.won || {
-            let weight = regime.weight(ticket.issued, now.wall);
-            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
-            let odds = regime.odds.at(draw::odds_time(epoch, ticket.issued));
-            draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), odds, weight)
-        };
+        let won = ticket.won || self.draws_in(regime, &ticket, now.wall);
         if !won {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
@@ -419,6 +421,14 @@ impl Gate {
         }
         self.seen(worker).held.fetch_add(1, Ordering::Relaxed);
         Decision::new(Verdict::Wait, Reason::NoToken)
+    }
+
+    fn draws_in(&self, regime: &Regime, ticket: &Ticket, now: UnixTime) -> bool {
+        let (epoch, Ok(stake)) = regime.stake(ticket, now) else { return false };
+        let weight = stake.weight(ticket.issued);
+        self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
+        let weight = if regime.weights() == Weights::Even { stake.part } else { weight };
+        draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
     }
 
     fn admit(&self, worker: usize, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
@@ -449,14 +459,16 @@ impl Gate {
                 decision.retry_after = regime.epoch;
                 return;
             }
-            let id = VisitorId(visit.entropy);
-            // it will draw in this epoch: the next odds are made with it in mind
-            let epoch = Epoch::of(wall, regime.epoch, regime.keys.phase(id));
-            self.crowd.count(id.0, epoch, regime.epoch, 1.0);
-            decision.set_ticket = Some(Ticket { id, issued: wall, seen: wall, won: false });
+            let ticket = Ticket { id: VisitorId(visit.entropy), issued: wall, seen: wall, won: false };
+            // the next odds are made with its first draw in mind
+            if let (epoch, Ok(stake)) = regime.stake(&ticket, wall.plus(draw::FIRST_RETURN)) {
+                self.crowd.count(ticket.id.0, epoch, regime.epoch, stake.weight(wall));
+            }
+            decision.set_ticket = Some(ticket);
             return;
         };
-        let epoch = Epoch::of(wall, regime.epoch, regime.keys.phase(ticket.id));
+        let (epoch, stake) = regime.stake(&ticket, wall);
+        let next = stake.err().unwrap_or(epoch.ends);
         let won = ticket.won || decision.reason == Reason::NoToken;
         decision.wait = regime.wait(ticket.issued, wall);
         decision.retry_after = if won {
@@ -466,7 +478,7 @@ impl Gate {
             let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
             Duration::from_secs_f64(1.0 + ahead * share)
         } else {
-            epoch.ends.since(wall).max(Duration::from_secs(1))
+            next.since(wall).max(Duration::from_secs(1))
         };
         // a ticket that was renewed a moment ago need not be again
         let stale = wall.since(ticket.seen) >= regime.policy.waiting_room.refresh / 2;

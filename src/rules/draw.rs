@@ -1,8 +1,9 @@
 //! Draws: how a rate of newcomers becomes odds that reloading cannot better.
 //!
-//! A ticket draws once an epoch: a keyed hash of ticket and epoch, against the odds as they stood when that epoch began, so the answer
-//! is the same all epoch long. The phase of the epoch differs per ticket, so there is no herd. Weights grow with unbroken
-//! attendance, so that luck matters less the longer one waits.
+//! A ticket draws once an epoch: a keyed hash of ticket and epoch, against the odds and with the weight as they stood when that epoch
+//! began, so the answer is the same all epoch long. The phase of the epoch differs per ticket, so there is no herd. Weights grow with
+//! unbroken attendance, so that luck matters less the longer one waits; and a draw counts for no more than the part of an epoch that
+//! was waited for it, so that a new ticket's early first draw is nothing to collect.
 //!
 //! Absent: the keyed hash itself (`keyring.rs`), and any memory of a visitor.
 
@@ -41,15 +42,57 @@ const WEIGHT_MAX: f64 = 61.0;
 
 /// The weight of a ticket in the draw: 1 at first, and 1 more a minute.
 #[must_use]
-pub fn weight(issued: UnixTime, now: UnixTime) -> f64 {
-    (1.0 + now.since(issued).as_secs_f64() / AGEING.as_secs_f64()).min(WEIGHT_MAX)
+pub fn weight(issued: UnixTime, at: UnixTime) -> f64 {
+    (1.0 + at.since(issued).as_secs_f64() / AGEING.as_secs_f64()).min(WEIGHT_MAX)
 }
 
-/// Whether a draw is won. `draw` is uniform over 64 bits.
+/// Whether a draw is won. `draw` is uniform over 64 bits. Odds of 1 are room for everyone, whatever they weigh.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "53 bits of a draw are enough: no odds are that small")]
 pub fn wins(draw: u64, odds: f64, weight: f64) -> bool {
-    (draw as f64) < odds * weight * 2f64.powi(64)
+    odds >= 1.0 || (draw as f64) < odds * weight * 2f64.powi(64)
+}
+
+/// When a new ticket comes back to draw for the first time. It draws no sooner: against odds that already know of it, and not against
+/// those of the calm before a surge that it came with.
+pub const FIRST_RETURN: Duration = Duration::from_secs(2);
+
+/// What a ticket draws with in one epoch: the same whenever within it the visitor asks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stake {
+    /// The time as of which it draws: the odds of then, and its weight of then.
+    pub at: UnixTime,
+    /// The part of an epoch that was waited for this draw, 0 to 1; 1 from the second whole epoch on. Else whoever takes a new ticket
+    /// every [`FIRST_RETURN`] draws several times as often as who waits.
+    pub part: f64,
+}
+
+impl Stake {
+    /// What a ticket draws with in this epoch; if it is too young to draw, the time at which it may.
+    ///
+    /// # Errors
+    /// When it draws for the first time.
+    pub fn of(epoch: Epoch, issued: UnixTime, now: UnixTime) -> Result<Self, UnixTime> {
+        if issued > now {
+            // the clock was set back: how long it has waited is unknown, and it has waited
+            return Ok(Self { at: epoch.began, part: 1.0 });
+        }
+        let first = issued.plus(FIRST_RETURN);
+        if now < first {
+            return Err(first);
+        }
+        let length = epoch.ends.since(epoch.began);
+        let at = epoch.began.max(first);
+        let before = epoch.began.minus(length).max(first);
+        let since = if before < epoch.began { before } else { issued };
+        Ok(Self { at, part: (at.since(since).as_secs_f64() / length.as_secs_f64()).min(1.0) })
+    }
+
+    /// What it weighs in the draw.
+    #[must_use]
+    pub fn weight(&self, issued: UnixTime) -> f64 {
+        self.part * weight(issued, self.at)
+    }
 }
 
 /// The odds of the recent past, newest last: each ticket draws against those at the beginning of its epoch.
@@ -85,19 +128,6 @@ impl Odds {
         let found = self.ring.get(after.saturating_sub(1));
         found.map_or(1.0, |&(_, odds)| odds)
     }
-}
-
-/// When a new ticket comes back to draw for the first time.
-pub const FIRST_RETURN: Duration = Duration::from_secs(2);
-
-/// A ticket draws against odds that already knew of it: at the earliest those of the tick after it was given. Else everyone who
-/// came with a surge would draw against the odds of the calm before it.
-const KNOWN_AFTER: Duration = Duration::from_secs(1);
-
-/// The time whose odds a ticket draws against in an epoch.
-#[must_use]
-pub fn odds_time(epoch: Epoch, issued: UnixTime) -> UnixTime {
-    epoch.began.max(issued.plus(KNOWN_AFTER))
 }
 
 /// The odds that fill a rate of newcomers. `held` tickets have won before and wait for a token: they come first.
@@ -136,25 +166,38 @@ pub struct Wait {
     pub nine_of_ten: Duration,
 }
 
-/// The wait of a ticket of this weight; `None` while no one is let in.
+/// Whether weights grow with attendance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// They do.
+    Growing,
+    /// Each is 1: the operator's odds are the odds.
+    Even,
+}
+
+/// The wait of a ticket that was given at `issued`; `None` while no one is let in.
 #[must_use]
-pub fn wait(odds: f64, weight: f64, epoch: Duration) -> Option<Wait> {
+pub fn wait(odds: f64, weights: Weights, issued: UnixTime, now: UnixTime, epoch: Duration) -> Option<Wait> {
     if odds <= 0.0 {
         return None;
     }
-    Some(Wait { half: quantile(odds, weight, epoch, 0.5)?, nine_of_ten: quantile(odds, weight, epoch, 0.1)? })
+    let (weight, growth) = match weights {
+        Weights::Growing => (weight(issued, now), epoch.as_secs_f64() / AGEING.as_secs_f64()),
+        Weights::Even => (1.0, 0.0),
+    };
+    let quantile = |outside| quantile(odds * weight, growth / weight, epoch, outside);
+    Some(Wait { half: quantile(0.5)?, nine_of_ten: quantile(0.1)? })
 }
 
 /// The time after which the chance to be still outside is `outside`.
 ///
-/// Of n draws with weights that grow by g = epoch / ageing each, the chance to lose all is about exp(-λ (n + g' n² / 2)), where
-/// λ = -ln(1 - odds × weight) and g' = g / weight: solved for n.
-fn quantile(odds: f64, weight: f64, epoch: Duration, outside: f64) -> Option<Duration> {
-    let chance = (odds * weight).min(1.0 - 1e-9);
-    let rate = -(-chance).ln_1p();
+/// Of n draws whose chances grow by the share g each, the chance to lose all is about exp(-λ (n + g n² / 2)), where
+/// λ = -ln(1 - chance): solved for n.
+fn quantile(chance: f64, growth: f64, epoch: Duration, outside: f64) -> Option<Duration> {
+    let rate = -(-chance.min(1.0 - 1e-9)).ln_1p();
     let needed = -outside.ln() / rate;
-    let growth = epoch.as_secs_f64() / AGEING.as_secs_f64() / weight;
-    let draws = ((1.0 + 2.0 * growth * needed).sqrt() - 1.0) / growth;
+    // (sqrt(1 + 2 g x) - 1) / g, in the form that holds for g = 0
+    let draws = 2.0 * needed / ((1.0 + 2.0 * growth * needed).sqrt() + 1.0);
     // the next draw is half an epoch away on average, and the first half of an epoch is part of every wait
     Duration::try_from_secs_f64((draws.max(0.5)) * epoch.as_secs_f64()).ok()
 }
@@ -244,12 +287,54 @@ mod tests {
         assert!((odds(1.0, E, 0.0, 0.0) - 1.0).abs() < 1e-9 && odds(0.0, E, 0.0, 0.0).abs() < 1e-9);
     }
 
+    fn stake(issued_ms: u64, now_ms: u64) -> Result<(u64, f64), u64> {
+        let ms = |time: UnixTime| time.as_millis() - at(0).as_millis();
+        Stake::of(Epoch::of(at(now_ms), E, 0), at(issued_ms), at(now_ms)).map(|stake| (ms(stake.at), stake.part)).map_err(ms)
+    }
+
     #[test]
     fn a_ticket_does_not_draw_against_the_calm_before_it_came() {
-        let epoch = Epoch::of(at(2500), E, 0);
-        assert_eq!(epoch.began, at(0));
-        assert_eq!(odds_time(epoch, at(500)), at(1500));
-        assert_eq!(odds_time(epoch, UnixTime::from_secs(1_699_999_000)), at(0));
+        assert_eq!(stake(10_500, 10_600), Err(12_500));
+        assert_eq!(stake(10_500, 12_499), Err(12_500));
+        assert_eq!(stake(10_500, 12_500), Ok((12_500, 0.2)));
+    }
+
+    #[test]
+    fn a_stake_is_the_same_all_epoch_long() {
+        for issued in [10_500, 19_000, 3_000] {
+            for from in [30_000, 20_000] {
+                let stakes: Vec<_> = (0..10).map(|s| stake(issued, from + 1_000 + s * 900)).collect();
+                assert!(stakes.iter().all(|stake| *stake == stakes[9]), "{issued} {stakes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_ticket_add_up_to_the_time_that_it_has_waited() {
+        for issued in (10_000..20_000).step_by(130) {
+            let mut parts = Vec::new();
+            for now in (issued..issued + 60_000).step_by(10) {
+                if let Ok(stake) = stake(issued, now)
+                    && parts.last() != Some(&stake)
+                {
+                    parts.push(stake);
+                }
+            }
+            let total: f64 = parts.iter().map(|(_, part)| part).sum();
+            let waited = Duration::from_millis(parts.last().unwrap().0 - issued).as_secs_f64() / 10.0;
+            assert!((total - waited).abs() < 1e-9, "{issued} {parts:?}");
+            assert!((parts.last().unwrap().1 - 1.0).abs() < 1e-9, "{issued} {parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_no_ticket_from_drawing() {
+        assert_eq!(stake(86_400_000, 12_000), Ok((10_000, 1.0)));
+    }
+
+    #[test]
+    fn room_for_everyone_is_for_the_youngest_too() {
+        assert!(wins(u64::MAX, 1.0, 0.2) && !wins(u64::MAX, 0.999, 0.2));
     }
 
     #[test]
@@ -268,29 +353,32 @@ mod tests {
     fn the_wait_of_steady_odds_is_that_of_repeated_draws() {
         // played out: a crowd of tickets against odds of 2 %, with growing weights
         for odds in [0.002, 0.02, 0.3] {
-            let wait = wait(odds, 1.0, E).unwrap();
-            let mut outside = 1.0;
-            let (mut half, mut nine) = (None, None);
-            for draw in 0..100_000u32 {
-                let age = f64::from(draw) * 10.0;
-                outside *= 1.0 - (odds * (1.0 + age / 60.0)).min(1.0);
-                let time = age + 10.0;
-                if outside <= 0.5 && half.is_none() {
-                    half = Some(time);
+            for weights in [Weights::Growing, Weights::Even] {
+                let wait = wait(odds, weights, at(0), at(0), E).unwrap();
+                let mut outside = 1.0;
+                let (mut half, mut nine) = (None, None);
+                for draw in 0..100_000u32 {
+                    let age = f64::from(draw) * 10.0;
+                    let grown = if weights == Weights::Growing { 1.0 + age / 60.0 } else { 1.0 };
+                    outside *= 1.0 - (odds * grown).min(1.0);
+                    let time = age + 10.0;
+                    if outside <= 0.5 && half.is_none() {
+                        half = Some(time);
+                    }
+                    if outside <= 0.1 && nine.is_none() {
+                        nine = Some(time);
+                        break;
+                    }
                 }
-                if outside <= 0.1 && nine.is_none() {
-                    nine = Some(time);
-                    break;
-                }
+                let (half, nine) = (half.unwrap(), nine.unwrap());
+                assert!((wait.half.as_secs_f64() - half).abs() <= 0.15 * half + 10.0, "{odds}: {wait:?} against {half}");
+                assert!((wait.nine_of_ten.as_secs_f64() - nine).abs() <= 0.15 * nine + 10.0, "{odds}: {wait:?} against {nine}");
             }
-            let (half, nine) = (half.unwrap(), nine.unwrap());
-            assert!((wait.half.as_secs_f64() - half).abs() <= 0.15 * half + 10.0, "{odds}: {wait:?} against {half}");
-            assert!((wait.nine_of_ten.as_secs_f64() - nine).abs() <= 0.15 * nine + 10.0, "{odds}: {wait:?} against {nine}");
         }
     }
 
     #[test]
     fn nobody_can_say_how_long_while_no_one_is_let_in() {
-        assert_eq!(wait(0.0, 1.0, E), None);
+        assert_eq!(wait(0.0, Weights::Growing, at(0), at(0), E), None);
     }
 }

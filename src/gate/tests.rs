@@ -1,0 +1,6 @@
+//! The real gate on virtual time: a crowd with cookies (or without) in front of a model site whose slots are those of `rules::slots`.
+
+mod doors;
+mod fairness;
+mod surge;
+mod world;

@@ -1,0 +1,1 @@
+//! The other doors: modes, reloads, and clocks that jump.

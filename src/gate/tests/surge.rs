@@ -16,7 +16,7 @@ fn explore() {
                 second.at_s,
                 second.regime.probability(),
                 second.regime.law.capacity,
-                second.regime.law.returning,
+                second.regime.law.committed,
                 second.regime.law.newcomers,
                 second.regime.law.requests_per_newcomer,
                 second.admitted,

@@ -11,7 +11,7 @@ mod world;
 use std::time::Duration;
 
 pub(crate) use client::{Answer, Client, request};
-pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};
+pub(crate) use upstream::{Seen, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};
 pub(crate) use world::World;
 

@@ -113,46 +113,14 @@ impl State {
             Some("down") => ("Down", "down", "d73027", "The site is down."),
             Some(_) | None => ("Unknown", "unknown", "808a96", "Whether the site is up is not known yet."),
         };
-        let sentence = text(status, "/summary").filter(|summary| !summary.trim().is_empty()).unwrap_or_else(|| sentence.to_owned());
+        let sentence = text(status, "/site_summary").filter(|summary| !summary.trim().is_empty()).unwrap_or_else(|| sentence.to_owned());
         Self { word, class, icon, sentence }
     }
 }
 
 /// What the gate is doing, and why.
 fn doing(status: &Value) -> String {
-    let waiting = number(status, "/waiting").filter(|waiting| *waiting >= 1.0);
-    let probability = number(status, "/probability").map(percent);
-    let load = number(status, "/load").map(percent);
-    match text(status, "/mode/name").as_deref() {
-        Some("open") => "The gate is open: everyone is let in, whatever the load.".to_owned(),
-        Some("closed") => "The gate is closed: no newcomer is let in; those inside stay in.".to_owned(),
-        Some("fixed") => {
-            let share = number(status, "/mode/probability").map(percent).or(probability);
-            format!("The gate lets in {} of draws, as the operator fixed it, whatever the load.", share.as_deref().unwrap_or(DASH))
-        }
-        Some("observe") => {
-            let would = match (flag(status, "/limiting"), probability) {
-                (Some(true), Some(probability)) => format!(" On duty it would now let in {probability} of draws."),
-                (Some(false), _) => " On duty it would let in everyone now.".to_owned(),
-                _ => String::new(),
-            };
-            format!("The gate only observes: it counts, and holds back nobody.{would}")
-        }
-        Some(_) | None => match flag(status, "/limiting") {
-            Some(true) => {
-                let rate = number(status, "/admission_rate").map_or_else(|| DASH.to_owned(), figure);
-                let why =
-                    load.map_or_else(String::new, |load| format!(", because those already in ask for {load} of what the site can do"));
-                format!("The gate is limiting: {rate} newcomers a second may enter{why}. The others wait their turn.")
-            }
-            Some(false) if waiting.is_some() => "The gate has room: everyone who waits is let in at the next draw.".to_owned(),
-            Some(false) => {
-                let why = load.map_or_else(String::new, |load| format!(": those already in ask for {load} of what the site can do"));
-                format!("The gate lets in everyone{why}.")
-            }
-            None => "What the gate is doing is not known yet.".to_owned(),
-        },
-    }
+    text(status, "/gate_summary").unwrap_or_else(|| "What the gate is doing is not known yet.".to_owned())
 }
 
 #[derive(Debug, Serialize)]
@@ -415,7 +383,8 @@ mod tests {
 
     fn full() -> Value {
         json!({
-            "summary": "The site is up and busy.", "site": "up",
+            "site_summary": "The site is up and busy.", "site": "up",
+            "gate_summary": "The gate is letting in 12 newcomers a second.",
             "mode": { "name": "auto", "source": "file", "until": null, "probability": null },
             "limiting": true, "load": 0.97, "capacity": 203.4, "probability": 0.031, "admission_rate": 12.34,
             "active": 1834, "waiting": 60_231, "epoch_s": 90,
@@ -445,7 +414,7 @@ mod tests {
     fn everything_is_on_the_page() {
         let page = render(&full(), Some(5)).unwrap();
         for part in [
-            "12 newcomers a second may enter, because those already in ask for 97 % of what the site can do",
+            "The gate is letting in 12 newcomers a second.",
             "<dd>97 %</dd>",
             "<dd>203</dd>",
             "<dd>3.1 %</dd>",
@@ -479,7 +448,7 @@ mod tests {
         let hostile = "</style><script>alert('1')</script>\"'";
         let page = render(
             &json!({
-                "summary": hostile, "site": hostile, "version": hostile,
+                "site_summary": hostile, "gate_summary": hostile, "site": hostile, "version": hostile,
                 "mode": { "name": hostile, "source": hostile, "until": hostile },
                 "upstream": [{ "server": hostile, "up": hostile }],
                 "outcomes_last_minute": { hostile: 3 },
@@ -514,7 +483,6 @@ mod tests {
         status["mode"] = json!({ "name": "closed", "source": "operator", "until": "2026-01-01T12:00:00Z" });
         let page = render(&status, None).unwrap();
         assert!(page.contains("value=\"file\"") && page.contains("<dt>Until</dt><dd>2026-01-01 12:00:00 UTC</dd>"));
-        assert!(page.contains("The gate is closed"));
     }
 
     #[test]

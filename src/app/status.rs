@@ -55,8 +55,11 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             "errors": outcome.errors,
         })
     });
+    let (site_summary, gate_summary) = (site_summary(site), gate_summary(snapshot));
     json!({
-        "summary": summary(snapshot, site),
+        "summary": format!("{site_summary} {gate_summary}"),
+        "site_summary": site_summary,
+        "gate_summary": gate_summary,
         "site": match site {
             Site::Up => "up",
             Site::Struggling => "struggling",
@@ -113,18 +116,25 @@ fn site(snapshot: &Snapshot<'_>, in_flight: u32) -> Site {
     }
 }
 
-/// One sentence on the site, and one on what the gate does and why.
-fn summary(snapshot: &Snapshot<'_>, site: Site) -> String {
+/// Whether the site is up, in one sentence.
+const fn site_summary(site: Site) -> &'static str {
+    match site {
+        Site::Up => "The site is up.",
+        Site::Struggling => "The site is up, but many of its answers are errors.",
+        Site::Down => "The site is down: it gives no good answers.",
+        Site::Unknown => "Nothing has been asked of the site in the last minute.",
+    }
+}
+
+/// What the gate is doing and why, in one sentence.
+fn gate_summary(snapshot: &Snapshot<'_>) -> String {
     let regime = snapshot.regime;
     let law = &regime.law;
-    let site = match site {
-        Site::Up => "The site is up",
-        Site::Struggling => "The site is up, but many of its answers are errors",
-        Site::Down => "The site is down: it gives no good answers",
-        Site::Unknown => "Nothing has been asked of the site in the last minute",
-    };
     let waiting = people(regime.waiting);
-    let gate = match regime.mode.mode {
+    if snapshot.draining {
+        return "The gate is shutting down.".to_owned();
+    }
+    match regime.mode.mode {
         Mode::Auto if regime.limiting => format!(
             "The gate is letting in {:.1} newcomers a second, because those inside already ask for {:.0} % of the {:.1} answers a second \
              that the site can give; {waiting} waiting.",
@@ -132,15 +142,19 @@ fn summary(snapshot: &Snapshot<'_>, site: Site) -> String {
             law.load * 100.0,
             law.capacity
         ),
-        Mode::Auto => format!("Everyone is let in: those inside ask for {:.0} % of what the site can give.", law.load * 100.0),
+        Mode::Auto => format!("The gate lets in everyone: those inside ask for {:.0} % of what the site can give.", law.load * 100.0),
         Mode::Open => "The gate is open: everyone is let in, whatever the load.".to_owned(),
-        Mode::Closed => format!("The gate is closed: nobody new is let in; {waiting} waiting."),
+        Mode::Closed => format!("The gate is closed: nobody new is let in, those inside stay in; {waiting} waiting."),
         Mode::Fixed(probability) => {
             format!("The gate lets each draw win with a probability of {probability}, whatever the load; {waiting} waiting.")
         }
-        Mode::Observe => format!("The gate only observes: it turns nobody away; {waiting} would be waiting."),
-    };
-    if snapshot.draining { format!("The gate is shutting down. {site}.") } else { format!("{site}. {gate}") }
+        Mode::Observe if regime.limiting => format!(
+            "The gate only observes, and turns nobody away; it would now let in {:.1} newcomers a second, and {waiting} in its count of those \
+             who would wait.",
+            law.newcomers
+        ),
+        Mode::Observe => "The gate only observes, and would now let in everyone.".to_owned(),
+    }
 }
 
 fn people(count: u64) -> String {

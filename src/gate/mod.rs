@@ -57,6 +57,8 @@ pub struct Regime {
     /// When this tick began.
     tick_began: UnixTime,
     odds: Odds,
+    /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
+    usual_odds: f64,
     held: f64,
     pass_rate: Rate,
     ticket_rate: Rate,
@@ -72,7 +74,7 @@ impl Regime {
     /// How long a ticket of this age still waits.
     #[must_use]
     pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
-        draw::wait(self.odds.current(), self.weights(), issued, now, self.epoch)
+        draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)
     }
 
     const fn weights(&self) -> Weights {
@@ -267,6 +269,7 @@ struct Control {
     sums: Sums,
     usage: Usage,
     ticked: Moment,
+    usual_rate: f64,
 }
 
 impl std::fmt::Debug for Gate {
@@ -284,7 +287,8 @@ impl Gate {
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mut odds = Odds::default();
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
-        odds.push(now.wall, fixed_odds(mode.mode).unwrap_or(1.0), policy.waiting_room.refresh);
+        let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
+        odds.push(now.wall, usual_odds, policy.waiting_room.refresh);
         let tokens = Tokens::default().next(capacity, TICK.as_secs_f64());
         let regime = Regime {
             epoch: policy.waiting_room.refresh,
@@ -301,6 +305,7 @@ impl Gate {
             version: 0,
             tick_began: now.wall,
             odds,
+            usual_odds,
             held: 0.0,
         };
         Self {
@@ -318,6 +323,7 @@ impl Gate {
                 sums: Sums::default(),
                 usage: Usage::default(),
                 ticked: now.mono,
+                usual_rate: capacity,
             }),
         }
     }
@@ -535,6 +541,9 @@ impl Gate {
         let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
         let mut odds = old.odds.clone();
         odds.push(now.wall, value, epoch);
+        let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
+        control.usual_rate += (law.newcomers - control.usual_rate) * forgotten;
+        let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(control.usual_rate, epoch, 0.0, weights));
 
         let unspent = self.tokens.swap(control.tokens.next(law.newcomers, seconds), Ordering::Relaxed);
         let turned_away = waiting > 0.0 || held > 0.0;
@@ -555,6 +564,7 @@ impl Gate {
             version: old.version + 1,
             tick_began: now.wall,
             odds,
+            usual_odds,
             held,
             ..Regime::clone(&old)
         }));
@@ -569,6 +579,7 @@ impl Gate {
         let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
         self.regime.store(Arc::new(Regime {
             odds: with_mode(&old.odds, mode.mode, epoch, now),
+            usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
             policy,
@@ -587,7 +598,8 @@ impl Gate {
         let old = self.regime.load_full();
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
-        self.regime.store(Arc::new(Regime { mode, odds, version: old.version + 1, ..Regime::clone(&old) }));
+        let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
+        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, version: old.version + 1, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.
@@ -628,6 +640,9 @@ impl Gate {
 
 /// The tick of the law.
 pub const TICK: Duration = Duration::from_secs(1);
+
+/// The memory of the rate that waits are told from.
+const USUAL: Duration = Duration::from_secs(30);
 
 /// A client prefix not seen for this long has its whole share of tickets again.
 const CLIENT_KEPT: Duration = Duration::from_secs(60);

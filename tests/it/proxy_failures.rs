@@ -77,17 +77,21 @@ fn a_client_that_left_holds_its_slot_until_the_timeout_at_most() {
 
 #[test]
 fn a_connection_that_ends_before_the_answer_is_a_bad_gateway() {
-    let endings: [(&str, fn(&mut crate::support::Site)); 5] = [
-        ("closed", |_| {}),
-        ("reset", |site| site.reset()),
-        ("cut within the head", |site| drop(site.write("HTTP/1.1 200 OK\r\nContent-Le"))),
-        ("after an interim answer", |site| drop(site.write("HTTP/1.1 103 Early Hints\r\n\r\n"))),
-        ("nothing but a line", |site| drop(site.write("\r\n"))),
+    let endings = [
+        ("closed", "", false),
+        ("reset", "", true),
+        ("cut within the head", "HTTP/1.1 200 OK\r\nContent-Le", false),
+        ("reset within the head", "HTTP/1.1 200 OK\r\nContent-Le", true),
+        ("after an interim answer", "HTTP/1.1 103 Early Hints\r\n\r\n", false),
+        ("nothing but a line", "\r\n", false),
     ];
-    for (name, ending) in endings {
+    for (name, bytes, reset) in endings {
         let site = Upstream::raw(move |site| {
             if site.request().is_ok() {
-                ending(site);
+                site.write(bytes);
+                if reset {
+                    site.reset();
+                }
             }
         });
         let world = gate(&site.url(), "max_in_flight: 1", "");
@@ -129,6 +133,17 @@ fn a_switch_of_protocols_that_nobody_asked_for_is_a_bad_gateway() {
     assert_failed(&answer, 502, "http_protocol_error");
     world.until_status("/slots/in_flight", 0);
     site.all_closed();
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_nobodys() {
+    let site = Upstream::start(|_, site| site.write(ok("asked") + &ok("unasked")));
+    let world = gate(&site.url(), "max_in_flight: 1", "");
+    let mut client = world.client();
+    for _ in 0..10 {
+        assert_eq!(client.get("/", &[]).text(), "asked");
+    }
+    assert_eq!(site.most_connections(), 1);
 }
 
 #[test]

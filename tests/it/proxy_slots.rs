@@ -142,7 +142,7 @@ fn who_finds_no_slot_in_time_is_shed_and_keeps_the_pass() {
 }
 
 #[test]
-fn a_form_waits_longer_and_who_is_shed_is_not_asked_for_another_body() {
+fn a_form_waits_longer_than_a_page() {
     let door = Door::default();
     let site = slow_site(&door);
     let world = gate(&site, "max_in_flight: 1, queue: { deadline: 100ms, length: 2 }", "");
@@ -237,6 +237,43 @@ fn what_is_larger_than_the_buffer_streams_and_holds_the_slot() {
     assert_eq!(large.answer().text(), "done");
     assert_eq!(other.answer().text(), "done");
     assert_eq!(site.requests(2)[0].body.len(), 300_000);
+}
+
+/// A site that answers `/large` with 32 MiB, more than all kernels on the way keep, and all else at once.
+fn generous_site() -> Upstream {
+    let large = vec![b'x'; 32 << 20];
+    Upstream::start(move |seen, site| {
+        if seen.target != "/large" {
+            return site.write(ok("small"));
+        }
+        site.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", large.len())) && site.write(&large)
+    })
+}
+
+#[test]
+fn an_answer_larger_than_the_buffer_holds_its_slot_while_it_is_read() {
+    let site = generous_site();
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s }, buffer: { response: 64KiB }", "");
+    let mut reader = Client::connect_narrow(world.http);
+    reader.send(request("GET", "/large", &[]));
+    assert_eq!(reader.head().unwrap().status, 200);
+    let mut other = ask(&world, "/", &[]);
+    world.until_queued(1);
+    assert_eq!(reader.take(32 << 20).unwrap().len(), 32 << 20);
+    assert_eq!(other.answer().text(), "small");
+    assert_eq!(site.accepted(), 1);
+}
+
+#[test]
+fn a_client_that_reads_no_more_is_cut_and_frees_its_slot() {
+    let site = generous_site();
+    let world = gate(&site, "max_in_flight: 1, queue: { deadline: 30s }, buffer: { response: 64KiB }", "limits: { body_timeout: 500ms }");
+    let mut reader = Client::connect_narrow(world.http);
+    reader.send(request("GET", "/large", &[]));
+    assert_eq!(reader.head().unwrap().status, 200);
+    assert_eq!(world.get("/", &[]).text(), "small");
+    assert!(reader.take(32 << 20).is_err(), "the half does not look whole");
+    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"aborted\"}"), 1.0);
 }
 
 #[test]

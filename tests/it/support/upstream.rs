@@ -132,15 +132,6 @@ impl Upstream {
         let (record, waited) = self.shared.changed.wait_timeout_while(record, PATIENCE, |record| !record.open.is_empty()).unwrap();
         assert!(!waited.timed_out(), "{} connections are still open", record.open.len());
     }
-
-    /// Closes every connection from the site's side.
-    pub(crate) fn close_connections(&self) {
-        for (_, stream) in &self.shared.record.lock().unwrap().open {
-            // one that is closed already is closed
-            stream.shutdown(Shutdown::Both).ok();
-        }
-        self.all_closed();
-    }
 }
 
 impl Drop for Upstream {

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shared;
 use super::status;
-use crate::gate::TICK;
+use crate::gate::{Site, TICK};
 use crate::metrics::{Count, Gauge, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
 use crate::store::{SavedMode, SavedState};
@@ -91,6 +91,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u64 = 0;
     let mut untrusted = Untrusted::default();
+    // the first comes at once, and a law that is told of a second without length would take the tokens of the first visitors
+    ticks.tick().await;
+    show(&shared, &shared.upstream.site());
     loop {
         tokio::select! {
             biased;
@@ -130,20 +133,28 @@ fn tick(shared: &Shared) {
     let site = shared.upstream.site();
     let report = shared.gate.tick(&site, now);
     let regime = shared.gate.regime();
+    let law = &regime.law;
     match report.limiting {
         Some(true) => tracing::info!(
-            capacity = regime.law.capacity,
-            load = regime.law.load,
-            newcomers_per_second = regime.law.newcomers,
+            capacity = law.capacity,
+            load = law.load,
+            newcomers_per_second = law.newcomers,
             waiting = regime.waiting,
             "limiting begins"
         ),
-        Some(false) => tracing::info!(capacity = regime.law.capacity, load = regime.law.load, "limiting ends"),
+        Some(false) => tracing::info!(capacity = law.capacity, load = law.load, "limiting ends"),
         None => {}
     }
     if report.mode_ended {
         tracing::info!(mode = regime.mode.mode.name(), "the mode set by hand has ended");
     }
+    show(shared, &site);
+    shared.history().push(law.load, regime.waiting, regime.probability(), status::outcomes(&shared.metrics));
+}
+
+/// Puts the regime in force, and the site, into the metrics.
+fn show(shared: &Shared, site: &Site) {
+    let regime = shared.gate.regime();
     let metrics = &shared.metrics;
     metrics.set(Gauge::AdmissionProbability, regime.probability());
     metrics.set(Gauge::Load, regime.law.load);
@@ -155,7 +166,6 @@ fn tick(shared: &Shared) {
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
     metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
-    shared.history().push(regime.law.load, regime.waiting, regime.probability(), status::outcomes(metrics));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts")]
@@ -247,7 +257,8 @@ impl Shared {
     }
 }
 
-/// An empty history.
+/// A history that begins with nothing answered: the first minute is counted from there.
 pub(super) fn history() -> Mutex<History> {
-    Mutex::new(History::default())
+    let nothing = vec![0; OutcomeLabel::ALL.len()];
+    Mutex::new(History { outcomes: VecDeque::from([nothing]), ..History::default() })
 }

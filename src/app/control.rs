@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -216,27 +217,49 @@ pub(super) fn save(shared: &Shared) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
-///
-/// # Errors
-/// If signals can't be had.
-pub(super) async fn until_told_to_end(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                if let Some(reloader) = shared.reloader.clone() {
-                    super::systemd::reloading();
-                    // its result is logged and counted
-                    drop(tokio::task::spawn_blocking(move || reloader.reload()).await);
-                    super::systemd::ready();
+/// The signals of this process. From [`Signals::take`] on none of them kills it, though it may be starting still.
+#[derive(Debug)]
+pub struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes SIGTERM, SIGINT and SIGHUP: each is kept until it is waited for.
+    ///
+    /// # Errors
+    /// If they can't be had.
+    pub fn take() -> std::io::Result<Self> {
+        let runtime = super::runtime()?;
+        let inside = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        drop(inside);
+        Ok(Self { runtime, terminate, interrupt, hangup })
+    }
+
+    /// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
+    pub(super) fn until_told_to_end(self, shared: &Shared) {
+        let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hangup.recv() => {
+                        if let Some(reloader) = shared.reloader.clone() {
+                            super::systemd::reloading();
+                            // its result is logged and counted
+                            drop(tokio::task::spawn_blocking(move || reloader.reload()).await);
+                            super::systemd::ready();
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 }
 

@@ -138,7 +138,7 @@ fn a_template_is_taken_in_and_a_broken_one_is_not() {
     let errors = config(&world)["errors"].to_string();
     assert!(errors.contains("room.html") && errors.contains("no_such_thing"), "{errors}");
     let said = run(&["check"], &world.file());
-    assert_ne!(said.status, Some(0));
+    assert_eq!((said.status, said.out.as_str()), (Some(2), ""));
     assert!(said.err.contains("room.html") && said.err.contains(":2"), "{}", said.err);
     fs::remove_file(&template).unwrap();
     assert_eq!(reload(&world).status, 422);

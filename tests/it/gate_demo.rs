@@ -7,8 +7,8 @@ use rustix::process::Signal;
 
 use crate::support::{Client, PATIENCE, Process, Scratch, tidegate};
 
-/// A surge begins after 12 s, and fills the waiting room in a few more.
-const SURGE: Duration = Duration::from_secs(30);
+/// A surge begins after 12 s, and fills the waiting room in a few more; a machine that is busy with other tests takes longer.
+const SURGE: Duration = Duration::from_secs(60);
 
 #[test]
 fn the_demo_shows_a_surge_on_ports_that_are_free() {

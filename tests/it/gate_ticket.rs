@@ -189,3 +189,15 @@ fn parts_of_a_page_draw_nothing() {
     client.send(request("GET", "/", &[BROWSER, &ticket]));
     assert_eq!(client.answer().status, 200);
 }
+
+#[test]
+fn a_ticket_that_was_not_seen_for_long_is_void() {
+    let (_upstream, world) = nobody_wins("waiting_room: { refresh: 1s, refresh_max: 1s }");
+    let ticket = world.get("/", &[BROWSER]).ticket();
+    let id = own_status(&world, &ticket)["ticket"].clone();
+    // asking how one stands is not being there
+    until("the ticket to be void", || Some(()).filter(|()| own_status(&world, &ticket)["verdict"].is_null()));
+    let again = world.get("/", &[BROWSER, &ticket]);
+    assert_ne!(own_status(&world, &again.ticket())["ticket"], id);
+    assert_eq!(world.count("tidegate_tokens_rejected_total{reason=\"void\"}"), 1);
+}

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shared;
 use super::status;
-use crate::gate::TICK;
+use crate::gate::{Site, TICK};
 use crate::metrics::{Count, Gauge, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
 use crate::store::{SavedMode, SavedState};
@@ -91,6 +92,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count: u64 = 0;
     let mut untrusted = Untrusted::default();
+    // the first comes at once, and a law that is told of a second without length would take the tokens of the first visitors
+    ticks.tick().await;
+    show(&shared, &shared.upstream.site());
     loop {
         tokio::select! {
             biased;
@@ -130,20 +134,28 @@ fn tick(shared: &Shared) {
     let site = shared.upstream.site();
     let report = shared.gate.tick(&site, now);
     let regime = shared.gate.regime();
+    let law = &regime.law;
     match report.limiting {
         Some(true) => tracing::info!(
-            capacity = regime.law.capacity,
-            load = regime.law.load,
-            newcomers_per_second = regime.law.newcomers,
+            capacity = law.capacity,
+            load = law.load,
+            newcomers_per_second = law.newcomers,
             waiting = regime.waiting,
             "limiting begins"
         ),
-        Some(false) => tracing::info!(capacity = regime.law.capacity, load = regime.law.load, "limiting ends"),
+        Some(false) => tracing::info!(capacity = law.capacity, load = law.load, "limiting ends"),
         None => {}
     }
     if report.mode_ended {
         tracing::info!(mode = regime.mode.mode.name(), "the mode set by hand has ended");
     }
+    show(shared, &site);
+    shared.history().push(law.load, regime.waiting, regime.probability(), status::outcomes(&shared.metrics));
+}
+
+/// Puts the regime in force, and the site, into the metrics.
+fn show(shared: &Shared, site: &Site) {
+    let regime = shared.gate.regime();
     let metrics = &shared.metrics;
     metrics.set(Gauge::AdmissionProbability, regime.probability());
     metrics.set(Gauge::Load, regime.law.load);
@@ -155,7 +167,6 @@ fn tick(shared: &Shared) {
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
     metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
-    shared.history().push(regime.law.load, regime.waiting, regime.probability(), status::outcomes(metrics));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts")]
@@ -206,29 +217,49 @@ pub(super) fn save(shared: &Shared) {
     }
 }
 
-/// Says that the gate is ready, and waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
-///
-/// # Errors
-/// If signals can't be had.
-pub(super) async fn until_told_to_end(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    // not before: a SIGHUP that finds no handler ends the process
-    super::systemd::ready();
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
-                if let Some(reloader) = shared.reloader.clone() {
-                    super::systemd::reloading();
-                    // its result is logged and counted
-                    drop(tokio::task::spawn_blocking(move || reloader.reload()).await);
-                    super::systemd::ready();
+/// The signals of this process. From [`Signals::take`] on none of them kills it, though it may be starting still.
+#[derive(Debug)]
+pub struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Takes SIGTERM, SIGINT and SIGHUP: each is kept until it is waited for.
+    ///
+    /// # Errors
+    /// If they can't be had.
+    pub fn take() -> std::io::Result<Self> {
+        let runtime = super::runtime()?;
+        let inside = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        drop(inside);
+        Ok(Self { runtime, terminate, interrupt, hangup })
+    }
+
+    /// Waits for SIGTERM or SIGINT; reloads on SIGHUP meanwhile.
+    pub(super) fn until_told_to_end(self, shared: &Shared) {
+        let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hangup.recv() => {
+                        if let Some(reloader) = shared.reloader.clone() {
+                            super::systemd::reloading();
+                            // its result is logged and counted
+                            drop(tokio::task::spawn_blocking(move || reloader.reload()).await);
+                            super::systemd::ready();
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 }
 
@@ -249,7 +280,8 @@ impl Shared {
     }
 }
 
-/// An empty history.
+/// A history that begins with nothing answered: the first minute is counted from there.
 pub(super) fn history() -> Mutex<History> {
-    Mutex::new(History::default())
+    let nothing = vec![0; OutcomeLabel::ALL.len()];
+    Mutex::new(History { outcomes: VecDeque::from([nothing]), ..History::default() })
 }

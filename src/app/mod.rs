@@ -33,6 +33,7 @@ use crate::upstream::{BufferMemory, Upstream};
 use control::History;
 use status::Snapshot;
 
+pub use control::Signals;
 pub use sockets::{SocketError, inherited, listen, listen_alone};
 
 /// What a gate is started with.
@@ -187,15 +188,12 @@ pub fn start(start: Start) -> Result<Running, StartError> {
 
 impl Running {
     /// Serves until SIGTERM or SIGINT, then drains by the policy's `shutdown`. SIGHUP reloads.
-    ///
-    /// # Errors
-    /// If signals can't be had.
-    pub fn run(self) -> std::io::Result<()> {
-        runtime()?.block_on(control::until_told_to_end(&self.shared))?;
+    pub fn run(self, signals: Signals) {
+        systemd::ready();
+        signals.until_told_to_end(&self.shared);
         systemd::stopping();
         let shutdown = self.regime().policy.shutdown;
         self.drain(shutdown.delay, shutdown.deadline);
-        Ok(())
     }
 
     /// The regime in force.

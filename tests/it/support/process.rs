@@ -247,8 +247,14 @@ impl Gate {
 
     /// Ends it as an operator does, and returns its log.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Vec<String> {
+    pub(crate) fn end(self) -> Vec<String> {
         self.process.signal(Signal::TERM);
+        self.end_by_itself()
+    }
+
+    /// Waits for it to end as it should, and returns its log.
+    #[track_caller]
+    pub(crate) fn end_by_itself(mut self) -> Vec<String> {
         let status = self.process.wait();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.process.err.all().join("\n"));
         self.process.err.all()

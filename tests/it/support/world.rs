@@ -126,6 +126,14 @@ impl World {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// A counter by its name and labels, as it is scraped; 0 if it is not there.
+    #[track_caller]
+    pub(crate) fn count(&self, name: &str) -> usize {
+        let text = self.admin("/metrics").text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
     /// Waits until a metric is as it should be.
     #[track_caller]
     pub(crate) fn until_metric(&self, name: &str, is_right: impl Fn(f64) -> bool) -> f64 {

@@ -56,7 +56,7 @@ fn own_status(worker: &Worker, regime: &Regime, parts: &Parts, now: Now) -> Answ
     let policy = &*regime.policy;
     let (pass, _) = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
     let pass = pass.filter(|pass| judge_pass(pass, now, &policy.session, &policy.bypass, false).is_ok());
-    let refresh_max = policy.waiting_room.refresh_max;
+    let refresh_max = regime.refresh_max(now.mono);
     let ticket = || facts::find_ticket(&ours, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {
         let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::rules::draw::Epoch;
-use crate::rules::time::{Moment, UnixTime};
+use crate::rules::time::UnixTime;
 
 /// Bits of one bitmap: 100,000 tickets fall on a bit already set in 1 of 100 cases, a million in 1 of 16.
 const BITS: u64 = 1 << 23;
@@ -14,68 +14,130 @@ const BITS: u64 = 1 << 23;
 /// Tickets are in at most two epochs at a time, since phases differ by less than one; the third map is the next one, and empty.
 const MAPS: u64 = 3;
 
+/// Bits for those who have won and wait for a token: each is counted once a tick, however often it asks. More than 65,536 of them
+/// would count for too few, when there is nothing left to draw for anyway.
+const HELD_BITS: u64 = 1 << 16;
+
 /// A weight of 1, in the fixed point of the shared sum.
 const UNIT: f64 = 1024.0;
 
 /// The crowd as counted by all workers.
 #[derive(Debug)]
 pub(super) struct Crowd {
-    maps: Vec<Vec<AtomicU64>>,
+    maps: Vec<Bits>,
+    held: Bits,
     weights: AtomicU64,
     tickets: AtomicU64,
 }
 
+/// A set of ids, by one bit of a hash of each.
+#[derive(Debug)]
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn new(bits: u64) -> Self {
+        Self((0..bits / 64).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Whether the id was not there yet; it is now.
+    fn insert(&self, id: u64) -> bool {
+        let hash = mix(id);
+        let word = &self.0[usize::try_from(hash / 64).unwrap_or(0) % self.0.len()];
+        let mask = 1 << (hash % 64);
+        word.load(Ordering::Relaxed) & mask == 0 && word.fetch_or(mask, Ordering::Relaxed) & mask == 0
+    }
+
+    /// Empties it. Returns how many bits there were.
+    fn clear(&self) -> u32 {
+        self.0.iter().map(|word| if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::Relaxed).count_ones() }).sum()
+    }
+}
+
 impl Crowd {
     pub(super) fn new() -> Self {
-        let map = || (0..BITS / 64).map(|_| AtomicU64::new(0)).collect();
-        Self { maps: (0..MAPS).map(|_| map()).collect(), weights: AtomicU64::new(0), tickets: AtomicU64::new(0) }
+        Self {
+            maps: (0..MAPS).map(|_| Bits::new(BITS)).collect(),
+            held: Bits::new(HELD_BITS),
+            weights: AtomicU64::new(0),
+            tickets: AtomicU64::new(0),
+        }
     }
 
     /// Counts a ticket, unless it has been counted in this epoch.
     pub(super) fn count(&self, id: u64, epoch: Epoch, length: Duration, weight: f64) {
-        let bit = mix(id) % BITS;
-        let map = &self.maps[index(generation(epoch.began, length))];
-        let word = &map[usize::try_from(bit / 64).unwrap_or(0)];
-        let mask = 1 << (bit % 64);
-        if word.load(Ordering::Relaxed) & mask != 0 || word.fetch_or(mask, Ordering::Relaxed) & mask != 0 {
-            return;
+        if self.maps[index(generation(epoch.began, length))].insert(id) {
+            self.weights.fetch_add(fixed(weight), Ordering::Relaxed);
+            self.tickets.fetch_add(1, Ordering::Relaxed);
         }
-        self.weights.fetch_add(fixed(weight), Ordering::Relaxed);
-        self.tickets.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn take(&self) -> (f64, u64) {
-        #[expect(clippy::cast_precision_loss, reason = "a sum of weights of one tick")]
+    /// Counts a ticket that has won and found no token, once a tick.
+    pub(super) fn hold(&self, id: u64) {
+        self.held.insert(id);
+    }
+
+    /// How many tickets were held in this tick.
+    pub(super) fn take_held(&self) -> u32 {
+        self.held.clear()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "sums of one tick")]
+    fn take(&self) -> (f64, f64) {
         let weights = self.weights.swap(0, Ordering::Relaxed) as f64 / UNIT;
-        (weights, self.tickets.swap(0, Ordering::Relaxed))
+        (weights, self.tickets.swap(0, Ordering::Relaxed) as f64)
     }
 
     fn clear(&self, map: u64) {
-        for word in &self.maps[index(map)] {
-            word.store(0, Ordering::Relaxed);
-        }
+        self.maps[index(map)].clear();
     }
 }
 
 /// The sums of the last epoch, tick by tick. The ticker's own.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
-    ticks: VecDeque<(Moment, f64, u64)>,
+    /// Seconds, weights and tickets, the newest last.
+    ticks: VecDeque<(f64, f64, f64)>,
     cleared: Option<(u64, Duration)>,
 }
 
+/// A tick that is later than this does not make a crowd older: whoever waits could not show up while the gate stood still.
+const TICK_MAX_S: f64 = 2.0;
+
+/// Epochs are a whole number of ticks only by and large.
+const HALF_A_TICK_S: f64 = 0.5;
+
 impl Sums {
     /// Takes in one tick. Returns the weights and the number of the tickets that drew in the last epoch.
-    pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, mono: Moment, wall: UnixTime) -> (f64, f64) {
+    pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, seconds: f64, wall: UnixTime) -> (f64, f64) {
         let (weights, tickets) = crowd.take();
-        self.ticks.push_back((mono, weights, tickets));
-        while self.ticks.front().is_some_and(|&(time, ..)| mono.since(time) >= length) {
+        self.ticks.push_back((seconds.min(TICK_MAX_S), weights, tickets));
+        let mut covered: f64 = self.ticks.iter().map(|tick| tick.0).sum();
+        while let Some(&(first, ..)) = self.ticks.front()
+            && covered - first >= length.as_secs_f64() - HALF_A_TICK_S
+        {
+            covered -= first;
             self.ticks.pop_front();
         }
         self.make_room(crowd, length, wall);
-        #[expect(clippy::cast_precision_loss, reason = "a count of tickets")]
-        let sum = self.ticks.iter().fold((0.0, 0.0), |sum, &(_, w, t)| (sum.0 + w, sum.1 + t as f64));
-        sum
+        self.sum()
+    }
+
+    /// Epochs have another length from now on. The last epoch's sums stand for the next one's until that is over, spread evenly.
+    pub(super) fn change_length(&mut self, crowd: &Crowd, length: Duration, wall: UnixTime) {
+        let (weights, tickets) = self.sum();
+        let seconds = length.as_secs_f64();
+        self.ticks.clear();
+        let mut left = seconds;
+        while left > 0.0 {
+            let tick = left.min(1.0);
+            self.ticks.push_back((tick, weights * tick / seconds, tickets * tick / seconds));
+            left -= tick;
+        }
+        self.make_room(crowd, length, wall);
+    }
+
+    fn sum(&self) -> (f64, f64) {
+        self.ticks.iter().fold((0.0, 0.0), |sum, &(_, weights, tickets)| (sum.0 + weights, sum.1 + tickets))
     }
 
     /// Empties the map of the next epoch before anyone is in it.
@@ -129,13 +191,13 @@ mod tests {
     fn a_ticket_counts_once_an_epoch_however_often_it_is_shown() {
         let crowd = Crowd::new();
         let mut sums = Sums::default();
-        sums.tick(&crowd, E, Moment::from_secs(0), wall(0));
+        sums.tick(&crowd, E, 1.0, wall(0));
         for _ in 0..50 {
             for id in 0..1000 {
                 crowd.count(id, Epoch::of(wall(1), E, id * 7), E, 2.0);
             }
         }
-        let (weights, tickets) = sums.tick(&crowd, E, Moment::from_secs(1), wall(1));
+        let (weights, tickets) = sums.tick(&crowd, E, 1.0, wall(1));
         assert!((tickets - 1000.0).abs() < 1.0 && (weights - 2000.0).abs() < 2.0, "{tickets} {weights}");
     }
 
@@ -143,9 +205,9 @@ mod tests {
     fn the_first_tick_forgets_nobody() {
         let crowd = Crowd::new();
         let mut sums = Sums::default();
-        for tick in 0..2 {
+        for _ in 0..2 {
             crowd.count(7, Epoch::of(wall(1), E, 0), E, 1.0);
-            let (_, tickets) = sums.tick(&crowd, E, Moment::from_secs(tick), wall(1));
+            let (_, tickets) = sums.tick(&crowd, E, 1.0, wall(1));
             assert!((tickets - 1.0).abs() < 1e-9, "{tickets}");
         }
     }
@@ -160,22 +222,48 @@ mod tests {
             for id in (0..1000u64).filter(|id| id % 10 == second % 10) {
                 crowd.count(id, Epoch::of(wall(second), E, id.wrapping_mul(0x9e37_79b9)), E, 1.0);
             }
-            last = sums.tick(&crowd, E, Moment::from_secs(second), wall(second));
+            last = sums.tick(&crowd, E, 1.0, wall(second));
         }
         assert!((last.1 - 1000.0).abs() <= 10.0, "{last:?}");
     }
 
     #[test]
-    fn a_new_length_starts_afresh() {
+    fn a_new_length_keeps_the_crowd() {
         let crowd = Crowd::new();
         let mut sums = Sums::default();
-        sums.tick(&crowd, E, Moment::from_secs(0), wall(0));
-        crowd.count(1, Epoch::of(wall(0), E, 0), E, 1.0);
-        sums.tick(&crowd, E, Moment::from_secs(1), wall(1));
+        for id in 0..1000 {
+            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 2.0);
+        }
+        sums.tick(&crowd, E, 1.0, wall(0));
         let twenty = Duration::from_secs(20);
-        sums.tick(&crowd, twenty, Moment::from_secs(2), wall(2));
+        sums.change_length(&crowd, twenty, wall(1));
+        for second in 1..=5 {
+            let (weights, tickets) = sums.tick(&crowd, twenty, 1.0, wall(second));
+            let left = 1000.0 - 50.0 * f64::from(u32::try_from(second).unwrap());
+            assert!((tickets - left).abs() < 1.0 && (weights - 2.0 * left).abs() < 2.0, "{second}: {weights} {tickets}");
+        }
         crowd.count(1, Epoch::of(wall(2), twenty, 0), twenty, 1.0);
-        let (_, tickets) = sums.tick(&crowd, twenty, Moment::from_secs(3), wall(3));
-        assert!((tickets - 2.0).abs() < 1e-9, "{tickets}");
+        let (_, tickets) = sums.tick(&crowd, twenty, 1.0, wall(6));
+        assert!((tickets - 701.0).abs() < 1.0, "{tickets}");
+    }
+
+    #[test]
+    fn a_late_tick_does_not_forget_the_crowd() {
+        let crowd = Crowd::new();
+        let mut sums = Sums::default();
+        for id in 0..1000 {
+            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 1.0);
+        }
+        sums.tick(&crowd, E, 1.0, wall(1));
+        assert!((sums.tick(&crowd, E, 60.0, wall(61)).1 - 1000.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn who_is_held_counts_once_a_tick() {
+        let crowd = Crowd::new();
+        for _ in 0..100 {
+            (0..10).for_each(|id| crowd.hold(id));
+        }
+        assert_eq!((crowd.take_held(), crowd.take_held()), (10, 0));
     }
 }

@@ -60,6 +60,8 @@ pub struct Regime {
     /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
     usual_odds: f64,
     held: f64,
+    /// A longer `refresh_max` of a policy before, by which visitors were told when to come back, and until when that holds.
+    promised: (Duration, Moment),
     pass_rate: Rate,
     ticket_rate: Rate,
 }
@@ -75,6 +77,14 @@ impl Regime {
     #[must_use]
     pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
         draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)
+    }
+
+    /// The longest refresh interval that a visitor may have been told.
+    #[must_use]
+    pub fn refresh_max(&self, now: Moment) -> Duration {
+        let (promised, until) = self.promised;
+        let of_policy = self.policy.waiting_room.refresh_max;
+        if now < until { promised.max(of_policy) } else { of_policy }
     }
 
     const fn weights(&self) -> Weights {
@@ -229,7 +239,7 @@ struct Seen {
     by_age: [AtomicU32; AGES],
     returning: AtomicU32,
     admitted: AtomicU32,
-    held: AtomicU32,
+    turned_away: AtomicU32,
 }
 
 impl Default for Seen {
@@ -242,7 +252,7 @@ impl Default for Seen {
             by_age: [const { AtomicU32::new(0) }; AGES],
             returning: zero(),
             admitted: zero(),
-            held: zero(),
+            turned_away: zero(),
         }
     }
 }
@@ -270,6 +280,10 @@ struct Control {
     usage: Usage,
     ticked: Moment,
     usual_rate: f64,
+    /// Since when epochs have the length that they have.
+    stretched: Moment,
+    /// When a newcomer was last turned away.
+    turned_away: Moment,
 }
 
 impl std::fmt::Debug for Gate {
@@ -289,7 +303,7 @@ impl Gate {
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
         odds.push(now.wall, usual_odds, policy.waiting_room.refresh);
-        let tokens = Tokens::default().next(capacity, TICK.as_secs_f64());
+        let tokens = Tokens::default().next(capacity, TICK.as_secs_f64(), 0);
         let regime = Regime {
             epoch: policy.waiting_room.refresh,
             pass_rate: Rate::per_minute(policy.session.rate),
@@ -307,6 +321,7 @@ impl Gate {
             odds,
             usual_odds,
             held: 0.0,
+            promised: (Duration::ZERO, now.mono),
         };
         Self {
             regime: ArcSwap::from_pointee(regime),
@@ -324,6 +339,8 @@ impl Gate {
                 usage: Usage::default(),
                 ticked: now.mono,
                 usual_rate: capacity,
+                stretched: now.mono,
+                turned_away: now.mono,
             }),
         }
     }
@@ -367,25 +384,36 @@ impl Gate {
         decision.set_pass = renew.then_some(Pass { renewed: now.wall, ..pass });
         if visit.signal {
             let seen = self.seen(worker);
-            let count = self.age(regime, &pass).map_or(&seen.returning, |age| &seen.by_age[age]);
+            let count = self.age(regime, &pass, now.wall).map_or(&seen.returning, |age| &seen.by_age[age]);
             count.fetch_add(1, Ordering::Relaxed);
         }
         decision
     }
 
     fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
-        let refresh_max = regime.policy.waiting_room.refresh_max;
-        let ticket = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, refresh_max).is_ok());
+        let ticket = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, regime.refresh_max(now.mono)).is_ok());
+        if let Some(ticket) = ticket
+            && visit.may_draw
+            && regime.mode.mode != Mode::Open
+        {
+            self.count(regime, &ticket, now.wall);
+        }
         let mut decision = match regime.mode.mode {
             Mode::Open => Decision::new(Verdict::Admit, Reason::ModeOpen),
             Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
-            Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(worker, regime, visit, ticket, now),
+            Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(regime, visit, ticket, now),
         };
         decision.observed = regime.mode.mode == Mode::Observe;
         decision.ticket_void = visit.ticket.is_some() && ticket.is_none();
         if decision.verdict == Verdict::Admit {
-            self.admit(worker, visit, ticket, &mut decision, now);
+            match ticket.filter(|ticket| decision.reason == Reason::Drew && self.passes.knows(ticket.id.0)) {
+                Some(ticket) => self.admit_again(worker, regime, visit, ticket, &mut decision, now),
+                None => self.admit(worker, visit, ticket, &mut decision, now),
+            }
         } else {
+            if visit.may_draw {
+                self.seen(worker).turned_away.fetch_add(1, Ordering::Relaxed);
+            }
             self.keep_waiting(regime, visit, ticket, &mut decision, now);
         }
         if decision.observed && decision.verdict == Verdict::Wait && visit.signal {
@@ -396,8 +424,9 @@ impl Gate {
     }
 
     /// How many ticks ago a visitor was admitted, if the profile knows of it.
-    fn age(&self, regime: &Regime, pass: &Pass) -> Option<usize> {
-        if pass.kind != PassKind::Admitted || pass.issued < self.started {
+    fn age(&self, regime: &Regime, pass: &Pass, now: UnixTime) -> Option<usize> {
+        // a pass of the future is one from before the clock was set back
+        if pass.kind != PassKind::Admitted || pass.issued < self.started || pass.issued > now {
             return None;
         }
         let before = regime.tick_began.since(pass.issued).as_millis();
@@ -406,7 +435,7 @@ impl Gate {
     }
 
     /// Whether a newcomer is next.
-    fn judge(&self, worker: usize, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, now: Now) -> Decision {
+    fn judge(&self, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, now: Now) -> Decision {
         let Some(ticket) = ticket else {
             let room = visit.may_draw && regime.odds.current() >= 1.0 && regime.held < 1.0;
             return if room && self.take_token(regime) {
@@ -418,36 +447,54 @@ impl Gate {
         if !visit.may_draw {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
-        let won = ticket.won || self.draws_in(regime, &ticket, now.wall);
+        let won = ticket.won || draws_in(regime, &ticket, now.wall);
         if !won {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
-        if self.take_token(regime) {
+        if self.passes.knows(ticket.id.0) || self.take_token(regime) {
             return Decision::new(Verdict::Admit, Reason::Drew);
         }
-        self.seen(worker).held.fetch_add(1, Ordering::Relaxed);
+        self.crowd.hold(ticket.id.0);
         Decision::new(Verdict::Wait, Reason::NoToken)
     }
 
-    fn draws_in(&self, regime: &Regime, ticket: &Ticket, now: UnixTime) -> bool {
-        let (epoch, Ok(stake)) = regime.stake(ticket, now) else { return false };
-        let weight = stake.weight(ticket.issued);
-        self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
-        let weight = if regime.weights() == Weights::Even { stake.part } else { weight };
-        draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
+    /// Counts a ticket in its epoch, with what it draws with.
+    fn count(&self, regime: &Regime, ticket: &Ticket, now: UnixTime) {
+        // one that is too young was counted when it was given
+        if let (epoch, Ok(stake)) = regime.stake(ticket, now) {
+            // one that has won draws no more, and waits
+            let weight = if ticket.won { 0.0 } else { stake.weight(ticket.issued) };
+            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
+        }
     }
 
     fn admit(&self, worker: usize, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
         let id = ticket.map_or(VisitorId(visit.entropy), |ticket| ticket.id);
-        let pass = Pass { kind: PassKind::Admitted, id, issued: now.wall, renewed: now.wall, expires: None, batch: 0 };
-        decision.set_pass = Some(pass);
+        decision.set_pass = Some(Pass::admitted(id, now.wall));
         decision.pass = Some(id);
         decision.counts = visit.signal;
         decision.waited = Some(ticket.map_or(Duration::ZERO, |ticket| now.wall.since(ticket.issued)));
+        self.passes.admit(id.0, now.mono);
         let seen = self.seen(worker);
         seen.admitted.fetch_add(1, Ordering::Relaxed);
         if visit.signal {
             seen.by_age[0].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A winning ticket is shown again: its answer was lost, or it is passed around. It is the same pass, with the rate of that pass, and
+    /// takes no second token: else one ticket could take them all.
+    fn admit_again(&self, worker: usize, regime: &Regime, visit: &Visit, ticket: Ticket, decision: &mut Decision, now: Now) {
+        decision.reason = Reason::Pass;
+        decision.pass = Some(ticket.id);
+        decision.counts = visit.signal;
+        decision.too_often = self.passes.take(ticket.id.0, regime.pass_rate, now.mono).err();
+        if decision.too_often.is_some() {
+            return;
+        }
+        decision.set_pass = Some(Pass::admitted(ticket.id, now.wall));
+        if visit.signal {
+            self.seen(worker).returning.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -467,9 +514,7 @@ impl Gate {
             }
             let ticket = Ticket { id: VisitorId(visit.entropy), issued: wall, seen: wall, won: false };
             // the next odds are made with its first draw in mind
-            if let (epoch, Ok(stake)) = regime.stake(&ticket, wall.plus(draw::FIRST_RETURN)) {
-                self.crowd.count(ticket.id.0, epoch, regime.epoch, stake.weight(wall));
-            }
+            self.count(regime, &ticket, wall.plus(draw::FIRST_RETURN));
             decision.set_ticket = Some(ticket);
             return;
         };
@@ -487,7 +532,7 @@ impl Gate {
             next.since(wall).max(Duration::from_secs(1))
         };
         // a ticket that was renewed a moment ago need not be again
-        let stale = wall.since(ticket.seen) >= regime.policy.waiting_room.refresh / 2;
+        let stale = ticket.seen > wall || wall.since(ticket.seen) >= regime.policy.waiting_room.refresh / 2;
         if visit.may_draw && (stale || won != ticket.won) {
             decision.set_ticket = Some(Ticket { seen: wall, won, ..ticket });
         }
@@ -529,14 +574,15 @@ impl Gate {
             return Report::default();
         }
         let reading = self.read(&control, site, seconds);
-        let held = f64::from(self.drain(|seen| &seen.held));
+        let turned_away = self.drain(|seen| &seen.turned_away);
+        let held = f64::from(self.crowd.take_held());
         control.ticked = now.mono;
         control.usage = site.usage;
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
 
-        let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, now.mono, now.wall);
-        let epoch = draw::stretch(old.epoch, waiting, policy.waiting_room.refresh, policy.waiting_room.refresh_max);
+        let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let epoch = self.stretch(&mut control, &old, waiting, now);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
         let mut odds = old.odds.clone();
@@ -545,10 +591,14 @@ impl Gate {
         control.usual_rate += (law.newcomers - control.usual_rate) * forgotten;
         let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(control.usual_rate, epoch, 0.0, weights));
 
-        let unspent = self.tokens.swap(control.tokens.next(law.newcomers, seconds), Ordering::Relaxed);
-        let turned_away = waiting > 0.0 || held > 0.0;
-        let limiting = turned_away && (value < 1.0 || unspent == 0 || held > 0.0);
-        self.clients.sweep(CLIENT_KEPT, now.mono);
+        self.refill(&mut control, law.newcomers, seconds);
+        if turned_away > 0 {
+            control.turned_away = now.mono;
+        }
+        let room = value >= 1.0 || waiting <= 0.0;
+        let lately = now.mono.since(control.turned_away) < LIMITING_KEPT;
+        let limiting = turned_away > 0 || (old.limiting && (lately || !room));
+        self.clients.sweep(Duration::ZERO, now.mono);
         let active = self.passes.sweep(policy.session.active, now.mono);
         let report = Report {
             limiting: (limiting != old.limiting).then_some(limiting),
@@ -571,13 +621,46 @@ impl Gate {
         report
     }
 
+    /// The length of epochs from now on.
+    fn stretch(&self, control: &mut Control, old: &Regime, waiting: f64, now: Now) -> Duration {
+        // until everyone has come back at the new pace, the crowd is counted for more or less than it is
+        if now.mono.since(control.stretched) < old.epoch * SETTLED_AFTER {
+            return old.epoch;
+        }
+        let room = &old.policy.waiting_room;
+        let epoch = draw::stretch(old.epoch, waiting, room.refresh, room.refresh_max);
+        if epoch != old.epoch {
+            control.stretched = now.mono;
+            control.sums.change_length(&self.crowd, epoch, now.wall);
+        }
+        epoch
+    }
+
+    fn refill(&self, control: &mut Control, newcomers: f64, seconds: f64) {
+        // what is spent between the two is spent of the tick that ends
+        let unspent = self.tokens.load(Ordering::Relaxed);
+        self.tokens.store(control.tokens.next(newcomers, seconds, unspent), Ordering::Relaxed);
+    }
+
     /// Publishes a new policy with its keys and pages.
     pub fn publish(&self, policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, now: Now) {
-        let _control = self.control();
+        let mut control = self.control();
         let old = self.regime.load_full();
         let mode = mode_in_force(&policy, old.mode.by_hand, now.wall);
         let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
+        if epoch != old.epoch {
+            control.stretched = now.mono;
+            control.sums.change_length(&self.crowd, epoch, now.wall);
+        }
+        // nobody who comes back when told to loses the place to a reload
+        let before = old.policy.waiting_room.refresh_max;
+        let promised = if before > policy.waiting_room.refresh_max {
+            (old.refresh_max(now.mono), old.promised.1.max(now.mono.plus(decide::ticket_holds(before))))
+        } else {
+            old.promised
+        };
         self.regime.store(Arc::new(Regime {
+            promised,
             odds: with_mode(&old.odds, mode.mode, epoch, now),
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
@@ -626,7 +709,7 @@ impl Gate {
     }
 
     fn drain(&self, counter: impl Fn(&Seen) -> &AtomicU32) -> u32 {
-        self.seen.iter().map(|seen| counter(seen).swap(0, Ordering::Relaxed)).sum()
+        self.seen.iter().fold(0, |sum, seen| sum.saturating_add(counter(seen).swap(0, Ordering::Relaxed)))
     }
 
     fn seen(&self, worker: usize) -> &Seen {
@@ -638,14 +721,27 @@ impl Gate {
     }
 }
 
+/// Whether a ticket wins in this epoch.
+fn draws_in(regime: &Regime, ticket: &Ticket, now: UnixTime) -> bool {
+    let (epoch, Ok(stake)) = regime.stake(ticket, now) else { return false };
+    let weight = match regime.weights() {
+        Weights::Growing => stake.weight(ticket.issued),
+        Weights::Even => stake.part,
+    };
+    draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
+}
+
 /// The tick of the law.
 pub const TICK: Duration = Duration::from_secs(1);
 
 /// The memory of the rate that waits are told from.
 const USUAL: Duration = Duration::from_secs(30);
 
-/// A client prefix not seen for this long has its whole share of tickets again.
-const CLIENT_KEPT: Duration = Duration::from_secs(60);
+/// Limiting ends when there is room, and nobody was turned away for so long: at the edge of the capacity someone is every few seconds.
+const LIMITING_KEPT: Duration = Duration::from_secs(5);
+
+/// So many epochs after their length has changed, the crowd is counted as it is again.
+const SETTLED_AFTER: u32 = 2;
 
 fn mode_in_force(policy: &Policy, by_hand: Option<ByHand>, now: UnixTime) -> ModeInForce {
     let by_hand = by_hand.filter(|by_hand| by_hand.until.is_none_or(|until| now < until));

@@ -53,10 +53,9 @@ fn health(worker: &Worker) -> Answer {
 /// How the caller itself stands. It draws nothing and renews nothing.
 fn own_status(worker: &Worker, regime: &Regime, parts: &Parts, now: Now) -> Answer {
     let ours = cookies::find(&parts.headers);
-    let policy = &*regime.policy;
     let shown = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
     let pass = shown.pass.filter(|_| shown.holds);
-    let refresh_max = policy.waiting_room.refresh_max;
+    let refresh_max = regime.refresh_max(now.mono);
     let ticket = || facts::find_ticket(&ours, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {
         let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };

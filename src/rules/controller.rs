@@ -300,10 +300,18 @@ pub struct Tokens {
     fraction: f64,
 }
 
+/// The most that is left over from one tick to the next: dropping it would shut a tiny site for ever, and a probe that nobody came for
+/// in this second is there in the next.
+const LEFT_OVER_MAX: f64 = 1.0;
+
+/// A tick that came later than this is no reason to let in all at once whom it kept waiting.
+const TICK_MAX_S: f64 = 2.0;
+
 impl Tokens {
-    /// The tokens of the next tick. The fraction is carried over (dropping it would shut a tiny site for ever); whole tokens are not.
-    pub fn next(&mut self, newcomers_per_second: f64, seconds: f64) -> u32 {
-        let tokens = (newcomers_per_second * seconds).clamp(0.0, f64::from(u32::MAX)) + self.fraction;
+    /// The tokens of the next tick, after one that lasted `seconds` and left `unspent`.
+    pub fn next(&mut self, newcomers_per_second: f64, seconds: f64, unspent: u32) -> u32 {
+        let left_over = (self.fraction + f64::from(unspent)).min(LEFT_OVER_MAX);
+        let tokens = (newcomers_per_second * seconds.min(TICK_MAX_S)).clamp(0.0, f64::from(u32::MAX)) + left_over;
         self.fraction = tokens.fract();
         whole(tokens)
     }
@@ -504,12 +512,29 @@ mod tests {
     }
 
     #[test]
-    fn tokens_carry_the_fraction_and_nothing_more() {
+    fn tokens_carry_the_fraction() {
         let mut tokens = Tokens::default();
-        let given: Vec<u32> = (0..6).map(|_| tokens.next(0.4, 1.0)).collect();
+        let given: Vec<u32> = (0..6).map(|_| tokens.next(0.4, 1.0, 0)).collect();
         assert_eq!(given, [0, 0, 1, 0, 1, 0]);
-        assert_eq!(tokens.next(10.0, 1.0), 10);
-        assert_eq!(tokens.next(0.0, 1.0), 0);
-        assert_eq!(tokens.next(f64::INFINITY, 1.0), u32::MAX);
+        assert_eq!(tokens.next(10.0, 1.0, 0), 10);
+        assert_eq!(tokens.next(0.0, 1.0, 0), 0);
+        assert_eq!(tokens.next(f64::INFINITY, 1.0, 0), u32::MAX);
+        assert_eq!(tokens.next(f64::INFINITY, 1.0, u32::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn a_token_that_nobody_came_for_stays_and_a_bucket_of_them_does_not() {
+        let mut tokens = Tokens::default();
+        let given: Vec<u32> = (0..3).map(|_| tokens.next(0.5, 1.0, 0)).collect();
+        assert_eq!(given, [0, 1, 0]);
+        assert_eq!(tokens.next(0.5, 1.0, 0), 1);
+        assert_eq!(tokens.next(0.5, 1.0, 1), 1);
+        assert_eq!(tokens.next(10.0, 1.0, 1), 11);
+        assert_eq!(tokens.next(0.0, 1.0, 11), 1);
+    }
+
+    #[test]
+    fn a_late_tick_gives_no_more_than_two() {
+        assert_eq!(Tokens::default().next(10.0, 60.0, 0), 20);
     }
 }

@@ -201,6 +201,12 @@ impl<W> Slots<W> {
     /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
     pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
         self.bounds = bounds;
+        // whoever is still over a bound is held again when it would be next
+        let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
+        self.held_count = 0;
+        for (number, waiting) in held {
+            self.line(waiting.ask).insert(number, waiting);
+        }
         for server in &mut self.servers {
             server.live = false;
         }
@@ -531,6 +537,21 @@ mod tests {
         slots.ask(gated(2), [0, 0], at(0), 2);
         slots.reconfigure(BOUNDS, &[Some(0)]);
         assert_eq!(slots.next([0, 0], at(0)), Some((2, 0)));
+    }
+
+    #[test]
+    fn a_raised_bound_of_passes_lets_their_waiters_in() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        for waiter in 0..5 {
+            slots.ask(gated(1), [0, 0], at(0), waiter);
+        }
+        assert_eq!(slots.queued(), 3);
+        slots.reconfigure(Bounds { per_pass: 3, ..BOUNDS }, &[Some(0)]);
+        assert_eq!(slots.next([0, 0], at(0)), Some((2, 0)));
+        assert_eq!(slots.next([0, 0], at(0)), None);
+        assert_eq!(slots.queued(), 2);
+        slots.release(0, gated(1), at(1));
+        assert_eq!(slots.next([0, 0], at(1)), Some((3, 0)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ Waits end on an event, and have a generous limit that only a fault reaches.
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -55,7 +56,7 @@ def artifacts():
 def free_port():
     """A free port below those that the kernel gives to outgoing connections, so that none of ours takes it meanwhile."""
     while True:
-        port = random.randrange(20000, 32000)
+        port = next(PORTS)
         with socket.socket() as probe:
             # a connection of an earlier test in TIME_WAIT is no reason to pass a port over
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,6 +75,11 @@ def until(condition, what, limit_s=LIMIT_S):
         if time.monotonic() > end:
             raise AssertionError(f"not within {limit_s} s: {what}")
         time.sleep(0.05)
+
+
+# one after the other, so that none is given twice; from a random one on, so that two runs beside each other do not meet
+FIRST_PORT = random.randrange(20000, 32000)
+PORTS = itertools.chain(range(FIRST_PORT, 32000), range(20000, FIRST_PORT))
 
 
 class Answer:

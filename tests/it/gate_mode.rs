@@ -155,7 +155,9 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
         "capacity",
         "probability",
         "admission_rate",
-        "returning",
+        "committed",
+        "gate_summary",
+        "site_summary",
         "requests_per_newcomer",
         "active",
         "waiting",
@@ -175,7 +177,7 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
     found.sort_unstable();
     keys.sort_unstable();
     assert_eq!(found, keys);
-    assert!(status["summary"].as_str().unwrap().starts_with("The site is up. Everyone is let in"), "{}", status["summary"]);
+    assert!(status["summary"].as_str().unwrap().starts_with("The site is up. The gate lets in everyone"), "{}", status["summary"]);
     assert_eq!(status["mode"], json!({ "name": "auto", "source": "file", "until": null, "probability": null }));
     assert_eq!((status["probability"].as_f64(), status["draining"].as_bool()), (Some(1.0), Some(false)));
     assert_eq!(status["upstream"][0]["server"], upstream.url());

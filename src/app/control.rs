@@ -94,7 +94,6 @@ pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) 
     let mut untrusted = Untrusted::default();
     // the first comes at once, and a law that is told of a second without length would take the tokens of the first visitors
     ticks.tick().await;
-    show(&shared, &shared.upstream.site());
     loop {
         tokio::select! {
             biased;
@@ -154,7 +153,7 @@ fn tick(shared: &Shared) {
 }
 
 /// Puts the regime in force, and the site, into the metrics.
-fn show(shared: &Shared, site: &Site) {
+pub(super) fn show(shared: &Shared, site: &Site) {
     let regime = shared.gate.regime();
     let metrics = &shared.metrics;
     metrics.set(Gauge::AdmissionProbability, regime.probability());

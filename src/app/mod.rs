@@ -169,6 +169,8 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     });
     let http_address = http.first().ok_or(std::io::ErrorKind::InvalidInput).map_err(std::io::Error::from)?.local_addr()?;
     let admin_address = admin.local_addr()?;
+    // so that the metrics are right from the first look on, and not from the first tick
+    control::show(&shared, &shared.upstream.site());
     let others = vec![control_thread(&shared)?, admin_thread(&shared, admin, token)?];
     let (done, finished) = mpsc::channel();
     let mut threads = Vec::new();

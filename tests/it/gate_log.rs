@@ -15,6 +15,7 @@ fn every_line_is_json_and_none_holds_a_secret() {
     let yaml = format!(
         "listen: {{ http: 127.0.0.1:0, workers: 1 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          upstream: {{ servers: [\"{}\"], max_in_flight: 1 }}\nroutes: [{{ path: /free, gate: open }}]\n\
+         limits: {{ tickets_per_client: 1000000 }}\n\
          shutdown: {{ delay: 0s }}\nlog: {{ format: json, access: all }}\n",
         upstream.url()
     );

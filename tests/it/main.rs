@@ -7,6 +7,7 @@
 mod support;
 
 mod floors;
+mod readme;
 
 mod gate_command;
 mod gate_demo;

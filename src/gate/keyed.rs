@@ -65,7 +65,7 @@ impl Keyed {
     pub(super) fn admit(&self, key: u64, now: Moment) {
         let mut shard = self.shard(key);
         if shard.len() < SHARD_MAX {
-            shard.entry(key).or_insert(Entry { due: Moment::default(), seen: now, returned: false });
+            shard.entry(key).or_insert_with(|| Entry { due: Moment::default(), seen: now, returned: false });
         }
     }
 

@@ -257,8 +257,8 @@ struct Control {
     sums: Sums,
     usage: Usage,
     ticked: Moment,
-    /// Since when epochs have the length that they have.
-    stretched: Moment,
+    /// Since when epochs have another length than at the start.
+    stretched: Option<Moment>,
     /// When a newcomer was last turned away.
     turned_away: Moment,
 }
@@ -279,6 +279,7 @@ impl Gate {
         let mut odds = Odds::default();
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
         odds.push(now.wall, fixed_odds(mode.mode).unwrap_or(1.0), policy.waiting_room.refresh);
+        let sums = Sums::new(policy.waiting_room.refresh, now.wall);
         let tokens = Tokens::default().next(capacity, TICK.as_secs_f64(), 0);
         let regime = Regime {
             epoch: policy.waiting_room.refresh,
@@ -308,10 +309,10 @@ impl Gate {
             control: Mutex::new(Control {
                 controller,
                 tokens: Tokens::default(),
-                sums: Sums::default(),
+                sums,
                 usage: Usage::default(),
                 ticked: now.mono,
-                stretched: now.mono,
+                stretched: None,
                 turned_away: now.mono,
             }),
         }
@@ -582,13 +583,13 @@ impl Gate {
     /// The length of epochs from now on.
     fn stretch(&self, control: &mut Control, old: &Regime, waiting: f64, now: Now) -> Duration {
         // until everyone has come back at the new pace, the crowd is counted for more or less than it is
-        if now.mono.since(control.stretched) < old.epoch * SETTLED_AFTER {
+        if control.stretched.is_some_and(|since| now.mono.since(since) < old.epoch * SETTLED_AFTER) {
             return old.epoch;
         }
         let room = &old.policy.waiting_room;
         let epoch = draw::stretch(old.epoch, waiting, room.refresh, room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = now.mono;
+            control.stretched = Some(now.mono);
             control.sums.change_length(&self.crowd, epoch, now.wall);
         }
         epoch
@@ -607,7 +608,7 @@ impl Gate {
         let mode = mode_in_force(&policy, old.mode.by_hand, now.wall);
         let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = now.mono;
+            control.stretched = Some(now.mono);
             control.sums.change_length(&self.crowd, epoch, now.wall);
         }
         // nobody who comes back when told to loses the place to a reload

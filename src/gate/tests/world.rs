@@ -239,7 +239,8 @@ impl World {
 
     pub(super) fn revive(&mut self) {
         self.health = Health::Up;
-        let hung: Vec<u64> = self.at_site.keys().copied().collect();
+        let mut hung: Vec<u64> = self.at_site.keys().copied().collect();
+        hung.sort_unstable();
         for number in hung {
             self.at(self.now_us, Event::Done(number));
         }

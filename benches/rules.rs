@@ -2,14 +2,26 @@
 #![expect(clippy::expect_used, reason = "the inputs are literals")]
 
 use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use tidegate::config;
+use tidegate::gate::{Gate, Remembered, Site, Visit};
+use tidegate::page::Pages;
+use tidegate::rules::draw::{Epoch, Stake, wins};
 use tidegate::rules::headers::{check, cookies, forwarded, hop};
+use tidegate::rules::keyring::{Key, Keyring, SiteSecret};
+use tidegate::rules::time::{Moment, Now, UnixTime};
+use tidegate::rules::token::{Pass, Ticket, VisitorId};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     headers(&mut criterion);
+    tokens(&mut criterion);
+    admission(&mut criterion);
     criterion.final_summary();
 }
 
@@ -56,6 +68,74 @@ fn headers(criterion: &mut Criterion) {
             bencher.iter(|| forwarded::client_address([10, 0, 0, 1].into(), false, black_box(map), &trusted).address);
         });
     }
+}
+
+const WALL: UnixTime = UnixTime::from_secs(1_800_000_000);
+const EPOCH: Duration = Duration::from_secs(10);
+
+fn keys() -> Keyring {
+    Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(WALL, [2; 32])]).expect("one key")
+}
+
+fn at(second: u64) -> Now {
+    Now { mono: Moment::from_secs(second), wall: WALL.plus(Duration::from_secs(second)), doubt: Duration::ZERO }
+}
+
+fn ticket(id: u64) -> Ticket {
+    Ticket { id: VisitorId(id), issued: WALL, seen: WALL, won: false }
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let keys = keys();
+    let pass = keys.sign_pass(&Pass::admitted(VisitorId(7), WALL));
+    let forged = pass[..pass.len() - 8].to_owned() + "AAAAAAAA";
+    criterion.bench_function("verify_pass/genuine", |bencher| bencher.iter(|| keys.verify_pass(black_box(pass.as_bytes())).is_ok()));
+    criterion.bench_function("verify_pass/forged", |bencher| bencher.iter(|| keys.verify_pass(black_box(forged.as_bytes())).is_ok()));
+    criterion.bench_function("draw", |bencher| {
+        bencher.iter(|| {
+            let (ticket, now) = (black_box(ticket(7)), at(60).wall);
+            let epoch = Epoch::of(now, EPOCH, keys.phase(ticket.id));
+            let stake = Stake::of(epoch, ticket.issued, now);
+            stake.is_ok_and(|stake| wins(keys.draw(ticket.id, epoch.began.as_millis()), 0.01, stake.weight(ticket.issued)))
+        });
+    });
+}
+
+fn admission(criterion: &mut Criterion) {
+    // odds by which hardly anyone wins, so that each request takes the same way
+    let text = "upstream: { servers: [http://127.0.0.1:3000] }\nadmission: { mode: fixed, probability: 0.000000001 }\n\
+                session: { rate: 1000000 }\nlimits: { tickets_per_client: 1000000 }\n";
+    let policy = Arc::new(config::parse(text, "gate.yaml", Path::new("/")).expect("a policy"));
+    let pages = Arc::new(Pages::built_in().expect("the built-in pages"));
+    let gate = Gate::new(policy, Arc::new(keys()), pages, Remembered::default(), 1, at(0));
+    let newcomer =
+        Visit { gated: true, signal: true, pass: None, ticket: None, unsafe_method: false, may_draw: true, client: 7, entropy: 0 };
+    let holder = Visit { pass: Some(Pass::admitted(VisitorId(7), WALL)), ..newcomer };
+    // as time goes on, and each from a crowd of its own
+    let mut count: u64 = 0;
+    let mut next = |visit: &Visit| {
+        count += 1;
+        let entropy = count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let now = Now { mono: Moment::from_micros(60_000_000 + 100 * count), ..at(60) };
+        (Visit { entropy, ticket: visit.ticket.map(|_| ticket(entropy)), ..*visit }, now)
+    };
+    let waiting = Visit { ticket: Some(ticket(0)), ..newcomer };
+    for (name, visit) in [("pass_holder", &holder), ("ticket_not_drawn", &waiting), ("newcomer", &newcomer)] {
+        criterion.bench_function(&format!("decide/{name}"), |bencher| {
+            bencher.iter(|| {
+                let (visit, now) = next(visit);
+                let regime = gate.regime();
+                gate.decide(0, &regime, black_box(&visit), now).verdict
+            });
+        });
+    }
+    let mut second = 1_000_000;
+    criterion.bench_function("tick", |bencher| {
+        bencher.iter(|| {
+            second += 1;
+            gate.tick(&Site { slots: 32, ..Site::default() }, at(second))
+        });
+    });
 }
 
 /// The headers of a browser's request, and some more.

@@ -93,7 +93,7 @@ impl Crowd {
 }
 
 /// The sums of the last epoch, tick by tick. The ticker's own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sums {
     /// Seconds, weights and tickets, the newest last.
     ticks: VecDeque<(f64, f64, f64)>,
@@ -107,6 +107,11 @@ const TICK_MAX_S: f64 = 2.0;
 const HALF_A_TICK_S: f64 = 0.5;
 
 impl Sums {
+    /// Sums of a crowd that is empty yet.
+    pub(super) fn new(length: Duration, wall: UnixTime) -> Self {
+        Self { ticks: VecDeque::new(), cleared: Some((generation(wall, length) + 1, length)) }
+    }
+
     /// Takes in one tick. Returns the weights and the number of the tickets that drew in the last epoch.
     pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, seconds: f64, wall: UnixTime) -> (f64, f64) {
         let (weights, tickets) = crowd.take();
@@ -190,7 +195,7 @@ mod tests {
     #[test]
     fn a_ticket_counts_once_an_epoch_however_often_it_is_shown() {
         let crowd = Crowd::new();
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(E, wall(0));
         sums.tick(&crowd, E, 1.0, wall(0));
         for _ in 0..50 {
             for id in 0..1000 {
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn the_first_tick_forgets_nobody() {
         let crowd = Crowd::new();
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(E, wall(1));
         for _ in 0..2 {
             crowd.count(7, Epoch::of(wall(1), E, 0), E, 1.0);
             let (_, tickets) = sums.tick(&crowd, E, 1.0, wall(1));
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn over_many_epochs_the_count_is_that_of_one() {
         let crowd = Crowd::new();
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(E, wall(0));
         let mut last = (0.0, 0.0);
         for second in 0..65 {
             // each of 1000 tickets comes back every ten seconds, at its own second
@@ -230,7 +235,7 @@ mod tests {
     #[test]
     fn a_new_length_keeps_the_crowd() {
         let crowd = Crowd::new();
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(E, wall(0));
         for id in 0..1000 {
             crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 2.0);
         }
@@ -250,7 +255,7 @@ mod tests {
     #[test]
     fn a_late_tick_does_not_forget_the_crowd() {
         let crowd = Crowd::new();
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(E, wall(0));
         for id in 0..1000 {
             crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 1.0);
         }

@@ -59,6 +59,8 @@ pub struct Regime {
     odds: Odds,
     /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
     usual_odds: f64,
+    /// That rate, newcomers a second.
+    usual_rate: f64,
     held: f64,
     /// A longer `refresh_max` of a policy before, by which visitors were told when to come back, and until when that holds.
     promised: (Duration, Moment),
@@ -279,9 +281,8 @@ struct Control {
     sums: Sums,
     usage: Usage,
     ticked: Moment,
-    usual_rate: f64,
-    /// Since when epochs have the length that they have.
-    stretched: Moment,
+    /// Since when epochs have another length than at the start.
+    stretched: Option<Moment>,
     /// When a newcomer was last turned away.
     turned_away: Moment,
 }
@@ -303,6 +304,7 @@ impl Gate {
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
         odds.push(now.wall, usual_odds, policy.waiting_room.refresh);
+        let sums = Sums::new(policy.waiting_room.refresh, now.wall);
         let tokens = Tokens::default().next(capacity, TICK.as_secs_f64(), 0);
         let regime = Regime {
             epoch: policy.waiting_room.refresh,
@@ -320,6 +322,7 @@ impl Gate {
             tick_began: now.wall,
             odds,
             usual_odds,
+            usual_rate: capacity,
             held: 0.0,
             promised: (Duration::ZERO, now.mono),
         };
@@ -335,11 +338,10 @@ impl Gate {
             control: Mutex::new(Control {
                 controller,
                 tokens: Tokens::default(),
-                sums: Sums::default(),
+                sums,
                 usage: Usage::default(),
                 ticked: now.mono,
-                usual_rate: capacity,
-                stretched: now.mono,
+                stretched: None,
                 turned_away: now.mono,
             }),
         }
@@ -524,7 +526,7 @@ impl Gate {
         decision.wait = regime.wait(ticket.issued, wall);
         decision.retry_after = if won {
             // as long as the tokens take for those who have won before, spread so that they do not come all at once
-            let ahead = (regime.held / regime.law.newcomers.max(0.1)).clamp(1.0, regime.epoch.as_secs_f64());
+            let ahead = (regime.held / regime.usual_rate.max(0.1)).clamp(1.0, regime.epoch.as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a random share")]
             let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
             Duration::from_secs_f64(1.0 + ahead * share)
@@ -588,8 +590,8 @@ impl Gate {
         let mut odds = old.odds.clone();
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
-        control.usual_rate += (law.newcomers - control.usual_rate) * forgotten;
-        let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(control.usual_rate, epoch, 0.0, weights));
+        let usual_rate = old.usual_rate + (law.newcomers - old.usual_rate) * forgotten;
+        let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(usual_rate, epoch, 0.0, weights));
 
         self.refill(&mut control, law.newcomers, seconds);
         if turned_away > 0 {
@@ -615,6 +617,7 @@ impl Gate {
             tick_began: now.wall,
             odds,
             usual_odds,
+            usual_rate,
             held,
             ..Regime::clone(&old)
         }));
@@ -624,13 +627,13 @@ impl Gate {
     /// The length of epochs from now on.
     fn stretch(&self, control: &mut Control, old: &Regime, waiting: f64, now: Now) -> Duration {
         // until everyone has come back at the new pace, the crowd is counted for more or less than it is
-        if now.mono.since(control.stretched) < old.epoch * SETTLED_AFTER {
+        if control.stretched.is_some_and(|since| now.mono.since(since) < old.epoch * SETTLED_AFTER) {
             return old.epoch;
         }
         let room = &old.policy.waiting_room;
         let epoch = draw::stretch(old.epoch, waiting, room.refresh, room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = now.mono;
+            control.stretched = Some(now.mono);
             control.sums.change_length(&self.crowd, epoch, now.wall);
         }
         epoch
@@ -649,7 +652,7 @@ impl Gate {
         let mode = mode_in_force(&policy, old.mode.by_hand, now.wall);
         let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = now.mono;
+            control.stretched = Some(now.mono);
             control.sums.change_length(&self.crowd, epoch, now.wall);
         }
         // nobody who comes back when told to loses the place to a reload

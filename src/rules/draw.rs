@@ -130,13 +130,18 @@ impl Odds {
     }
 }
 
+/// Those who have won before and wait for a token are let in within this. While more of them wait, nobody wins: a crowd that has only
+/// just come would win an epoch's worth of tokens in its first seconds, and those who ask most often would get them.
+const HELD_SETTLE: Duration = Duration::from_secs(2);
+
 /// The odds that fill a rate of newcomers. `held` tickets have won before and wait for a token: they come first.
 #[must_use]
 pub fn odds(newcomers_per_second: f64, epoch: Duration, held: f64, weights: f64) -> f64 {
+    let left = newcomers_per_second - held / HELD_SETTLE.as_secs_f64();
     if weights <= 0.0 {
-        return if newcomers_per_second > 0.0 { 1.0 } else { 0.0 };
+        return if left > 0.0 { 1.0 } else { 0.0 };
     }
-    ((newcomers_per_second * epoch.as_secs_f64() - held) / weights).clamp(0.0, 1.0)
+    (left * epoch.as_secs_f64() / weights).clamp(0.0, 1.0)
 }
 
 /// Polls a second that a waiting crowd may ask for before its refresh interval is stretched: a few percent of one core.
@@ -281,8 +286,8 @@ mod tests {
     #[test]
     fn odds_fill_the_rate_after_those_who_have_won_before() {
         assert!((odds(5.0, E, 0.0, 100.0) - 0.5).abs() < 1e-9);
-        assert!((odds(5.0, E, 20.0, 100.0) - 0.3).abs() < 1e-9);
-        assert!((odds(5.0, E, 80.0, 100.0)).abs() < 1e-9);
+        assert!((odds(5.0, E, 4.0, 100.0) - 0.3).abs() < 1e-9);
+        assert!((odds(5.0, E, 10.0, 100.0)).abs() < 1e-9);
         assert!((odds(50.0, E, 0.0, 100.0) - 1.0).abs() < 1e-9);
         assert!((odds(1.0, E, 0.0, 0.0) - 1.0).abs() < 1e-9 && odds(0.0, E, 0.0, 0.0).abs() < 1e-9);
     }

@@ -1,1 +1,270 @@
-//! The other doors: modes, reloads, and clocks that jump.
+//! The other doors: modes, reloads, routes, and clocks that jump.
+
+use super::super::*;
+use super::world::{Settings, WALL, World, at, gate, policy, visit};
+
+const SITE: Site = Site { in_flight: 0, queued: 0, slots: 16, usage: Usage { counted_s: 0.0, uncounted_s: 0.0 } };
+
+fn by_hand(mode: Mode, until: Option<u64>) -> Option<ByHand> {
+    Some(ByHand { mode, until: until.map(|until| at(until).wall) })
+}
+
+/// A crowd of 3 times what the site can take, two minutes old.
+fn crowd(yaml: &'static str) -> World {
+    let mut world = World::new(Settings { arrivals: vec![(400, 30.0)], yaml, ..Settings::default() });
+    world.run_until(180);
+    world
+}
+
+// modes
+
+#[test]
+fn closed_lets_nobody_new_in_and_keeps_those_who_are() {
+    let mut world = crowd("");
+    world.gate.set_mode(by_hand(Mode::Closed, Some(240)), world.now());
+    world.run_until(239);
+    let admitted: u32 = world.between(180, 239).map(|second| second.admitted).sum();
+    assert_eq!(admitted, 0);
+    assert!(world.between(182, 239).all(|second| second.answered > 0), "those inside go on");
+    let before = world.seconds.last().unwrap().clone();
+    assert!(before.regime.limiting && before.regime.waiting > before.crowd as u64 * 8 / 10, "the crowd is still counted");
+    world.run_until(300);
+    assert!(world.seconds.iter().any(|second| second.report.mode_ended), "it ends by itself");
+    // and nobody has won in the meantime for want of a count
+    for second in world.between(240, 300) {
+        assert!(second.admitted <= second.tokens && second.regime.probability() < 1.0 || second.at_s < 240.0, "{}", second.at_s);
+        assert!(second.regime.held < 3.0 * CAPACITY, "{} winners wait at {}", second.regime.held, second.at_s);
+    }
+}
+
+const CAPACITY: f64 = 100.0;
+
+#[test]
+fn open_lets_everyone_in_with_a_pass_and_ends_by_itself() {
+    let gate = gate(16, "");
+    gate.set_mode(by_hand(Mode::Open, Some(10)), at(1));
+    for entropy in 0..1000 {
+        let decision = gate.decide(0, &gate.regime(), &visit(None, entropy), at(2));
+        assert!(decision.enters() && decision.reason == Reason::ModeOpen && decision.set_pass.is_some());
+    }
+    assert_eq!(gate.tick(&SITE, at(9)), Report::default());
+    assert!(gate.tick(&SITE, at(10)).mode_ended);
+    assert_eq!(gate.regime().mode, ModeInForce { mode: Mode::Auto, by_hand: None });
+    assert_eq!(gate.remembered().by_hand, None);
+}
+
+#[test]
+fn fixed_lets_in_the_operators_share_of_each_epoch() {
+    let gate = gate(16, "admission: { mode: fixed, probability: 0.25 }");
+    let (mut won, drawn) = (0, 4000);
+    for id in 0..drawn {
+        // two hours of waiting make no difference
+        let ticket = Ticket { id: VisitorId(id), issued: WALL.minus(Duration::from_secs(7200)), seen: WALL, won: false };
+        won += u32::from(gate.decide(0, &gate.regime(), &visit(Some(ticket), 0), at(1)).enters());
+    }
+    assert!((900..1100).contains(&won), "{won} of {drawn}");
+    assert!(!gate.decide(0, &gate.regime(), &visit(None, 1), at(1)).enters(), "without a ticket nobody draws");
+}
+
+#[test]
+fn observe_counts_and_diverts_nobody() {
+    let mut world = World::new(Settings { arrivals: vec![(120, 30.0)], yaml: "admission: { mode: observe }", ..Settings::default() });
+    world.run_until(120);
+    assert!(world.seconds.iter().all(|second| second.diverted == 0));
+    assert!(world.visitors.iter().filter(|visitor| visitor.arrived < 119_000_000).all(|visitor| visitor.entered.is_some()));
+    assert!(world.seconds.last().unwrap().regime.limiting, "and says what it would do");
+    assert!(world.seconds.last().unwrap().regime.probability() < 1.0);
+}
+
+// routes and passes
+
+#[test]
+fn a_request_is_counted_by_the_age_of_its_pass_and_routes_without_signal_say_nothing() {
+    let gate = gate(16, "");
+    for second in 1..=100 {
+        gate.tick(&SITE, at(second));
+    }
+    let ask = |issued: Now, signal| {
+        let visit = Visit { pass: Some(Pass::admitted(VisitorId(issued.mono.as_micros()), issued.wall)), signal, ..visit(None, 0) };
+        gate.decide(0, &gate.regime(), &visit, at(100))
+    };
+    assert!(ask(at(100), true).counts && ask(at(97), true).counts && ask(at(41), true).counts && ask(at(40), true).counts);
+    assert!(!ask(at(96), false).counts);
+    let seen = &gate.seen[0];
+    let counted: Vec<usize> = (0..AGES).filter(|&age| seen.by_age[age].load(Ordering::Relaxed) == 1).collect();
+    assert_eq!((counted, seen.returning.load(Ordering::Relaxed)), (vec![0, 3, 59], 1));
+}
+
+#[test]
+fn a_pass_of_before_the_clock_was_set_back_is_returning() {
+    let gate = gate(16, "");
+    let visit = Visit { pass: Some(Pass::admitted(VisitorId(1), at(86_400).wall)), ..visit(None, 0) };
+    assert!(gate.decide(0, &gate.regime(), &visit, at(10)).enters());
+    assert_eq!(gate.seen[0].returning.load(Ordering::Relaxed), 1);
+}
+
+// reloads
+
+#[test]
+fn a_reload_keeps_odds_tokens_and_the_crowd() {
+    let world = crowd("");
+    let before = world.gate.regime.load_full();
+    let tokens = world.gate.tokens.load(Ordering::Relaxed);
+    let policy = policy(16, "waiting_room: { status: 200 }");
+    world.gate.publish(policy, Arc::clone(&before.keys), Arc::clone(&before.pages), world.now());
+    let after = world.gate.regime.load_full();
+    assert!((after.probability() - before.probability()).abs() < 1e-12 && after.epoch == before.epoch);
+    assert_eq!((after.waiting, after.law, after.limiting), (before.waiting, before.law, before.limiting));
+    assert_eq!(world.gate.tokens.load(Ordering::Relaxed), tokens);
+    assert_eq!(after.policy.waiting_room.status, 200);
+}
+
+#[test]
+fn another_refresh_interval_keeps_the_crowd_and_its_places() {
+    for yaml in ["waiting_room: { refresh: 2s, refresh_max: 5s }", "waiting_room: { refresh: 60s, refresh_max: 600s }"] {
+        let mut world = crowd("");
+        let regime = world.gate.regime.load_full();
+        world.gate.publish(policy(16, yaml), Arc::clone(&regime.keys), Arc::clone(&regime.pages), world.now());
+        world.run_until(280);
+        for second in world.between(180, 280) {
+            assert!(second.admitted <= second.tokens && second.regime.probability() < 0.5, "{yaml}: {}", second.regime.probability());
+            #[expect(clippy::cast_precision_loss, reason = "counts of a test")]
+            let share = second.regime.waiting as f64 / second.crowd as f64;
+            assert!((0.4..=2.0).contains(&share), "{yaml}: {share} at {}", second.at_s);
+        }
+    }
+}
+
+#[test]
+fn a_lower_refresh_max_voids_no_ticket_of_who_was_told_to_come_back_later() {
+    let gate = gate(16, "");
+    let regime = gate.regime.load_full();
+    let lower = |seconds: u64| {
+        let yaml = format!("waiting_room: {{ refresh: 5s, refresh_max: {seconds}s }}");
+        gate.publish(policy(16, &yaml), Arc::clone(&regime.keys), Arc::clone(&regime.pages), at(1000 - seconds));
+    };
+    lower(20);
+    lower(5);
+    let ticket = Ticket { id: VisitorId(1), issued: at(990).wall, seen: at(990).wall, won: false };
+    let void = |second| gate.decide(0, &gate.regime(), &visit(Some(ticket), 0), at(second)).ticket_void;
+    assert!(!void(1050), "60 seconds was the longest that it could have been told");
+    assert!(void(1170), "three times that is over");
+}
+
+// clocks
+
+#[test]
+fn a_late_tick_lets_no_crowd_in() {
+    let mut world = crowd("");
+    world.ticker_stalls_until = 240_000_000;
+    world.run_until(300);
+    let late = world.seconds.iter().position(|second| second.at_s > 230.0).unwrap();
+    for second in &world.seconds[late..] {
+        assert!(second.admitted <= second.tokens && second.tokens <= 125, "{} tokens at {}", second.tokens, second.at_s);
+        assert!(second.regime.probability() < 1.0, "at {}", second.at_s);
+    }
+    let end = world.seconds.last().unwrap();
+    assert!(end.regime.law.capacity > 80.0 && end.regime.law.capacity < 125.0, "{}", end.regime.law.capacity);
+}
+
+#[test]
+fn a_machine_that_stood_still_lets_no_crowd_in_and_is_itself_again_in_seconds() {
+    // neither visitors nor the site got anywhere, and all clocks went on
+    let gate = gate(16, "");
+    let mut used = 0.0;
+    let mut second = 0;
+    let mut tick = |good: u32, slept: u64| {
+        second += 1 + slept;
+        used += 16.0 * (1.0 + slept as f64);
+        for id in 0..500 {
+            let ticket = Ticket { id: VisitorId(id), issued: WALL, seen: at(second - 1).wall, won: false };
+            gate.decide(0, &gate.regime(), &visit(Some(ticket), id), at(second));
+        }
+        (0..good).for_each(|_| gate.answered(0, true));
+        let usage = Usage { counted_s: used, uncounted_s: 0.0 };
+        gate.tick(&Site { in_flight: 16, queued: 20, slots: 16, usage }, at(second));
+        (gate.regime.load_full(), gate.tokens.load(Ordering::Relaxed))
+    };
+    for _ in 0..20 {
+        tick(100, 0);
+    }
+    let (after, tokens) = tick(100, 60);
+    assert!(tokens <= 200 && after.probability() < 1.0, "{tokens} {}", after.probability());
+    let later: Vec<f64> = (0..8).map(|_| tick(100, 0).0.law.capacity).collect();
+    assert!(later[6] > 90.0, "{later:?}");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_by_a_day_loses_nobody() {
+    for (shift_ms, doubt) in [(86_400_000, Duration::from_secs(86_400)), (-86_400_000, Duration::ZERO)] {
+        let mut world = crowd("");
+        (world.wall_shift_ms, world.doubt) = (shift_ms, doubt);
+        let tickets: Vec<(usize, VisitorId)> =
+            world.visitors.iter().enumerate().filter_map(|(index, visitor)| Some((index, visitor.ticket?.id))).collect();
+        world.run_until(380);
+        for (index, id) in tickets {
+            let visitor = &world.visitors[index];
+            assert!(visitor.entered.is_some() || visitor.ticket.unwrap().id == id, "{shift_ms}: {index} has lost its place");
+        }
+        for second in world.between(180, 380) {
+            assert!(second.admitted <= second.tokens && second.tokens < 60, "{shift_ms}: {} at {}", second.tokens, second.at_s);
+        }
+        let admitted: u32 = world.between(200, 380).map(|second| second.admitted).sum();
+        println!("clock set by {shift_ms} ms: {admitted} admitted in the 180 s after");
+        assert!(admitted > 1200, "{shift_ms}: {admitted}");
+        // a ticket is renewed in the browser for as long as it is shown
+        let now = world.now().wall;
+        let waiting = world.visitors.iter().filter(|visitor| visitor.entered.is_none()).filter_map(|visitor| visitor.ticket);
+        let stale = waiting.filter(|ticket| ticket.seen > now || now.since(ticket.seen) > Duration::from_secs(130)).count();
+        assert_eq!(stale, 0, "{shift_ms}");
+    }
+}
+
+#[test]
+fn policies_at_their_bounds_do_not_stop_the_ticker() {
+    for yaml in [
+        "admission: { queue_wait: 10s, probe_rate: 100 }\nwaiting_room: { refresh: 1s, refresh_max: 1s }\nsession: { active: 1s, rate: 1 }",
+        "admission: { queue_wait: 1ms, probe_rate: 0.001 }\nwaiting_room: { refresh: 600s, refresh_max: 600s }\nsession: { rate: 1000000 }",
+    ] {
+        for slots in [1, 100_000] {
+            let gate = gate(slots, yaml);
+            let extremes = [0.0, 1e-9, 1e9, f64::MAX];
+            let mut now = at(0);
+            for (index, step) in [1, 1, 60, 86_400, 1, 31_536_000, 1].into_iter().enumerate() {
+                now.mono = now.mono.plus(Duration::from_secs(step));
+                now.wall = UnixTime::from_secs([0, 1, 4_000_000_000][index % 3]);
+                let usage = Usage { counted_s: extremes[index % 4], uncounted_s: extremes[(index + 1) % 4] };
+                gate.seen[0].good.store(u32::MAX, Ordering::Relaxed);
+                gate.seen[0].answers.store(u32::MAX, Ordering::Relaxed);
+                gate.tick(&Site { in_flight: u32::MAX, queued: usize::MAX, slots: [0, u32::MAX][index % 2], usage }, now);
+                let regime = gate.regime.load_full();
+                let law = regime.law;
+                for value in [law.capacity, law.load, law.newcomers, law.committed, law.requests_per_newcomer, regime.probability()] {
+                    assert!(!value.is_nan() && value >= 0.0, "{law:?}");
+                }
+                for entropy in 0..50 {
+                    let ticket = Ticket { id: VisitorId(entropy), issued: now.wall, seen: now.wall, won: entropy % 2 == 0 };
+                    let decision = gate.decide(0, &regime, &visit((entropy % 3 == 0).then_some(ticket), entropy), now);
+                    assert!(decision.retry_after <= Duration::from_secs(601), "{decision:?}");
+                }
+                assert!(gate.appointment(&regime, now.mono) <= Duration::from_secs(60));
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_told_to_come_back_with_the_others() {
+    let world = crowd("");
+    let regime = world.gate.regime.load_full();
+    let mut seconds = [0_u32; 10];
+    for id in 0..5000_u64 {
+        let id = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let ticket = Ticket { id: VisitorId(id), issued: WALL, seen: world.now().wall, won: false };
+        let decision = world.gate.decide(0, &regime, &visit(Some(ticket), id), world.now());
+        if decision.reason == Reason::NotDrawn {
+            seconds[usize::try_from(decision.retry_after.as_millis() / 1000).unwrap().min(9)] += 1;
+        }
+    }
+    assert!(seconds[1..].iter().all(|&count| (350..=1100).contains(&count)), "{seconds:?}");
+}

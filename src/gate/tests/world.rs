@@ -148,6 +148,22 @@ pub(super) fn keys(seed: u64) -> Keyring {
     Keyring::new(&SiteSecret::new(secret), &[Key::new(WALL, secret)]).unwrap()
 }
 
+/// A gate at the beginning of time, without a crowd.
+pub(super) fn gate(slots: u32, yaml: &str) -> Gate {
+    let pages = Arc::new(Pages::built_in().unwrap());
+    Gate::new(policy(slots, yaml), Arc::new(keys(1)), pages, Remembered::default(), 1, at(0))
+}
+
+pub(super) fn at(seconds: u64) -> Now {
+    let wall = WALL.plus(Duration::from_secs(seconds));
+    Now { mono: Moment::from_secs(seconds), wall, doubt: Duration::ZERO }
+}
+
+pub(super) fn visit(ticket: Option<Ticket>, entropy: u64) -> Visit {
+    // each from a network of its own
+    Visit { gated: true, signal: true, pass: None, ticket, unsafe_method: false, may_draw: true, client: entropy, entropy }
+}
+
 impl World {
     pub(super) fn new(settings: Settings) -> Self {
         let policy = policy(settings.slots, settings.yaml);
@@ -223,7 +239,8 @@ impl World {
 
     pub(super) fn revive(&mut self) {
         self.health = Health::Up;
-        let hung: Vec<u64> = self.at_site.keys().copied().collect();
+        let mut hung: Vec<u64> = self.at_site.keys().copied().collect();
+        hung.sort_unstable();
         for number in hung {
             self.at(self.now_us, Event::Done(number));
         }
@@ -309,16 +326,16 @@ impl World {
         let told = (decision.retry_after.as_secs_f64() - 1e-9).ceil().max(1.0);
         let back = match visitor.kind {
             // the page and its way take a moment
-            Kind::Honest => told + 0.05,
-            Kind::Reloader => regime.epoch.as_secs_f64() / 10.0,
-            Kind::Dropper => 1.0,
+            Kind::Honest => told + 0.1 * self.random.unit(),
+            Kind::Reloader => regime.epoch.as_secs_f64() / 10.0 * (0.5 + self.random.unit()),
+            Kind::Dropper => 0.5 + self.random.unit(),
             Kind::Churner
                 if decision.reason == Reason::NotDrawn && visit.ticket.is_some_and(|t| now.wall.since(t.issued).as_secs() >= 2) =>
             {
                 visitor.ticket = None;
                 0.05
             }
-            Kind::Churner => told.min(2.0) + 0.05,
+            Kind::Churner => told.min(2.0) + 0.1 * self.random.unit(),
         };
         self.after(back, Event::Ask(index));
     }

@@ -27,7 +27,7 @@ upstream:
   queue: { deadline: 1500ms, length: 99 }
   timeouts: { connect: 0.25s, response: 90s, idle: 1m }
   buffer: { request: 1000KiB, response: 2MiB }
-admission: { mode: fixed, probability: 0.125, order: arrival, queue_wait: 0.1001s, probe_rate: 0.003 }
+admission: { mode: fixed, probability: 0.125, order: lottery, queue_wait: 0.1001s, probe_rate: 0.003 }
 session: { active: 30s, idle: 1h, limit: 2d, in_flight: 3, rate: 100, not_before: 2026-01-31T06:00:00.25Z, domain: Example.org }
 routes:
   - { path: "/a\"\\\\{b,c}*", gate: gated, signal: false }
@@ -189,7 +189,7 @@ fn every_key_is_taken_over() {
     assert_eq!(policy.upstream.timeouts.connect, Duration::from_millis(250));
     assert_eq!(policy.upstream.buffer, Buffer { request: 1_024_000, response: 2 << 20 });
     assert_eq!(policy.admission.mode, Mode::Fixed(0.125));
-    assert_eq!(policy.admission.order, Order::Arrival);
+    assert_eq!(policy.admission.order, Order::Lottery);
     assert_eq!(policy.admission.queue_wait, Duration::from_micros(100_100));
     assert_eq!(policy.session.not_before, Some(UnixTime::from_millis(1_769_839_200_250)));
     assert_eq!(policy.session.domain.as_deref(), Some("example.org"));
@@ -224,7 +224,7 @@ fn the_full_file_differs_from_the_defaults_in_every_key() {
     let lines: BTreeSet<&str> = least.lines().filter(|line| !line.ends_with(':')).collect();
     // two keys of the same name and depth may have each other's default
     let same: Vec<&str> = full.lines().filter(|line| lines.contains(line)).collect();
-    assert_eq!(same, ["    - \"http://127.0.0.1:3000\""]);
+    assert_eq!(same, ["    - \"http://127.0.0.1:3000\"", "  order: lottery"]);
 }
 
 #[test]
@@ -376,6 +376,7 @@ fn each_bound_is_held() {
         ("admission: { probe_rate: fast }", "admission.probe_rate: \"fast\" is not a finite number"),
         ("admission: { mode: fixed, probability: 1.1 }", "admission.probability: 1.1 is above 1"),
         ("admission: { mode: fixed, probability: -0.1 }", "admission.probability: -0.1 is below 0"),
+        ("admission: { order: arrival }", "admission.order: arrival is not in this version: only lottery is"),
         ("admission: { order: random }", "admission.order: \"random\" is not one of lottery, arrival"),
         ("session: { active: 0s }", "session.active: 0s is below 1s"),
         ("session: { active: 2h }", "session.active: 2h is above 1h"),

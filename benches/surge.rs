@@ -19,11 +19,12 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "its output is the table")]
 
+mod support;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,12 +32,13 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use tidegate::clock::Clock;
 use tidegate::demo::arrivals::Step;
-use tidegate::demo::browser::Browser;
 use tidegate::demo::crowd::{Crowd, CrowdSettings, Pages};
 use tidegate::demo::random::Span;
 use tidegate::demo::report::CrowdReport;
 use tidegate::demo::site::{Site, SiteSettings, SlowPlace};
 use tidegate::demo::{start_crowd, start_site};
+
+use support::{Directory, Process, announce, free_address, loopback};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -158,7 +160,7 @@ impl Scenario {
     fn row(self, seconds: u64) -> anyhow::Result<String> {
         let site = SiteSettings::default();
         let (site_address, _site) = start_site_process(&site, self.fault())?;
-        let directory = Directory::new(Front::Tidegate)?;
+        let directory = Directory::new(Front::Tidegate.name())?;
         let (address, _gate) = start_gate(directory.path(), site_address, site.workers)?;
         let capacity = self.capacity(&site);
         let settings = CrowdSettings {
@@ -242,7 +244,7 @@ impl Case {
 
     fn row(&self, front: Front) -> anyhow::Result<String> {
         let (site_address, _site) = start_site_process(&self.site, SiteFault::None)?;
-        let directory = Directory::new(front)?;
+        let directory = Directory::new(front.name())?;
         let (address, _front) = match front {
             Front::None => (site_address, None),
             Front::Tidegate => {
@@ -310,22 +312,14 @@ fn be_the_site(settings: SiteSettings, fault: SiteFault) -> anyhow::Result<()> {
         SiteFault::FailingPages => faults.failing_prefix = Some("/page/1".to_owned()),
     });
     let (address, _running) = start_site(&site, loopback())?;
-    println!("{address}");
-    // whoever started this holds the other end, and can't leave it open by dying
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    Ok(announce(address)?)
 }
 
 fn start_site_process(settings: &SiteSettings, fault: SiteFault) -> anyhow::Result<(SocketAddr, Process)> {
     let mut command = Command::new(std::env::current_exe()?);
     let fault = fault.to_possible_value().context("a fault without a name")?;
     command.arg("site").arg(settings.workers.to_string()).arg(settings.service.as_millis().to_string()).arg(fault.get_name());
-    let mut site = Process(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the site")?);
-    let output = site.0.stdout.take().context("the site has no output")?;
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
-    let address = line.trim().parse().with_context(|| format!("the site says {line:?} for its address"))?;
-    Ok((address, site))
+    Process::start_part(&mut command).context("the site")
 }
 
 // what stands in front of it
@@ -336,9 +330,9 @@ fn start_gate(directory: &Path, site: SocketAddr, workers: u32) -> anyhow::Resul
     fs::write(&config, gate_yaml(address, admin, &directory.join("data"), site, workers))?;
     let log = File::create(directory.join("log"))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let mut gate = Process(command.spawn().context("the gate")?);
-    wait_until_ready(&mut gate, admin, "/readyz").with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
+    command.arg("serve").arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log);
+    let mut gate = Process::start(&mut command).context("the gate")?;
+    gate.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
     Ok((address, gate))
 }
 
@@ -348,7 +342,8 @@ fn gate_yaml(address: SocketAddr, admin: SocketAddr, data: &Path, site: SocketAd
          admin: {{ listen: {admin} }}\n\
          data: {data:?}\n\
          upstream: {{ servers: [\"http://{site}\"], max_in_flight: {workers} }}\n\
-         waiting_room: {{ refresh: 5s }}\n"
+         waiting_room: {{ refresh: 5s }}\n\
+         shutdown: {{ delay: 0s, deadline: 0s }}\n"
     )
 }
 
@@ -367,13 +362,12 @@ fn start_haproxy(directory: &Path, site: SocketAddr, workers: u32) -> anyhow::Re
              backend site\n  server site {site} maxconn {workers}\n"
         ),
     )?;
-    let spawned = Command::new("haproxy").args(["-db", "-q", "-f"]).arg(&config).stdin(Stdio::null()).spawn();
-    let mut haproxy = match spawned {
-        Ok(child) => Process(child),
+    let mut haproxy = match Process::start(Command::new("haproxy").args(["-db", "-q", "-f"]).arg(&config)) {
+        Ok(started) => started,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context("haproxy"),
     };
-    wait_until_ready(&mut haproxy, address, "/healthz")?;
+    haproxy.wait_until_ready(address, "/healthz")?;
     Ok(Some((address, haproxy)))
 }
 
@@ -387,68 +381,6 @@ impl Front {
     }
 }
 
-// processes, ports, files
-
-/// Ends with its owner, however that ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // it may have ended by itself
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn wait_until_ready(process: &mut Process, address: SocketAddr, path: &str) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(async {
-        for _ in 0..READY_POLLS {
-            if let Some(status) = process.0.try_wait()? {
-                bail!("ended at its start: {status}");
-            }
-            let answer = tokio::time::timeout(READY_POLL, Browser::new(address, None, false).load(path)).await;
-            if matches!(answer, Ok(Ok((status, _))) if status.is_success()) {
-                return Ok(());
-            }
-            tokio::time::sleep(READY_POLL).await;
-        }
-        bail!("not ready: http://{address}{path}");
-    })
-}
-
-/// An address that was free just now.
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind(loopback())?.local_addr()?)
-}
-
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// A directory that is gone afterwards.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(front: Front) -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("tidegate-surge-{}-{}", std::process::id(), front.name()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            drop(writeln!(std::io::stderr(), "{} is left behind: {error}", self.0.display()));
-        }
-    }
-}
-
 /// Every visitor has a socket, and so has the site.
 fn raise_descriptor_limit() -> anyhow::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -458,7 +390,3 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
 }
 
 const SMOKE_S: u64 = 10;
-
-/// Ten seconds in all.
-const READY_POLLS: u32 = 100;
-const READY_POLL: Duration = Duration::from_millis(100);

@@ -200,19 +200,25 @@ impl Untrusted {
     }
 }
 
-/// Writes down what is to outlive a restart.
-pub(super) fn save(shared: &Shared) {
+/// Writes down what is to outlive a restart. Returns whether it is on disk.
+pub(super) fn save(shared: &Shared) -> bool {
     let remembered = shared.gate.remembered();
     let mode = remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until });
     let mut last: MutexGuard<'_, Option<SavedState>> = shared.saved.lock().unwrap_or_else(PoisonError::into_inner);
     let same = last.is_some_and(|last| (last.capacity, last.mode) == (remembered.capacity, mode));
     if same {
-        return;
+        return true;
     }
     let state = SavedState { saved_at: shared.clock.now().wall, capacity: remembered.capacity, line: None, mode };
     match shared.store.save_state(&state) {
-        Ok(()) => *last = Some(state),
-        Err(error) => tracing::error!(error = %super::chain(&error), "the state could not be saved"),
+        Ok(()) => {
+            *last = Some(state);
+            true
+        }
+        Err(error) => {
+            tracing::error!(error = %crate::reload::chain(&error), "the state could not be saved");
+            false
+        }
     }
 }
 

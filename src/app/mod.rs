@@ -25,7 +25,7 @@ use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Connections, Stage, Worker};
-use crate::reload::{self, Parts, Reloader};
+use crate::reload::{self, Parts, Reloader, chain};
 use crate::rules::policy::{Mode, Policy};
 use crate::store::{LoadedState, SavedState, Store, StoreError};
 use crate::upstream::{BufferMemory, Upstream};
@@ -397,25 +397,13 @@ impl AdminBackend for Shared {
             ModeRequest::File => None,
         };
         self.gate.set_mode(by_hand, self.clock.now());
-        // written down before it is answered: a mode that was set must outlive a crash
-        control::save(self);
+        // written down before it is answered: a mode that was set must outlive a crash, and who set it must know if it would not
+        let saved = control::save(self);
         let mode = self.gate.regime().mode;
         let until = mode.by_hand.and_then(|by_hand| by_hand.until).map(status::timestamp);
         let source = if mode.by_hand.is_some() { "operator" } else { "file" };
         let probability = if let Mode::Fixed(probability) = mode.mode { Some(probability) } else { None };
         tracing::info!(mode = mode.mode.name(), probability, until, source, "mode set");
-        Ok(serde_json::json!({ "mode": mode.mode.name(), "source": source, "until": until, "probability": probability }))
+        Ok(serde_json::json!({ "mode": mode.mode.name(), "source": source, "until": until, "probability": probability, "saved": saved }))
     }
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -7,6 +7,8 @@
 
 mod crowd;
 mod keyed;
+mod regime;
+mod visit;
 
 #[cfg(test)]
 mod tests;
@@ -19,8 +21,8 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::page::Pages;
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
-use crate::rules::decide::{self, Ended, Reason, Verdict};
-use crate::rules::draw::{self, Epoch, Odds, Stake, Wait, Weights};
+use crate::rules::decide::{self, Reason, Verdict};
+use crate::rules::draw::{self, Odds, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{Mode, Policy};
 use crate::rules::rate::Rate;
@@ -28,176 +30,12 @@ use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
 
+pub use regime::{ByHand, ModeInForce, Regime};
+pub use visit::{Decision, Visit};
+
 use crowd::{Crowd, Sums};
 use keyed::Keyed;
-
-/// The immutable snapshot that every decision reads.
-#[derive(Clone)]
-pub struct Regime {
-    /// What the operator asked for.
-    pub policy: Arc<Policy>,
-    /// What signs and verifies.
-    pub keys: Arc<Keyring>,
-    /// What visitors see.
-    pub pages: Arc<Pages>,
-    /// The mode in force, and who set it.
-    pub mode: ModeInForce,
-    /// What the last tick said.
-    pub law: Law,
-    /// The refresh interval in force.
-    pub epoch: Duration,
-    /// Whether newcomers are being turned away.
-    pub limiting: bool,
-    /// Tickets that drew in the last epoch.
-    pub waiting: u64,
-    /// Distinct passes that have come back and were seen within `session.active`.
-    pub active: u64,
-    /// Counts publications and ticks: what was rendered for one regime is kept for as long as this stands.
-    pub version: u64,
-    /// When this tick began.
-    tick_began: UnixTime,
-    odds: Odds,
-    /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
-    usual_odds: f64,
-    /// That rate, newcomers a second.
-    usual_rate: f64,
-    held: f64,
-    /// A longer `refresh_max` of a policy before, by which visitors were told when to come back, and until when that holds.
-    promised: (Duration, Moment),
-    pass_rate: Rate,
-    ticket_rate: Rate,
-}
-
-impl Regime {
-    /// The share of weight-1 draws that are won now.
-    #[must_use]
-    pub fn probability(&self) -> f64 {
-        self.odds.current()
-    }
-
-    /// How long a ticket of this age still waits.
-    #[must_use]
-    pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
-        draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)
-    }
-
-    /// The longest refresh interval that a visitor may have been told.
-    #[must_use]
-    pub fn refresh_max(&self, now: Moment) -> Duration {
-        let (promised, until) = self.promised;
-        let of_policy = self.policy.waiting_room.refresh_max;
-        if now < until { promised.max(of_policy) } else { of_policy }
-    }
-
-    const fn weights(&self) -> Weights {
-        match self.mode.mode {
-            Mode::Fixed(_) => Weights::Even,
-            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => Weights::Growing,
-        }
-    }
-
-    /// What a ticket draws with now, and in which epoch.
-    fn stake(&self, ticket: &Ticket, now: UnixTime) -> (Epoch, Result<Stake, UnixTime>) {
-        let epoch = Epoch::of(now, self.epoch, self.keys.phase(ticket.id));
-        (epoch, Stake::of(epoch, ticket.issued, now))
-    }
-}
-
-/// The mode in force.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ModeInForce {
-    /// The mode.
-    pub mode: Mode,
-    /// Set by hand: outranks the file until its time is out or it is cleared.
-    pub by_hand: Option<ByHand>,
-}
-
-/// A mode set by hand.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ByHand {
-    /// The mode.
-    pub mode: Mode,
-    /// When it ends; `None`: when it is cleared.
-    pub until: Option<UnixTime>,
-}
-
-/// What the gate needs to know of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Visit {
-    /// The route is gated.
-    pub gated: bool,
-    /// The route's answers say something about the load.
-    pub signal: bool,
-    /// The genuine pass that came with it.
-    pub pass: Option<Pass>,
-    /// The genuine ticket that came with it.
-    pub ticket: Option<Ticket>,
-    /// The method is not safe (RFC 9110, 9.2.1).
-    pub unsafe_method: bool,
-    /// A navigation or an API call: the parts of a page get no tickets and draw none.
-    pub may_draw: bool,
-    /// Keyed hash of the client prefix.
-    pub client: u64,
-    /// A random number: the id of a new ticket.
-    pub entropy: u64,
-}
-
-/// What becomes of a visit.
-#[derive(Clone, Copy, Debug)]
-pub struct Decision {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// Why.
-    pub reason: Reason,
-    /// The mode is `observe`: the verdict is counted, and the request goes to the site whatever it is.
-    pub observed: bool,
-    /// A pass to be set with the answer.
-    pub set_pass: Option<Pass>,
-    /// A ticket to be set with the answer.
-    pub set_ticket: Option<Ticket>,
-    /// When a waiting visitor comes back.
-    pub retry_after: Duration,
-    /// How long it still waits.
-    pub wait: Option<Wait>,
-    /// The pass that asks for a slot.
-    pub pass: Option<VisitorId>,
-    /// How long a newcomer waited, if this lets it in.
-    pub waited: Option<Duration>,
-    /// The slot time and the outcome count.
-    pub counts: bool,
-    /// A pass that came and no longer holds.
-    pub pass_ended: Option<Ended>,
-    /// A ticket that came and no longer holds.
-    pub ticket_void: bool,
-    /// The pass has asked too often: 429, and when to come back.
-    pub too_often: Option<Duration>,
-}
-
-impl Decision {
-    const fn new(verdict: Verdict, reason: Reason) -> Self {
-        Self {
-            verdict,
-            reason,
-            observed: false,
-            set_pass: None,
-            set_ticket: None,
-            retry_after: Duration::ZERO,
-            wait: None,
-            pass: None,
-            waited: None,
-            counts: false,
-            pass_ended: None,
-            ticket_void: false,
-            too_often: None,
-        }
-    }
-
-    /// Whether the request goes to the site.
-    #[must_use]
-    pub const fn enters(&self) -> bool {
-        self.observed || !matches!(self.verdict, Verdict::Wait | Verdict::Shed)
-    }
-}
+use regime::{fixed_odds, mode_in_force, with_mode};
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -745,30 +583,6 @@ const LIMITING_KEPT: Duration = Duration::from_secs(5);
 
 /// So many epochs after their length has changed, the crowd is counted as it is again.
 const SETTLED_AFTER: u32 = 2;
-
-fn mode_in_force(policy: &Policy, by_hand: Option<ByHand>, now: UnixTime) -> ModeInForce {
-    let by_hand = by_hand.filter(|by_hand| by_hand.until.is_none_or(|until| now < until));
-    ModeInForce { mode: by_hand.map_or(policy.admission.mode, |by_hand| by_hand.mode), by_hand }
-}
-
-/// The odds that a mode dictates.
-const fn fixed_odds(mode: Mode) -> Option<f64> {
-    match mode {
-        Mode::Auto | Mode::Observe => None,
-        Mode::Open => Some(1.0),
-        Mode::Closed => Some(0.0),
-        Mode::Fixed(probability) => Some(probability),
-    }
-}
-
-/// The odds under a mode that holds from now on, and not only from the next tick.
-fn with_mode(odds: &Odds, mode: Mode, epoch: Duration, now: Now) -> Odds {
-    let mut odds = odds.clone();
-    if let Some(value) = fixed_odds(mode) {
-        odds.push(now.wall, value, epoch);
-    }
-    odds
-}
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tickets")]
 const fn whole(count: f64) -> u64 {

@@ -33,7 +33,7 @@ fn the_operators_mode_outranks_the_file_at_once() {
     let (_upstream, world) = world("admission: { mode: open }");
     assert_eq!(visit(&world), 200);
     let said = set(&world, &json!({ "mode": "closed" }));
-    assert_eq!(said, json!({ "mode": "closed", "source": "operator", "until": null, "probability": null }));
+    assert_eq!(said, json!({ "mode": "closed", "source": "operator", "until": null, "probability": null, "saved": true }));
     assert_eq!(visit(&world), 503);
     set(&world, &json!({ "mode": "open" }));
     assert_eq!(visit(&world), 200);
@@ -46,7 +46,7 @@ fn the_operators_mode_outranks_the_file_at_once() {
     assert_eq!(visit(&world), 200);
     set(&world, &json!({ "mode": "closed" }));
     let said = set(&world, &json!({ "mode": "file" }));
-    assert_eq!(said, json!({ "mode": "open", "source": "file", "until": null, "probability": null }));
+    assert_eq!(said, json!({ "mode": "open", "source": "file", "until": null, "probability": null, "saved": true }));
     assert_eq!(visit(&world), 200);
 }
 

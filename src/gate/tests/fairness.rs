@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::world::{Kind, Random, Settings, WALL, World, at, gate, keys, visit};
+use crate::rules::draw::{Epoch, Stake};
 
 const VISITORS: usize = 4000;
 

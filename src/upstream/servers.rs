@@ -128,9 +128,16 @@ impl Upstream {
         let peer = &mut inner.peers[place];
         match found {
             // a name that vanished keeps its last addresses: a resolver's bad minute is not the site's
-            Ok(addresses) if !addresses.is_empty() => peer.addresses = addresses.into(),
+            Ok(addresses) if !addresses.is_empty() => {
+                peer.addresses = addresses.into();
+                return;
+            }
             Ok(_) => tracing::warn!(server = peer.server.label, "the name has no address"),
             Err(error) => tracing::warn!(server = peer.server.label, %error, "the name could not be looked up"),
+        }
+        if peer.addresses.is_empty() {
+            // a server that was never found is looked for at each tick
+            peer.resolved = None;
         }
     }
 

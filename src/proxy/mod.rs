@@ -112,7 +112,8 @@ impl Worker {
     }
 
     fn is_draining(&self) -> bool {
-        *self.stage.borrow() >= Stage::Draining
+        // asked by every request: the first question takes no lock that all workers share
+        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= Stage::Draining
     }
 
     /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.

@@ -9,10 +9,8 @@ const BROWSER: &str = "Accept: text/html";
 /// A gate at which nobody's draw is won.
 fn nobody_wins(more: &str) -> (Upstream, World) {
     let upstream = Upstream::answering("the site");
-    let world = World::start(&format!(
-        "upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: fixed, probability: 0.0 }}\n{more}",
-        upstream.url()
-    ));
+    let world =
+        World::start(&format!("upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: fixed, probability: 0.0 }}\n{more}", upstream.url()));
     (upstream, world)
 }
 

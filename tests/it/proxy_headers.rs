@@ -55,7 +55,9 @@ fn connection_can_not_remove_what_the_request_needs() {
 
 #[test]
 fn what_belongs_to_the_sites_connection_stays_there() {
-    let answer = answered("Connection: X-First\r\nX-First: 1\r\nKeep-Alive: timeout=5\r\nConnection: x-second\r\nX-Second: 2\r\nUpgrade: h2c\r\nX-Third: 3\r\n");
+    let answer = answered(
+        "Connection: X-First\r\nX-First: 1\r\nKeep-Alive: timeout=5\r\nConnection: x-second\r\nX-Second: 2\r\nUpgrade: h2c\r\nX-Third: 3\r\n",
+    );
     for name in ["connection", "x-first", "x-second", "keep-alive", "upgrade"] {
         assert_eq!(answer.header(name), None, "{name}");
     }
@@ -187,7 +189,8 @@ fn a_pass_in_a_header_is_for_the_gate_alone() {
 
 #[test]
 fn an_answer_with_a_pass_is_kept_out_of_shared_caches() {
-    const CACHED: &str = "Cache-Control: public, s-maxage=60, max-age=5\r\nSurrogate-Control: max-age=99\r\nCDN-Cache-Control: max-age=9\r\n";
+    const CACHED: &str =
+        "Cache-Control: public, s-maxage=60, max-age=5\r\nSurrogate-Control: max-age=99\r\nCDN-Cache-Control: max-age=9\r\n";
     let site = Upstream::start(|_, site| site.write(format!("HTTP/1.1 200 OK\r\n{CACHED}Content-Length: 0\r\n\r\n")));
     let world = World::open(&site.url(), "routes: [{ path: /free, gate: open }]");
     let first = world.get("/", &[]);

@@ -1,5 +1,6 @@
-//! One request, top to bottom: every exit is in [`handle`].
+//! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`].
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
 /// What of a connection its requests share.
 #[derive(Debug)]
 pub(super) struct Peer {
+    pub(super) worker: Arc<Worker>,
     pub(super) state: Arc<State>,
     pub(super) values: Mutex<PeerValues>,
 }
@@ -46,44 +48,76 @@ pub(super) struct Told {
     pub(super) reason: &'static str,
 }
 
-/// Answers one request.
-pub(super) async fn handle(worker: &Worker, peer: &Peer, request: Request<Incoming>) -> (Answer, Told) {
+/// What becomes of a request.
+pub(super) enum Handled {
+    /// The answer is there.
+    Answered(Answer, Told),
+    /// The site or the client has to do its part first. On the heap: those who wait are many, and need no room for it.
+    Awaits(Awaited),
+}
+
+/// An answer that is not there yet.
+pub(super) type Awaited = Pin<Box<dyn Future<Output = (Answer, Told)> + Send>>;
+
+impl From<(Answer, Told)> for Handled {
+    fn from((answer, told): (Answer, Told)) -> Self {
+        Self::Answered(answer, told)
+    }
+}
+
+/// Decides on one request, and answers those who don't enter.
+pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
+    let worker = &*peer.worker;
     let (mut parts, body) = request.into_parts();
     let now = worker.clock.now();
-    let regime = worker.gate.regime();
-    let regime: Arc<Regime> = Arc::clone(&regime);
-    let state = &peer.state;
 
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
-        return (refuse(worker, &regime, &parts, bad), told("refused", bad.label()));
+        return Handled::Answered(refuse(worker, regime, &parts, bad), told("refused", bad.label()));
     }
     if parts.uri.path().starts_with(reserved::PREFIX) {
-        return (reserved::answer(worker, state, &regime, &parts, body, now).await, told("reserved", "reserved"));
+        let (peer, regime) = (Arc::clone(peer), Arc::clone(regime));
+        return Handled::Awaits(Box::pin(async move {
+            (reserved::answer(&peer.worker, &peer.state, &regime, &parts, body, now).await, told("reserved", "reserved"))
+        }));
     }
 
-    let facts = facts::read(&parts, state.peer, &regime, now, &worker.shard);
-    let visit = visit(worker, &regime, &facts);
-    let decision = worker.gate.decide(worker.index, &regime, &visit, now);
+    let facts = facts::read(&parts, peer.state.peer, regime, now, &worker.shard);
+    let visit = visit(worker, regime, &facts);
+    let decision = worker.gate.decide(worker.index, regime, &visit, now);
     count_ended(worker, &decision);
     if decision.pass.is_some() {
-        state.place.showed_pass();
+        peer.state.place.showed_pass();
     }
     if let Some(retry) = decision.too_often {
         worker.shard.count(Count::Refused(Refusal::PassRate));
         let kind = FailureKind::TooManyRequests { retry_s: respond::seconds(retry) };
-        return (respond::failure(&regime.pages, kind, facts.form, status::RATE), told("refused", "pass_rate"));
+        return Handled::Answered(respond::failure(&regime.pages, kind, facts.form, status::RATE), told("refused", "pass_rate"));
     }
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
         let form_refused = facts.unsafe_method;
-        let mut answer = respond::waiting(&worker.pages, &regime, &decision, facts.form, form_refused);
-        set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+        let place = std::mem::take(&mut parts.headers);
+        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused, place);
+        set_tokens(regime, &facts, &decision, now, answer.headers_mut());
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
         }
-        return (answer, told(decision.verdict.name(), decision.reason.name()));
+        return Handled::Answered(answer, told(decision.verdict.name(), decision.reason.name()));
     }
+    Handled::Awaits(Box::pin(enter(Arc::clone(peer), Arc::clone(regime), parts, body, facts, decision, now)))
+}
 
+/// Sends the request of one who may enter to the site, and answers with what comes back.
+async fn enter(
+    peer: Arc<Peer>,
+    regime: Arc<Regime>,
+    mut parts: Parts,
+    body: Incoming,
+    facts: Facts,
+    decision: Decision,
+    now: Now,
+) -> (Answer, Told) {
+    let (worker, state) = (&*peer.worker, &peer.state);
     let is_upload = !body.is_end_stream();
     let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, state).await {
         Ok(ahead) => ahead,
@@ -114,7 +148,7 @@ pub(super) async fn handle(worker: &Worker, peer: &Peer, request: Request<Incomi
         worker.shard.observe(Timing::Wait, waited);
     }
 
-    clean_request(&mut parts, peer, &facts, is_upload, &regime);
+    clean_request(&mut parts, &peer, &facts, is_upload, &regime);
     let request = Request::from_parts(parts, ahead.into_request_body());
     let answer = match upstream::send(slot, request).await {
         Ok(answered) => {

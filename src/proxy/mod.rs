@@ -11,14 +11,14 @@ mod reserved;
 mod respond;
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, StatusCode};
@@ -31,16 +31,16 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::deadlines::{Deadlines, SWEEP};
-use crate::gate::Gate;
+use crate::gate::{Gate, Regime};
 use crate::metrics::{Count, Refusal, Shard};
-use crate::rules::headers::forwarded::PeerValues;
+use crate::rules::headers::forwarded::{PeerValues, client_address};
 use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
 
 use connections::{Phase, Place, Socket, State};
-use handle::{Peer, Told};
-use respond::PageCache;
+use handle::{Awaited, Handled, Peer, Told};
+use respond::{Answer, PageCache};
 
 /// What a worker needs; all but its own parts is shared by all workers.
 #[derive(Debug)]
@@ -112,7 +112,8 @@ impl Worker {
     }
 
     fn is_draining(&self) -> bool {
-        *self.stage.borrow() >= Stage::Draining
+        // asked by every request: the first question takes no lock that all workers share
+        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= Stage::Draining
     }
 
     /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.
@@ -219,13 +220,10 @@ async fn connection(
     drop(stream.set_nodelay(true));
     let peer_ip = address.ip().to_canonical();
     let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
-    let peer = Arc::new(Peer { state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)) });
+    let peer = Arc::new(Peer { worker: Arc::clone(&worker), state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)) });
     let header_bytes = worker.gate.regime().policy.limits.header_bytes;
     let io = TokioIo::new(Socket { stream, state: Arc::clone(&state) });
-    let service = service_fn(|request| {
-        let (worker, peer) = (Arc::clone(&worker), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(guarded(&worker, &peer, request).await) }
-    });
+    let service = service_fn(|request| Answering::to(&peer, request));
     let mut connection = pin!(http1::Builder::new().max_buf_size(header_bytes).max_header_size(header_bytes).serve_connection(io, service));
     let mut closing = false;
     let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
@@ -264,18 +262,46 @@ fn count_error(worker: &Worker, state: &State, error: &hyper::Error) {
 
 const URI_TOO_LONG: &str = "URI too long";
 
-/// Answers a request; a panic on the way costs that request and no other.
-async fn guarded(worker: &Worker, peer: &Peer, request: Request<Incoming>) -> respond::Answer {
-    let state = &peer.state;
-    state.enter(Phase::Busy);
-    let logged = Access::of(worker, peer, &request);
-    let mut answering = pin!(handle::handle(worker, peer, request));
-    let (mut answer, told) = poll_fn(|cx| {
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answering.as_mut().poll(cx)));
-        polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(worker)))
-    })
-    .await;
-    let limit = worker.gate.regime().policy.limits.connections;
+/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
+enum Answering {
+    AtOnce(Ready<Answer>),
+    Awaited { peer: Arc<Peer>, answer: Awaited, logged: Option<Access> },
+}
+
+impl Answering {
+    fn to(peer: &Arc<Peer>, request: Request<Incoming>) -> Self {
+        let worker = &*peer.worker;
+        peer.state.enter(Phase::Busy);
+        let regime = worker.gate.regime();
+        let logged = Access::of(peer, &regime, &request);
+        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &regime, request)));
+        match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
+            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, &regime, logged, answer, told))),
+            Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), answer, logged },
+        }
+    }
+}
+
+/// A panic on the way costs that request and no other.
+impl Future for Answering {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
+            Self::Awaited { peer, answer, logged } => {
+                let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
+                let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
+                polled.map(|(answer, told)| Ok(finished(peer, &peer.worker.gate.regime(), logged.take(), answer, told)))
+            }
+        }
+    }
+}
+
+/// An answer as it goes to the connection.
+fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
+    let Peer { worker, state, .. } = peer;
+    let limit = regime.policy.limits.connections;
     if worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass()) {
         respond::close(&mut answer);
     }
@@ -295,14 +321,15 @@ struct Access {
 
 impl Access {
     /// Draws whether this request is in the sample.
-    fn of(worker: &Worker, peer: &Peer, request: &Request<Incoming>) -> Option<Self> {
-        let share = worker.gate.regime().policy.log.access;
+    fn of(peer: &Peer, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
+        let worker = &*peer.worker;
+        let share = regime.policy.log.access;
         #[expect(clippy::cast_precision_loss, reason = "a random share")]
         let drawn = share >= 1.0 || (share > 0.0 && ((worker.entropy() >> 11) as f64 / 2f64.powi(53)) < share);
         drawn.then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            client: peer.state.peer,
+            client: client_address(peer.state.peer, false, request.headers(), &regime.policy.client.trusted_proxies).address,
             started: worker.clock.moment(),
         })
     }

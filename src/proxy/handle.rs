@@ -68,7 +68,7 @@ impl From<(Answer, Told)> for Handled {
 /// Decides on one request, and answers those who don't enter.
 pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
     let worker = &*peer.worker;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let now = worker.clock.now();
 
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
@@ -96,7 +96,8 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
         let form_refused = facts.unsafe_method;
-        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused);
+        let place = std::mem::take(&mut parts.headers);
+        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused, place);
         set_tokens(regime, &facts, &decision, now, answer.headers_mut());
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);

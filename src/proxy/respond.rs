@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ClientBody;
 use crate::gate::{Decision, Regime};
@@ -67,8 +67,8 @@ impl PageCache {
     }
 }
 
-/// The waiting room.
-pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, form: Form, form_refused: bool) -> Answer {
+/// The waiting room. Its headers take the place of the request's, which saves most of the memory that the answer needs.
+pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, form: Form, form_refused: bool, place: HeaderMap) -> Answer {
     let retry_s = seconds(decision.retry_after);
     let estimate = WaitEstimate {
         half_s: decision.wait.map(|wait| wait.half.as_secs()),
@@ -92,20 +92,25 @@ pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, f
     };
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut answer = match form {
-        Form::Page => html(status, cache.waiting(&regime.pages, view), regime.pages.content_security_policy(PageKind::Waiting)),
+    let (body, content_type) = match form {
+        Form::Page => (cache.waiting(&regime.pages, view), Some(HTML)),
         Form::Json => {
-            json(status, page::waiting_json(&WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None }))
+            let json = WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None };
+            (page::waiting_json(&json), Some(JSON))
         }
-        Form::Text => text(status, page::waiting_text(&view)),
-        Form::Empty => empty(status),
+        Form::Text => (page::waiting_text(&view), Some(TEXT)),
+        Form::Empty => (Bytes::new(), None),
     };
+    let mut answer = composed_in(place, status, body, content_type, status::WAIT);
     let headers = answer.headers_mut();
-    headers.insert(status::NAME, status::WAIT);
-    headers.insert(RETRY_AFTER, HeaderValue::from(retry_s));
-    if form == Form::Page && !form_refused {
-        headers.insert(REFRESH, HeaderValue::from(retry_s));
+    let retry = number(retry_s);
+    if form == Form::Page {
+        headers.insert(CONTENT_SECURITY_POLICY, regime.pages.content_security_policy(PageKind::Waiting).clone());
+        if !form_refused {
+            headers.insert(REFRESH, retry.clone());
+        }
     }
+    headers.insert(RETRY_AFTER, retry);
     answer
 }
 
@@ -124,9 +129,9 @@ pub(super) fn shed(regime: &Regime, appointment: Duration, form: Form, unsafe_me
     };
     let headers = answer.headers_mut();
     headers.insert(status::NAME, status::SHED);
-    headers.insert(RETRY_AFTER, HeaderValue::from(retry_s));
+    headers.insert(RETRY_AFTER, number(retry_s));
     if form == Form::Page && !unsafe_method {
-        headers.insert(REFRESH, HeaderValue::from(retry_s));
+        headers.insert(REFRESH, number(retry_s));
     }
     answer
 }
@@ -140,7 +145,7 @@ pub(super) fn failure(pages: &Pages, kind: FailureKind, form: Form, proxy_status
         Form::Empty => empty(kind.status()),
     };
     if let FailureKind::TooManyRequests { retry_s } = kind {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_s));
+        answer.headers_mut().insert(RETRY_AFTER, number(retry_s));
     }
     answer.headers_mut().insert(status::NAME, proxy_status);
     answer
@@ -166,10 +171,18 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 }
 
 fn composed(status: StatusCode, body: Bytes, content_type: Option<HeaderValue>) -> Answer {
-    let mut answer = Response::new(ClientBody::composed(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.reserve(12);
+    composed_in(HeaderMap::new(), status, body, content_type, status::OWN)
+}
+
+fn composed_in(
+    mut headers: HeaderMap,
+    status: StatusCode,
+    body: Bytes,
+    content_type: Option<HeaderValue>,
+    proxy_status: HeaderValue,
+) -> Answer {
+    headers.clear();
+    headers.reserve(HEADERS_MAX);
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
@@ -177,9 +190,15 @@ fn composed(status: StatusCode, body: Bytes, content_type: Option<HeaderValue>) 
     headers.insert(ROBOTS, NOINDEX);
     headers.insert(REFERRER_POLICY, STRICT_ORIGIN);
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-    headers.insert(status::NAME, status::OWN);
+    headers.insert(status::NAME, proxy_status);
+    let mut answer = Response::new(ClientBody::composed(body));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
     answer
 }
+
+/// The headers of any answer that is composed.
+const HEADERS_MAX: usize = 12;
 
 /// The connection closes after this answer.
 pub(super) fn close(answer: &mut Answer) {
@@ -191,6 +210,26 @@ pub(super) fn seconds(duration: Duration) -> u32 {
     let up = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     u32::try_from(up).unwrap_or(u32::MAX).max(1)
 }
+
+/// A number of seconds as the value of a header: those that occur need no memory of their own.
+fn number(number: u32) -> HeaderValue {
+    let digits = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+    let skipped = usize::from(number < 10) + usize::from(number < 100);
+    let text = digits.and_then(|digits| str::from_utf8(&digits[skipped..]).ok());
+    text.map_or_else(|| HeaderValue::from(number), HeaderValue::from_static)
+}
+
+/// Three digits of each number: a refresh takes 600 seconds at most.
+static DIGITS: [[u8; 3]; 1000] = {
+    const DIGIT: &[u8; 10] = b"0123456789";
+    let mut all = [[b'0'; 3]; 1000];
+    let mut number = 0;
+    while number < all.len() {
+        all[number] = [DIGIT[number / 100], DIGIT[number / 10 % 10], DIGIT[number % 10]];
+        number += 1;
+    }
+    all
+};
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -209,5 +248,11 @@ mod tests {
     fn seconds_are_rounded_up_and_never_nothing() {
         let of = |ms| seconds(Duration::from_millis(ms));
         assert_eq!((of(0), of(1), of(1000), of(1001), of(59_999)), (1, 1, 1, 2, 60));
+    }
+    #[test]
+    fn a_number_reads_as_itself() {
+        for seconds in [0, 1, 9, 10, 99, 100, 101, 600, 999, 1000, u32::MAX] {
+            assert_eq!(number(seconds).to_str().unwrap(), seconds.to_string());
+        }
     }
 }

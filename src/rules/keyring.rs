@@ -143,14 +143,15 @@ impl Keyring {
     fn sign(&self, kind: TokenKind, payload: &[u8]) -> String {
         let mut space = [0; MESSAGE_MAX];
         let mac = hmac::sign(&self.signs.mac, self.message(kind, payload, &mut space));
-        let mut token = String::with_capacity(kind.text_len());
-        token.push_str(PREFIX);
-        token.extend(self.signs.text.iter().copied().map(char::from));
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(mac, &mut token);
-        token
+        let mut token = vec![b'.'; kind.text_len()];
+        let (head, rest) = token.split_at_mut(PREFIX.len() + KEY_TEXT_LEN + 1);
+        let (payload_text, mac_text) = rest.split_at_mut(base64_len(payload.len()) + 1);
+        head[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
+        head[PREFIX.len()..PREFIX.len() + KEY_TEXT_LEN].copy_from_slice(&self.signs.text);
+        // the lengths are those that each needs, and base64 is ASCII
+        let _ = URL_SAFE_NO_PAD.encode_slice(payload, payload_text);
+        let _ = URL_SAFE_NO_PAD.encode_slice(mac, mac_text);
+        String::from_utf8(token).unwrap_or_default()
     }
 
     /// The payload of a token of the kind wanted, decoded into `space`.

@@ -3,7 +3,6 @@
 //! A Cookie header is split as servers split it (RFC 6265, section 5.4, read backwards): at every `;`, quoted or not; the name ends at
 //! the first `=`; blanks around both don't count; bytes need not be ASCII. Names are case-sensitive.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::{COOKIE, SET_COOKIE};
@@ -141,19 +140,13 @@ pub fn set_cookie(kind: Kind, token: &str, attributes: Attributes<'_>) -> Header
         Kind::Pass if secure => "None",
         Kind::Pass | Kind::Ticket => "Lax",
     };
-    let mut text = String::with_capacity(ATTRIBUTES_LEN + token.len() + domain.map_or(0, str::len));
-    for part in [prefix, name, "=", token, "; Path=/; HttpOnly; SameSite=", same_site] {
-        text.push_str(part);
-    }
-    if secure {
-        text.push_str("; Secure");
-    }
-    if let Some(domain) = domain {
-        text.push_str("; Domain=");
-        text.push_str(domain);
-    }
-    // writing to a string can't fail
-    let _ = write!(text, "; Max-Age={}", max_age.as_secs());
+    let (secure, domain_name) = (if secure { "; Secure" } else { "" }, if domain.is_some() { "; Domain=" } else { "" });
+    let mut digits = [0; 20];
+    let max_age = decimal(max_age.as_secs(), &mut digits);
+    let flags = "; Path=/; HttpOnly; SameSite=";
+    let parts = [prefix, name, "=", token, flags, same_site, secure, domain_name, domain.unwrap_or_default(), "; Max-Age=", max_age];
+    // in one piece, without room to spare: what has some is copied once more
+    let text = parts.concat();
     // a token and a checked domain hold no control bytes; were there one, an empty line sets nothing
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
@@ -164,8 +157,17 @@ pub fn expire_cookie(kind: Kind, attributes: Attributes<'_>) -> HeaderValue {
     set_cookie(kind, "", Attributes { max_age: Duration::ZERO, ..attributes })
 }
 
-/// Room for the longest name and every attribute, so that the text is never moved.
-const ATTRIBUTES_LEN: usize = 128;
+fn decimal(mut number: u64, space: &mut [u8; 20]) -> &str {
+    let mut start = space.len();
+    loop {
+        start -= 1;
+        space[start] = b"0123456789"[usize::try_from(number % 10).unwrap_or(0)];
+        number /= 10;
+        if number == 0 {
+            return str::from_utf8(&space[start..]).unwrap_or_default();
+        }
+    }
+}
 
 const PASS: &str = "tidegate_pass";
 const TICKET: &str = "tidegate_ticket";

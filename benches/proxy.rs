@@ -22,36 +22,31 @@ mod load;
 mod support;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use load::{Crowd, Measured};
-use support::{Directory, Process, announce, free_address, loopback};
+use support::{Directory, Process, free_address, loopback};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    match arguments.part {
-        Some(Part::Site) => return be_the_site(),
-        Some(Part::Crowd { address, status, cookies, window_ms, watched }) => {
-            let cookies = fs::read_to_string(cookies)?.lines().map(str::to_owned).collect();
-            let crowd = Crowd { address, status, cookies, window: Duration::from_millis(window_ms), watched };
-            println!("{}", crowd.run()?);
-            return Ok(());
-        }
-        None => {}
+    if let Some(Part::Load) = arguments.part {
+        let listener = TcpListener::bind(loopback())?;
+        println!("{}", listener.local_addr()?);
+        return load::serve(listener);
     }
     if !arguments.bench && !arguments.smoke {
         // `cargo test --all-targets` runs every target: minutes of load are not a test
         println!("run me with `cargo bench --bench proxy`");
         return Ok(());
     }
-    let world = World::start(&arguments)?;
+    let mut world = World::start(&arguments)?;
     let (rounds, window) = if arguments.smoke { (1, SMOKE) } else { (arguments.rounds, Duration::from_millis(arguments.window_ms)) };
     println!("{}", world.describe(rounds, window));
     println!("{HEADING}");
@@ -88,12 +83,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Be the site: say the address on standard output, and end when standard input does.
+    /// Be the site and the crowd.
     #[command(hide = true)]
-    Site,
-    /// Be the crowd: say what was measured on standard output.
-    #[command(hide = true)]
-    Crowd { address: SocketAddr, status: u16, cookies: PathBuf, window_ms: u64, watched: Vec<u32> },
+    Load,
 }
 
 /// What happens to the requests.
@@ -143,8 +135,15 @@ struct World {
     passes: PathBuf,
     tickets: PathBuf,
     pinned: bool,
-    _site: Process,
+    load: Load,
     _directory: Directory,
+}
+
+/// The process that is the site and the crowd.
+struct Load {
+    crowds: ChildStdin,
+    measured: BufReader<ChildStdout>,
+    _process: Process,
 }
 
 /// A front, and where it passes requests on and turns them away.
@@ -161,7 +160,9 @@ impl World {
     fn start(arguments: &Arguments) -> anyhow::Result<Self> {
         let directory = Directory::new("proxy")?;
         let pinned = std::thread::available_parallelism()?.get() > 1 && is_installed("taskset");
-        let (site_address, site) = Process::start_part(command(pinned, 1, &std::env::current_exe()?).arg("site")).context("the site")?;
+        let (site_address, measured, mut process) = Process::start_part(command(pinned, 1, &std::env::current_exe()?).arg("load"))?;
+        let crowds = process.0.stdin.take().context("the load takes no input")?;
+        let load = Load { crowds, measured, _process: process };
         let path = directory.path();
         let gate = |name, binary: &Path| start_gate(name, binary, &path.join(name), site_address, pinned).context(name);
         let mut fronts = vec![gate("tidegate", Path::new(env!("CARGO_BIN_EXE_tidegate")))?];
@@ -186,7 +187,7 @@ impl World {
             }
         }
         fronts.extend(others);
-        Ok(Self { fronts, passes, tickets, pinned, _site: site, _directory: directory })
+        Ok(Self { fronts, passes, tickets, pinned, load, _directory: directory })
     }
 
     fn describe(&self, rounds: usize, window: Duration) -> String {
@@ -194,7 +195,7 @@ impl World {
         format!("{CONNECTIONS} connections, {rounds} rounds of {} ms each, {cores}; median (least–most)", window.as_millis())
     }
 
-    fn measure(&self, case: Case, rounds: usize, window: Duration) -> anyhow::Result<()> {
+    fn measure(&mut self, case: Case, rounds: usize, window: Duration) -> anyhow::Result<()> {
         let cookies = match case {
             Case::Proxied => &self.passes,
             Case::Diverted => &self.tickets,
@@ -202,7 +203,7 @@ impl World {
         let mut measured: Vec<Vec<Measured>> = self.fronts.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (front, measured) in self.fronts.iter().zip(&mut measured) {
-                measured.push(self.crowd(front, case, cookies, window).with_context(|| front.name)?);
+                measured.push(self.load.crowd(front, case, cookies, window).with_context(|| front.name)?);
             }
         }
         let base = self.fronts.iter().position(|front| front.name == "nginx").map(|place| &measured[place]);
@@ -211,20 +212,26 @@ impl World {
         }
         Ok(())
     }
+}
 
-    fn crowd(&self, front: &Front, case: Case, cookies: &Path, window: Duration) -> anyhow::Result<Measured> {
+impl Load {
+    /// Lets a crowd come to a front.
+    fn crowd(&mut self, front: &Front, case: Case, cookies: &Path, window: Duration) -> anyhow::Result<Measured> {
         let address = match case {
             Case::Proxied => front.proxied,
             Case::Diverted => front.diverted,
         };
-        let mut crowd = command(self.pinned, 1, &std::env::current_exe()?);
-        crowd.arg("crowd").arg(address.to_string()).arg(case.status().to_string()).arg(cookies);
-        crowd.arg(window.as_millis().to_string()).args(tree(&front.process)?.iter().map(u32::to_string));
-        let output = crowd.stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            bail!("the crowd failed: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        str::from_utf8(&output.stdout)?.parse()
+        let crowd = Crowd {
+            address,
+            status: case.status(),
+            cookies: cookies.to_owned(),
+            window_ms: u64::try_from(window.as_millis())?,
+            watched: tree(&front.process)?,
+        };
+        writeln!(self.crowds, "{}", serde_json::to_string(&crowd)?)?;
+        let mut line = String::new();
+        self.measured.read_line(&mut line)?;
+        serde_json::from_str::<Result<Measured, String>>(&line)?.map_err(anyhow::Error::msg)
     }
 }
 
@@ -249,15 +256,6 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let middle = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
     (middle, values[0], values[values.len() - 1])
-}
-
-// the site
-
-fn be_the_site() -> anyhow::Result<()> {
-    let listener = TcpListener::bind(loopback())?;
-    let address = listener.local_addr()?;
-    std::thread::spawn(move || load::serve_site(listener));
-    Ok(announce(address)?)
 }
 
 // the gate

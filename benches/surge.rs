@@ -22,6 +22,7 @@
 mod support;
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -38,7 +39,7 @@ use tidegate::demo::report::CrowdReport;
 use tidegate::demo::site::{Site, SiteSettings, SlowPlace};
 use tidegate::demo::{start_crowd, start_site};
 
-use support::{Directory, Process, announce, free_address, loopback};
+use support::{Directory, Process, free_address, loopback};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -312,14 +313,18 @@ fn be_the_site(settings: SiteSettings, fault: SiteFault) -> anyhow::Result<()> {
         SiteFault::FailingPages => faults.failing_prefix = Some("/page/1".to_owned()),
     });
     let (address, _running) = start_site(&site, loopback())?;
-    Ok(announce(address)?)
+    println!("{address}");
+    // whoever started this holds the other end, and can't leave it open by dying
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 fn start_site_process(settings: &SiteSettings, fault: SiteFault) -> anyhow::Result<(SocketAddr, Process)> {
     let mut command = Command::new(std::env::current_exe()?);
     let fault = fault.to_possible_value().context("a fault without a name")?;
     command.arg("site").arg(settings.workers.to_string()).arg(settings.service.as_millis().to_string()).arg(fault.get_name());
-    Process::start_part(&mut command).context("the site")
+    let (address, _output, site) = Process::start_part(&mut command).context("the site")?;
+    Ok((address, site))
 }
 
 // what stands in front of it

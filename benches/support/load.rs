@@ -1,33 +1,51 @@
 //! A site and a crowd that cost next to nothing beside what is measured: raw sockets, answers and requests made beforehand.
+//!
+//! They share a thread that never sleeps while the crowd is there. A front that sends to a sleeper pays for waking it, and the slower
+//! the front, the more the others sleep; on a network it would not be the front's to pay.
 
 use std::cell::Cell;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use tidegate::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::LocalSet;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
+
+/// Is the site, and a crowd whenever a line of the input describes one; says in a line what that crowd has seen. Ends with the input.
+pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
+    listener.set_nonblocking(true)?;
+    let (sender, mut crowds) = mpsc::unbounded_channel();
+    std::thread::spawn(move || std::io::stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        spawn_local(be_the_site(tokio::net::TcpListener::from_std(listener)?));
+        while let Some(line) = crowds.recv().await {
+            let crowd: Crowd = serde_json::from_str(&line)?;
+            let measured = crowd.run().await.map_err(|error| format!("{error:#}"));
+            writeln!(std::io::stdout(), "{}", serde_json::to_string(&measured)?)?;
+        }
+        Ok(())
+    })
+}
 
 // the site
 
-/// Answers every request with a page of 1 KiB, until the process ends.
-pub(super) fn serve_site(listener: TcpListener) -> anyhow::Result<()> {
-    listener.set_nonblocking(true)?;
+/// Answers every request with a page of 1 KiB.
+async fn be_the_site(listener: tokio::net::TcpListener) {
     let answer = Rc::new(answer());
-    block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            let answer = Rc::clone(&answer);
-            tokio::task::spawn_local(async move { drop(answer_all(stream, &answer).await) });
-        }
-    })
+    while let Ok((stream, _)) = listener.accept().await {
+        let answer = Rc::clone(&answer);
+        spawn_local(async move { drop(answer_all(stream, &answer).await) });
+    }
 }
 
 async fn answer_all(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
@@ -65,69 +83,54 @@ fn answer() -> Vec<u8> {
 // the crowd
 
 /// A crowd: each connection asks again as soon as it has its answer.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Crowd {
     pub(super) address: SocketAddr,
     /// What the answers must be.
     pub(super) status: u16,
-    /// The cookie of each connection.
-    pub(super) cookies: Vec<String>,
-    pub(super) window: Duration,
+    /// A file with the cookie of each connection in a line.
+    pub(super) cookies: PathBuf,
+    pub(super) window_ms: u64,
     /// The processes whose CPU time is read.
     pub(super) watched: Vec<u32>,
 }
 
 /// What a crowd has seen within its window.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) requests: u64,
     pub(super) cpu_ns: u64,
     pub(super) elapsed_ns: u64,
 }
 
-impl std::fmt::Display for Measured {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} {} {}", self.requests, self.cpu_ns, self.elapsed_ns)
-    }
-}
-
-impl FromStr for Measured {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let numbers: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-        let [requests, cpu_ns, elapsed_ns] = numbers[..] else { bail!("{text:?} is no measurement") };
-        Ok(Self { requests, cpu_ns, elapsed_ns })
-    }
-}
-
 impl Crowd {
     /// Lets the crowd come for its window, and a little before it.
-    pub(super) fn run(&self) -> anyhow::Result<Measured> {
+    async fn run(&self) -> anyhow::Result<Measured> {
         let clock = Clock::start();
         let answers = Rc::new(Cell::new(0));
-        block_on(async {
-            let mut asking = tokio::task::JoinSet::new();
-            for cookie in &self.cookies {
-                let (address, status, answers) = (self.address, self.status, Rc::clone(&answers));
-                let request = request(cookie);
-                asking.spawn_local(async move { ask_on(address, &request, status, &answers).await });
-            }
-            let measured = async {
-                tokio::time::sleep(WARM_UP).await;
-                let (started, cpu_ns, requests) = (clock.moment(), self.cpu_ns()?, answers.get());
-                tokio::time::sleep(self.window).await;
-                let elapsed = clock.moment().since(started);
-                anyhow::Ok(Measured {
-                    requests: answers.get() - requests,
-                    cpu_ns: self.cpu_ns()? - cpu_ns,
-                    elapsed_ns: u64::try_from(elapsed.as_nanos())?,
-                })
-            };
-            tokio::select! {
-                measured = measured => measured,
-                // a connection ends only if something is wrong
-                Some(ended) = asking.join_next() => Err(ended?),
-            }
-        })
+        let mut asking = JoinSet::new();
+        for cookie in std::fs::read_to_string(&self.cookies)?.lines() {
+            let (address, status, answers) = (self.address, self.status, Rc::clone(&answers));
+            let request = request(cookie);
+            asking.spawn_local(async move { ask_on(address, &request, status, &answers).await });
+        }
+        let measured = async {
+            tokio::time::sleep(WARM_UP).await;
+            let (started, cpu_ns, requests) = (clock.moment(), self.cpu_ns()?, answers.get());
+            tokio::time::sleep(Duration::from_millis(self.window_ms)).await;
+            let elapsed = clock.moment().since(started);
+            anyhow::Ok(Measured {
+                requests: answers.get() - requests,
+                cpu_ns: self.cpu_ns()? - cpu_ns,
+                elapsed_ns: u64::try_from(elapsed.as_nanos())?,
+            })
+        };
+        tokio::select! {
+            measured = measured => measured,
+            // a connection ends only if something is wrong
+            Some(ended) = asking.join_next() => Err(ended?),
+            () = stay_awake() => bail!("fell asleep"),
+        }
     }
 
     /// CPU time that the watched processes have used, by what the scheduler has counted for each of their threads.
@@ -143,6 +146,12 @@ impl Crowd {
     }
 }
 
+async fn stay_awake() {
+    loop {
+        yield_now().await;
+    }
+}
+
 /// Asks until something goes wrong.
 async fn ask_on(address: SocketAddr, request: &[u8], status: u16, answers: &Cell<u64>) -> anyhow::Error {
     match asked(address, request, status, answers).await {
@@ -155,33 +164,62 @@ async fn asked(address: SocketAddr, request: &[u8], status: u16, answers: &Cell<
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; ANSWER_MAX];
+    let mut last = None;
     loop {
         stream.write_all(request).await?;
         let mut filled = 0;
-        let mut whole = None;
-        while whole.is_none_or(|whole| filled < whole) {
+        loop {
             let read = stream.read(&mut buffer[filled..]).await?;
             if read == 0 {
                 return Ok(());
             }
             filled += read;
-            if whole.is_none() {
-                whole = answer_len(&buffer[..filled], status)?;
+            let bytes = &buffer[..filled];
+            // nearly every answer is as long as the last, and reading its head would cost more than the rest of this
+            let shape = match last.take().filter(|last: &Shape| last.fits(bytes)) {
+                Some(shape) => Some(shape),
+                None => Shape::of(bytes, status)?,
+            };
+            let is_whole = shape.as_ref().is_some_and(|shape| filled >= shape.whole);
+            last = shape;
+            if is_whole {
+                break;
             }
         }
         answers.set(answers.get() + 1);
     }
 }
 
-/// Bytes of an answer, head and body; none while its head is not there.
-fn answer_len(bytes: &[u8], status: u16) -> anyhow::Result<Option<usize>> {
-    let Some(end) = bytes.windows(HEAD_END.len()).position(|window| window == HEAD_END) else { return Ok(None) };
-    let head = str::from_utf8(&bytes[..end])?;
-    if head.get(9..12).and_then(|code| code.parse().ok()) != Some(status) {
-        bail!("{:?} instead of {status}", head.lines().next());
+/// Where an answer ends, and what says so.
+struct Shape {
+    start: Vec<u8>,
+    head: usize,
+    length: Range<usize>,
+    digits: Vec<u8>,
+    whole: usize,
+}
+
+impl Shape {
+    /// None while the head is not there.
+    fn of(bytes: &[u8], status: u16) -> anyhow::Result<Option<Self>> {
+        let Some(end) = bytes.windows(HEAD_END.len()).position(|window| window == HEAD_END) else { return Ok(None) };
+        let text = str::from_utf8(&bytes[..end])?;
+        let start = format!("HTTP/1.1 {status} ");
+        if !text.starts_with(&start) {
+            bail!("{:?} instead of {status}", text.lines().next());
+        }
+        let digits = header(text, "content-length").context("no Content-Length")?;
+        let at = digits.as_ptr().addr() - text.as_ptr().addr();
+        let head = end + HEAD_END.len();
+        let whole = head + digits.parse::<usize>()?;
+        Ok(Some(Self { start: start.into_bytes(), head, length: at..at + digits.len(), digits: digits.into(), whole }))
     }
-    let length: usize = header(head, "content-length").context("no Content-Length")?.parse()?;
-    Ok(Some(end + HEAD_END.len() + length))
+
+    fn fits(&self, bytes: &[u8]) -> bool {
+        bytes.starts_with(&self.start)
+            && bytes.get(self.head - HEAD_END.len()..self.head) == Some(HEAD_END)
+            && bytes.get(self.length.clone()) == Some(&self.digits)
+    }
 }
 
 /// The request of a browser.
@@ -235,11 +273,6 @@ pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 /// The headers below the first line.
 pub(super) fn headers(head: &str) -> impl Iterator<Item = (&str, &str)> {
     head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "))
-}
-
-fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, future)
 }
 
 /// What the site answers with.

@@ -1,10 +1,10 @@
 //! What benches share: processes that end with them, addresses that are free, directories that are gone afterwards.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -20,14 +20,15 @@ impl Process {
         command.stdin(Stdio::null()).spawn().map(Self)
     }
 
-    /// Starts a part of a bench that calls [`announce`]; returns its address as well.
-    pub(super) fn start_part(command: &mut Command) -> anyhow::Result<(SocketAddr, Self)> {
+    /// Starts a part of a bench that says its address in its first line, and ends when its input does; returns its address and the
+    /// rest of what it says as well.
+    pub(super) fn start_part(command: &mut Command) -> anyhow::Result<(SocketAddr, BufReader<ChildStdout>, Self)> {
         let mut part = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-        let output = part.0.stdout.take().context("no output")?;
+        let mut output = BufReader::new(part.0.stdout.take().context("no output")?);
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
+        output.read_line(&mut line)?;
         let address = line.trim().parse().with_context(|| format!("{line:?} is not an address"))?;
-        Ok((address, part))
+        Ok((address, output, part))
     }
 
     /// Waits until it answers a request with success.
@@ -62,14 +63,6 @@ impl Drop for Process {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-/// Says the address of a part on standard output, then waits for the end of standard input: whoever started it holds the other end,
-/// and can't leave it open by dying.
-pub(super) fn announce(address: SocketAddr) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{address}")?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
 }
 
 /// An address that was free just now.

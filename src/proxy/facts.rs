@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
+use super::verified::Verified;
 use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
 use crate::rules::decide::judge_pass;
@@ -32,7 +33,7 @@ pub(super) struct Facts {
     pub(super) unsafe_method: bool,
 }
 
-pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, shard: &Shard) -> Facts {
+pub(super) fn read(request: &Parts, peer: IpAddr, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
     let policy = &*regime.policy;
     let headers = &request.headers;
     let client = forwarded::client_address(peer, false, headers, &policy.client.trusted_proxies);
@@ -42,10 +43,10 @@ pub(super) fn read(request: &Parts, peer: IpAddr, regime: &Regime, now: Now, sha
     let route = policy.routes.matching(request.uri.path());
     let ours = cookies::find(headers);
     let unsafe_method = !is_safe(&request.method);
-    let ShownPass { pass, holds, in_header } = find_pass(headers, &ours, regime, now, unsafe_method, shard);
+    let ShownPass { pass, holds, in_header } = find_pass(headers, &ours, verified, regime, now, unsafe_method, shard);
     // a pass that holds makes the ticket irrelevant, and one that has ended does not: browsers go on sending it; a route that is not
     // gated asks for neither
-    let ticket = if holds || !route.gated { None } else { find_ticket(&ours, regime, shard) };
+    let ticket = if holds || !route.gated { None } else { find_ticket(&ours, verified, regime, shard) };
     let form = negotiate::form(headers);
     Facts { client, route, form, pass, pass_in_header: in_header, ticket, has_our_cookies: ours.any, unsafe_method }
 }
@@ -64,6 +65,7 @@ pub(super) struct ShownPass {
 pub(super) fn find_pass(
     headers: &HeaderMap,
     ours: &OurCookies<'_>,
+    verified: &Verified,
     regime: &Regime,
     now: Now,
     unsafe_method: bool,
@@ -73,7 +75,7 @@ pub(super) fn find_pass(
     let candidates = shown.into_iter().map(|token| (token, true)).chain(ours.pass.iter().map(|token| (token, false)));
     let mut ended: Option<ShownPass> = None;
     for (token, in_header) in candidates {
-        match regime.keys.verify_pass(token.as_bytes()) {
+        match verified.pass(&regime.keys, token.as_bytes()) {
             Ok(pass) => {
                 let policy = &regime.policy;
                 let holds = judge_pass(&pass, now, &policy.session, &policy.bypass, unsafe_method).is_ok();
@@ -90,9 +92,9 @@ pub(super) fn find_pass(
 }
 
 /// The first genuine ticket.
-pub(super) fn find_ticket(ours: &OurCookies<'_>, regime: &Regime, shard: &Shard) -> Option<Ticket> {
+pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &Regime, shard: &Shard) -> Option<Ticket> {
     for token in ours.ticket.iter() {
-        match regime.keys.verify_ticket(token.as_bytes()) {
+        match verified.ticket(&regime.keys, token.as_bytes()) {
             Ok(ticket) => return Some(ticket),
             Err(rejected) => shard.count(Count::TokenRejected(label(rejected))),
         }

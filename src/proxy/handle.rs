@@ -17,6 +17,7 @@ use super::connections::{Phase, State};
 use super::facts::{self, Facts};
 use super::reserved;
 use super::respond::{self, Answer, status};
+use super::verified::Verified;
 use crate::gate::{Decision, Regime, Visit};
 use crate::metrics::{Count, Refusal, Timing, TokenRejection, VerdictLabel};
 use crate::page::FailureKind;
@@ -39,6 +40,7 @@ pub(super) struct Peer {
     pub(super) worker: Arc<Worker>,
     pub(super) state: Arc<State>,
     pub(super) values: Mutex<PeerValues>,
+    pub(super) verified: Verified,
 }
 
 /// What the access log tells of a request.
@@ -77,11 +79,11 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     if parts.uri.path().starts_with(reserved::PREFIX) {
         let (peer, regime) = (Arc::clone(peer), Arc::clone(regime));
         return Handled::Awaits(Box::pin(async move {
-            (reserved::answer(&peer.worker, &peer.state, &regime, &parts, body, now).await, told("reserved", "reserved"))
+            (reserved::answer(&peer, &regime, &parts, body, now).await, told("reserved", "reserved"))
         }));
     }
 
-    let facts = facts::read(&parts, peer.state.peer, regime, now, &worker.shard);
+    let facts = facts::read(&parts, peer.state.peer, &peer.verified, regime, now, &worker.shard);
     let visit = visit(worker, regime, &facts);
     let decision = worker.gate.decide(worker.index, regime, &visit, now);
     count_ended(worker, &decision);

@@ -9,6 +9,7 @@ mod facts;
 mod handle;
 mod reserved;
 mod respond;
+mod verified;
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
@@ -220,7 +221,12 @@ async fn connection(
     drop(stream.set_nodelay(true));
     let peer_ip = address.ip().to_canonical();
     let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
-    let peer = Arc::new(Peer { worker: Arc::clone(&worker), state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)) });
+    let peer = Arc::new(Peer {
+        worker: Arc::clone(&worker),
+        state: Arc::clone(&state),
+        values: Mutex::new(PeerValues::new(peer_ip)),
+        verified: Verified::default(),
+    });
     let header_bytes = worker.gate.regime().policy.limits.header_bytes;
     let io = TokioIo::new(Socket { stream, state: Arc::clone(&state) });
     let service = service_fn(|request| Answering::to(&peer, request));

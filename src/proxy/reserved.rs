@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use super::Worker;
 use super::connections::{Phase, State};
 use super::facts;
+use super::handle::Peer;
 use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
@@ -28,13 +29,14 @@ pub(super) const PREFIX: &str = "/.tidegate/";
 const FORM_MAX: usize = 16 * 1024;
 
 /// Answers a request for a reserved path.
-pub(super) async fn answer(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn answer(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+    let worker = &*peer.worker;
     let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (path, &parts.method) {
         ("healthz", &Method::GET | &Method::HEAD) => health(worker),
-        ("status", &Method::GET | &Method::HEAD) => own_status(worker, regime, parts, now),
+        ("status", &Method::GET | &Method::HEAD) => own_status(peer, regime, parts, now),
         ("invitation", &Method::GET | &Method::HEAD) => landing(worker, regime, &parts.uri, now),
-        ("invitation", &Method::POST) => redeem(worker, state, regime, parts, body, now).await,
+        ("invitation", &Method::POST) => redeem(worker, &peer.state, regime, parts, body, now).await,
         ("healthz" | "status", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD")),
         ("invitation", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD, POST")),
         _ => refused(worker, regime, parts, FailureKind::NotFound, Refusal::NotFound, None),
@@ -51,12 +53,14 @@ fn health(worker: &Worker) -> Answer {
 }
 
 /// How the caller itself stands. It draws nothing and renews nothing.
-fn own_status(worker: &Worker, regime: &Regime, parts: &Parts, now: Now) -> Answer {
+fn own_status(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
+    let worker = &*peer.worker;
     let ours = cookies::find(&parts.headers);
-    let shown = facts::find_pass(&parts.headers, &ours, regime, now, false, &worker.shard);
+    let shown = facts::find_pass(&parts.headers, &ours, &peer.verified, regime, now, false, &worker.shard);
     let pass = shown.pass.filter(|_| shown.holds);
     let refresh_max = regime.refresh_max(now.mono);
-    let ticket = || facts::find_ticket(&ours, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
+    let ticket =
+        || facts::find_ticket(&ours, &peer.verified, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {
         let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };
         serde_json::json!({ "verdict": verdict, "pass": pass.id.to_string() })

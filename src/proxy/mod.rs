@@ -42,6 +42,7 @@ pub use connections::Connections;
 use connections::{Phase, Place, Socket, State};
 use handle::{Awaited, Handled, Peer, Told};
 use respond::{Answer, PageCache};
+use verified::Verified;
 
 /// What a worker needs; all but its own parts is shared by all workers.
 #[derive(Debug)]

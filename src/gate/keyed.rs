@@ -4,12 +4,12 @@
 //! become a way to shut the gate for others.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::rules::rate::Rate;
 use crate::rules::time::Moment;
+use crate::rules::uniform::Uniform;
 
 /// Shards: many times the cores, so that two workers seldom meet at one lock.
 const SHARDS: usize = 64;
@@ -29,7 +29,7 @@ struct Entry {
 /// The table. Keys are already uniform: keyed hashes, or random ids.
 #[derive(Debug)]
 pub(super) struct Keyed {
-    shards: Vec<Mutex<HashMap<u64, Entry, BuildHasherDefault<Uniform>>>>,
+    shards: Vec<Mutex<HashMap<u64, Entry, Uniform>>>,
 }
 
 impl Keyed {
@@ -70,30 +70,9 @@ impl Keyed {
         returned
     }
 
-    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Entry, BuildHasherDefault<Uniform>>> {
+    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Entry, Uniform>> {
         // the low bits choose the bucket within the map, so the shard is chosen by high ones
         &self.shards[usize::try_from(key >> 58).unwrap_or(0) % SHARDS]
-    }
-}
-
-/// Takes a key that is already uniform as its own hash.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        // the map takes its tag from the top bits, which the shard has made equal
-        self.0 = key.rotate_left(16);
     }
 }
 

@@ -4,12 +4,12 @@
 //! become a way to shut the gate for others.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::rules::rate::Rate;
 use crate::rules::time::Moment;
+use crate::rules::uniform::Uniform;
 
 /// Shards: many times the cores, so that two workers seldom meet at one lock.
 const SHARDS: usize = 64;
@@ -36,7 +36,7 @@ pub(super) struct Keyed {
     shards: Vec<Mutex<Shard>>,
 }
 
-type Shard = HashMap<u64, Entry, BuildHasherDefault<Uniform>>;
+type Shard = HashMap<u64, Entry, Uniform>;
 
 impl Keyed {
     pub(super) fn new() -> Self {
@@ -93,30 +93,9 @@ impl Keyed {
     }
 
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
+        // the low bits choose the bucket within the map, so the shard is chosen by high ones
         let shard = &self.shards[usize::try_from(key >> 58).unwrap_or(0) % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes a key that is already uniform as its own hash.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        // the map takes its bucket from the low bits and its tag from the top ones: the shard, by which all its keys are equal, goes
-        // between them
-        self.0 = key.rotate_left(32);
     }
 }
 

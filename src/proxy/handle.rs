@@ -159,7 +159,9 @@ async fn enter(
             let headers = answer.headers_mut();
             hop::strip_response(headers);
             cookies::strip_from_site(headers);
-            set_tokens(&regime, &facts, &decision, now, headers);
+            if set_tokens(&regime, &facts, &decision, now, headers) {
+                cache::make_private(headers);
+            }
             answer
         }
         Err(failure) => {
@@ -212,10 +214,11 @@ fn count_ended(worker: &Worker, decision: &Decision) {
     }
 }
 
-/// Sets the pass or the ticket that was decided on, so that no cache hands one visitor's to another.
-fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, headers: &mut HeaderMap) {
+/// Sets the pass or the ticket that was decided on, and says whether there is one: then an answer of the site must be made private, or
+/// a cache hands one visitor's to another. What the gate composes is never kept.
+fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, headers: &mut HeaderMap) -> bool {
     if decision.set_pass.is_none() && decision.set_ticket.is_none() {
-        return;
+        return false;
     }
     let session = &regime.policy.session;
     let attributes = |max_age| Attributes { secure: facts.client.scheme_https, domain: session.domain.as_deref(), max_age };
@@ -235,7 +238,7 @@ fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, hea
         let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
         headers.append(SET_COOKIE, cookies::set_cookie(Kind::Ticket, &regime.keys.sign_ticket(&ticket), attributes(max_age)));
     }
-    cache::make_private(headers);
+    true
 }
 
 /// What reaches the site: nothing that was meant for the gate, and who the client is.

@@ -14,4 +14,5 @@ pub mod routes;
 pub mod slots;
 pub mod time;
 pub mod token;
+pub mod uniform;
 pub mod units;

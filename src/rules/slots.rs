@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::health::{Health, Takes};
 use super::time::Moment;
+use super::uniform::Uniform;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +56,9 @@ pub struct Slots<W> {
     gated: BTreeMap<u64, Waiting<W>>,
     open: BTreeMap<u64, Waiting<W>>,
     /// Those whose pass is at its bound, oldest first.
-    held: HashMap<u64, VecDeque<(u64, Waiting<W>)>>,
+    held: HashMap<u64, VecDeque<(u64, Waiting<W>)>, Uniform>,
     held_count: usize,
-    passes: HashMap<u64, u32>,
+    passes: HashMap<u64, u32, Uniform>,
     open_busy: u32,
     next_number: u64,
     usage: Usage,
@@ -103,9 +104,9 @@ impl<W> Slots<W> {
             servers: vec![Server { counted: 0, uncounted: 0, health: Health::default(), live: true }; servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
-            held: HashMap::new(),
+            held: HashMap::default(),
             held_count: 0,
-            passes: HashMap::new(),
+            passes: HashMap::default(),
             open_busy: 0,
             next_number: 0,
             usage: Usage::default(),
@@ -116,10 +117,7 @@ impl<W> Slots<W> {
     /// Asks for a slot. `draws` are two random numbers: of two servers picked by them, the one with fewer in flight is taken
     /// (the power of two choices; scanning for the least would send every worker to the same one).
     pub fn ask(&mut self, ask: Ask, draws: [u32; 2], now: Moment, waiter: W) -> Answer<W> {
-        if self.may_have(ask)
-            && let Some(server) = self.pick(draws)
-        {
-            self.take(server, ask, now);
+        if let Some(server) = self.ask_now(ask, draws, now) {
             return Answer::Granted(server);
         }
         if self.queued() >= self.bounds.queue {
@@ -129,6 +127,13 @@ impl<W> Slots<W> {
         self.next_number += 1;
         self.enqueue(number, Waiting { ask, waiter });
         Answer::Queued(number)
+    }
+
+    /// Asks for a slot that is free now, without waiting for one otherwise.
+    pub fn ask_now(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Option<usize> {
+        let server = if self.may_have(ask) { self.pick(draws)? } else { return None };
+        self.take(server, ask, now);
+        Some(server)
     }
 
     /// Gives a slot back. The caller then calls [`Slots::next`] until it returns none.

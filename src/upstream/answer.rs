@@ -113,7 +113,8 @@ async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
     let upstream = Arc::clone(&slot.upstream);
     let addresses = Arc::clone(&upstream.lock().peers[slot.server].addresses);
     let worker = &upstream.workers[slot.worker];
-    match Connection::open(&addresses, slot.settings.timeouts.connect, &worker.deadlines, slot.worker).await {
+    // rarely needed, so it takes no room in every request
+    match Box::pin(Connection::open(&addresses, slot.settings.timeouts.connect, &worker.deadlines, slot.worker)).await {
         Ok(connection) => Ok(connection),
         Err(error) => {
             slot.good(false);

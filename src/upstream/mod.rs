@@ -151,13 +151,14 @@ impl Upstream {
         let (number, granted) = {
             let mut inner = self.lock();
             let draws = inner.draw();
+            if let Some(server) = inner.slots.ask_now(ask, draws, asked) {
+                let slot = self.slot_of(&mut inner, server, ask, worker);
+                self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
+                return Ok(slot);
+            }
             let (sender, receiver) = oneshot::channel();
             match inner.slots.ask(ask, draws, asked, Waiter { worker, ask, granted: sender }) {
-                Answer::Granted(server) => {
-                    let slot = self.slot_of(&mut inner, server, ask, worker);
-                    self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
-                    return Ok(slot);
-                }
+                Answer::Granted(server) => return Ok(self.slot_of(&mut inner, server, ask, worker)),
                 Answer::Queued(number) => (number, receiver),
                 Answer::Full(_) => return Err(NoSlot::QueueFull),
             }

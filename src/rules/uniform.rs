@@ -22,7 +22,8 @@ impl Hasher for AsItIs {
     }
 
     fn write_u64(&mut self, key: u64) {
-        // a map takes its tag from the top bits, which are equal where they have chosen among several maps before
-        self.0 = key.rotate_left(16);
+        // a map takes its bucket from the low bits and its tag from the top ones: the top bits of the key, which are equal where they have
+        // chosen among several maps before, go between them
+        self.0 = key.rotate_left(32);
     }
 }

@@ -4,7 +4,7 @@
 //! sweep reads every connection ten times a second; a deadline falls due up to [`SWEEP`] late, and never early.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Deadlines {
             now: Arc::clone(&self.now),
             due: AtomicU64::new(NEVER),
             fired: AtomicBool::new(false),
-            waker: Mutex::new(None),
+            waker: OnceLock::new(),
         });
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&deadline));
         deadline
@@ -58,7 +58,7 @@ pub struct Deadline {
     now: Arc<AtomicU64>,
     due: AtomicU64,
     fired: AtomicBool,
-    waker: Mutex<Option<Waker>>,
+    waker: OnceLock<Waker>,
 }
 
 impl Deadline {
@@ -77,9 +77,8 @@ impl Deadline {
     pub fn fire(&self) {
         self.due.store(NEVER, Ordering::Relaxed);
         self.fired.store(true, Ordering::Release);
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
         }
     }
 
@@ -89,12 +88,9 @@ impl Deadline {
         self.fired.load(Ordering::Acquire)
     }
 
-    /// Who is woken when it falls due: the task that owns the connection, whose waker stays the same for life.
+    /// Who is woken when it falls due: the task that owns the connection. The first waker stays, as a task has the same one for life.
     pub fn wakes(&self, waker: &Waker) {
-        let mut held = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
-        if !held.as_ref().is_some_and(|held| held.will_wake(waker)) {
-            *held = Some(waker.clone());
-        }
+        self.waker.get_or_init(|| waker.clone());
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
@@ -68,8 +68,8 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
     let mut again = Again::First;
     loop {
         let mut connection = connection(&mut slot).await?;
-        // what may have to be sent again is copied first
-        let copy = (again == Again::First && connection.reused).then(|| repeatable(&request)).flatten();
+        // what may have to be sent again is written down first
+        let spare = (again == Again::First && connection.reused).then(|| Spare::of(&request)).flatten();
         connection.deadline.set(slot.settings.timeouts.response);
         let started = upstream.clock.moment();
         let patience = Patience { deadline: Arc::clone(&connection.deadline), timeout: slot.settings.timeouts.response };
@@ -81,12 +81,12 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
             Ok(answer) => return live.answered(answer),
             Err(failed) => {
                 let timed_out = live.connection.deadline.has_fired();
-                let retry = failed.message().is_some() || copy.is_some();
+                let retry = failed.message().is_some() || spare.is_some();
                 if again == Again::Second || timed_out || !retry {
                     return Err(live.failed(failed));
                 }
                 let (back, _) = take_message(failed);
-                let Some(next) = back.or(copy) else { return Err(Failure::Timeout) };
+                let Some(next) = back.or_else(|| spare.map(Spare::into_request)) else { return Err(Failure::Timeout) };
                 request = next;
                 slot = live.slot;
                 live.connection.close().await;
@@ -125,20 +125,35 @@ async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
     }
 }
 
-/// A copy of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
-fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let empty = matches!(request.body(), Either::Left(Either::Left(_)));
-    let idempotent =
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
-    if !empty || !idempotent {
-        return None;
+/// What it takes to send a request again. A list of headers, since a map of them costs twice as much to make, and is hardly ever needed.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Spare {
+    /// Of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let empty = matches!(request.body(), Either::Left(Either::Left(_)));
+        let idempotent =
+            matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
+        (empty && idempotent).then(|| Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        })
     }
-    let mut copy = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        for (name, value) in self.headers {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
 }
 
 /// A body that streams from the client: the response timeout does not count while the client is waited for, and starts again with each

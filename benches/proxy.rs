@@ -1,8 +1,9 @@
 //! What a request costs: CPU time of the gate, nginx and HAProxy for one that is passed to the site, and for one that is turned away.
 //!
 //! 64 connections that are kept alive on both sides, one worker. Proxied: a page of 1 KiB, each connection with a pass of its own, the
-//! gate as it is by default, the other two with the forwarding headers that the gate sets. Diverted: each connection with a ticket
-//! that draws, loses and is renewed; nginx and HAProxy send the same head and as many bytes from memory, without a thought.
+//! gate as it is by default, the other two with the forwarding headers that the gate sets. Diverted: each request with a ticket that
+//! its connection has not shown just before, which draws, loses and is renewed; nginx and HAProxy send the same head and as many bytes
+//! from memory, without a thought.
 //!
 //! The fronts are measured in turn, over many short rounds, and compared within a round: other work on the machine hits all of them.
 //! CPU time is what the scheduler has counted for the front's processes while the crowd's window lasted. Where there are two cores, the
@@ -126,12 +127,16 @@ const HEADING: &str = "\
 |----------|----------|------------------|-----------------------|---------|------------|";
 
 const CONNECTIONS: usize = 64;
+
+/// Tickets of a connection, shown in turn: a visitor who comes back has a new one each time, so none is known from the last request.
+const TICKETS: usize = 4;
+
 const SMOKE: Duration = Duration::from_millis(300);
 
 /// Everything that runs.
 struct World {
     fronts: Vec<Front>,
-    /// One cookie a line: passes, tickets.
+    /// What the connections show.
     passes: PathBuf,
     tickets: PathBuf,
     pinned: bool,
@@ -175,10 +180,10 @@ impl World {
         let gates = &fronts[..];
         let (passes, tickets) = (path.join("passes"), path.join("tickets"));
         set_mode(gates, "mode=open")?;
-        fs::write(&passes, cookies(&gates[0], "tidegate_pass")?)?;
+        fs::write(&passes, cookies(&gates[0], "tidegate_pass", 1)?)?;
         // from now on every draw is made and lost; those who have a pass don't notice
         set_mode(gates, "mode=fixed&probability=0")?;
-        fs::write(&tickets, cookies(&gates[0], "tidegate_ticket")?)?;
+        fs::write(&tickets, cookies(&gates[0], "tidegate_ticket", TICKETS)?)?;
         let (head, body) = load::fetch(gates[0].diverted)?;
         let mut others = Vec::new();
         for (program, start) in [("nginx", start_nginx as Start), ("haproxy", start_haproxy)] {
@@ -320,14 +325,14 @@ fn set_mode(fronts: &[Front], form: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cookie for each connection, as the gate sets it.
-fn cookies(gate: &Front, name: &str) -> anyhow::Result<String> {
+/// A line of so many cookies for each connection, as the gate sets them.
+fn cookies(gate: &Front, name: &str, each: usize) -> anyhow::Result<String> {
     let mut all = String::new();
-    for _ in 0..CONNECTIONS {
+    for number in 1..=CONNECTIONS * each {
         let (head, _) = load::fetch(gate.proxied)?;
         let set = load::header(&head, "set-cookie").filter(|set| set.starts_with(name)).with_context(|| format!("no {name} in {head}"))?;
         all.push_str(set.split(';').next().unwrap_or(set));
-        all.push('\n');
+        all.push(if number % each == 0 { '\n' } else { '\t' });
     }
     Ok(all)
 }

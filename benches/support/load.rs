@@ -88,7 +88,7 @@ pub(super) struct Crowd {
     pub(super) address: SocketAddr,
     /// What the answers must be.
     pub(super) status: u16,
-    /// A file with the cookie of each connection in a line.
+    /// A file with a line for each connection: the cookies that it shows in turn, with tabs between them.
     pub(super) cookies: PathBuf,
     pub(super) window_ms: u64,
     /// The processes whose CPU time is read.
@@ -109,10 +109,10 @@ impl Crowd {
         let clock = Clock::start();
         let answers = Rc::new(Cell::new(0));
         let mut asking = JoinSet::new();
-        for cookie in std::fs::read_to_string(&self.cookies)?.lines() {
+        for cookies in std::fs::read_to_string(&self.cookies)?.lines() {
             let (address, status, answers) = (self.address, self.status, Rc::clone(&answers));
-            let request = request(cookie);
-            asking.spawn_local(async move { ask_on(address, &request, status, &answers).await });
+            let requests: Vec<Vec<u8>> = cookies.split('\t').map(request).collect();
+            asking.spawn_local(async move { ask_on(address, &requests, status, &answers).await });
         }
         let measured = async {
             tokio::time::sleep(WARM_UP).await;
@@ -153,19 +153,19 @@ async fn stay_awake() {
 }
 
 /// Asks until something goes wrong.
-async fn ask_on(address: SocketAddr, request: &[u8], status: u16, answers: &Cell<u64>) -> anyhow::Error {
-    match asked(address, request, status, answers).await {
+async fn ask_on(address: SocketAddr, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Error {
+    match asked(address, requests, status, answers).await {
         Ok(()) => anyhow::anyhow!("the connection was closed"),
         Err(error) => error,
     }
 }
 
-async fn asked(address: SocketAddr, request: &[u8], status: u16, answers: &Cell<u64>) -> anyhow::Result<()> {
+async fn asked(address: SocketAddr, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; ANSWER_MAX];
     let mut last = None;
-    loop {
+    for request in requests.iter().cycle() {
         stream.write_all(request).await?;
         let mut filled = 0;
         loop {
@@ -188,6 +188,7 @@ async fn asked(address: SocketAddr, request: &[u8], status: u16, answers: &Cell<
         }
         answers.set(answers.get() + 1);
     }
+    Ok(())
 }
 
 /// Where an answer ends, and what says so.

@@ -4,7 +4,7 @@
 //!
 //! # Floors
 //!
-//! A file imports only from lower floors, and siblings on a floor never import each other; `app.rs` wires them.
+//! A file imports only from lower floors, and siblings on a floor never import each other; [`app`] wires them.
 //! `tests/it/floors.rs` holds that law over every `crate::` path.
 //!
 //! | floor | what is on it |

@@ -127,7 +127,7 @@ struct Control {
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").field("version", &self.regime.load().version).finish_non_exhaustive()
+        f.debug_struct("Gate").finish_non_exhaustive()
     }
 }
 
@@ -156,7 +156,6 @@ impl Gate {
             limiting: false,
             waiting: 0,
             active: 0,
-            version: 0,
             tick_began: now.wall,
             odds,
             usual_odds,
@@ -451,7 +450,6 @@ impl Gate {
             limiting,
             waiting: whole(waiting),
             active: active as u64,
-            version: old.version + 1,
             tick_began: now.wall,
             odds,
             usual_odds,
@@ -511,7 +509,6 @@ impl Gate {
             pages,
             mode,
             epoch,
-            version: old.version + 1,
             ..Regime::clone(&old)
         }));
     }
@@ -523,7 +520,7 @@ impl Gate {
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
-        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, version: old.version + 1, ..Regime::clone(&old) }));
+        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.

@@ -33,8 +33,6 @@ pub struct Regime {
     pub waiting: u64,
     /// Distinct passes that have come back and were seen within `session.active`.
     pub active: u64,
-    /// Counts publications and ticks: what was rendered for one regime is kept for as long as this stands.
-    pub version: u64,
     /// When this tick began.
     pub(super) tick_began: UnixTime,
     pub(super) odds: Odds,

@@ -3,7 +3,7 @@
 //! 64 connections that are kept alive on both sides, one worker. Proxied: a page of 1 KiB, each connection with a pass of its own, the
 //! gate as it is by default, the other two with the forwarding headers that the gate sets. Diverted: each request with a ticket that
 //! its connection has not shown just before, which draws, loses and is renewed; nginx and HAProxy send the same head and as many bytes
-//! from memory, without a thought.
+//! from memory, without a thought. `nginx-file` sends them from a file, as an error page of nginx usually is: opened and sent each time.
 //!
 //! The fronts are measured in turn, over many short rounds, and compared within a round: other work on the machine hits all of them.
 //! CPU time is what the scheduler has counted for the front's processes while the crowd's window lasted. Where there are two cores, the
@@ -123,8 +123,8 @@ impl Case {
 }
 
 const HEADING: &str = "\
-| requests | front    | CPU µs a request | ratio to nginx        | at most | requests/s |
-|----------|----------|------------------|-----------------------|---------|------------|";
+| requests | front      | CPU µs a request | ratio to nginx        | at most | requests/s |
+|----------|------------|------------------|-----------------------|---------|------------|";
 
 const CONNECTIONS: usize = 64;
 
@@ -154,11 +154,21 @@ struct Load {
 /// A front, and where it passes requests on and turns them away.
 struct Front {
     name: &'static str,
-    proxied: SocketAddr,
+    /// None if that is measured under another name.
+    proxied: Option<SocketAddr>,
     diverted: SocketAddr,
     process: Process,
     /// The admin listener of a gate.
     admin: Option<SocketAddr>,
+}
+
+impl Front {
+    const fn address(&self, case: Case) -> Option<SocketAddr> {
+        match case {
+            Case::Proxied => self.proxied,
+            Case::Diverted => Some(self.diverted),
+        }
+    }
 }
 
 impl World {
@@ -186,9 +196,13 @@ impl World {
         fs::write(&tickets, cookies(&gates[0], "tidegate_ticket", TICKETS)?)?;
         let (head, body) = load::fetch(gates[0].diverted)?;
         let mut others = Vec::new();
-        for (program, start) in [("nginx", start_nginx as Start), ("haproxy", start_haproxy)] {
+        for (program, name, start) in [
+            ("nginx", "nginx", start_nginx as Start),
+            ("nginx", "nginx-file", start_nginx_with_file),
+            ("haproxy", "haproxy", start_haproxy),
+        ] {
             if is_installed(program) {
-                others.push(start(&path.join(program), site_address, &head, body.len(), pinned).context(program)?);
+                others.push(start(&path.join(name), site_address, &head, body.len(), pinned).context(name)?);
             }
         }
         fronts.extend(others);
@@ -205,14 +219,16 @@ impl World {
             Case::Proxied => &self.passes,
             Case::Diverted => &self.tickets,
         };
-        let mut measured: Vec<Vec<Measured>> = self.fronts.iter().map(|_| Vec::new()).collect();
+        let fronts: Vec<(&Front, SocketAddr)> =
+            self.fronts.iter().filter_map(|front| front.address(case).map(|address| (front, address))).collect();
+        let mut measured: Vec<Vec<Measured>> = fronts.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
-            for (front, measured) in self.fronts.iter().zip(&mut measured) {
-                measured.push(self.load.crowd(front, case, cookies, window).with_context(|| front.name)?);
+            for ((front, address), measured) in fronts.iter().zip(&mut measured) {
+                measured.push(self.load.crowd(front, *address, case, cookies, window).with_context(|| front.name)?);
             }
         }
-        let base = self.fronts.iter().position(|front| front.name == "nginx").map(|place| &measured[place]);
-        for (front, measured) in self.fronts.iter().zip(&measured) {
+        let base = fronts.iter().position(|(front, _)| front.name == "nginx").map(|place| &measured[place]);
+        for ((front, _), measured) in fronts.iter().zip(&measured) {
             println!("{}", row(case, front, measured, base.map(Vec::as_slice)));
         }
         Ok(())
@@ -221,11 +237,7 @@ impl World {
 
 impl Load {
     /// Lets a crowd come to a front.
-    fn crowd(&mut self, front: &Front, case: Case, cookies: &Path, window: Duration) -> anyhow::Result<Measured> {
-        let address = match case {
-            Case::Proxied => front.proxied,
-            Case::Diverted => front.diverted,
-        };
+    fn crowd(&mut self, front: &Front, address: SocketAddr, case: Case, cookies: &Path, window: Duration) -> anyhow::Result<Measured> {
         let crowd = Crowd {
             address,
             status: case.status(),
@@ -252,7 +264,7 @@ fn row(case: Case, front: &Front, measured: &[Measured], base: Option<&[Measured
     );
     let bar = if front.admin.is_some() { format!("{:.2}", case.bar()) } else { String::new() };
     let (rate, ..) = spread(measured.iter().map(|measured| measured.requests as f64 * 1e9 / measured.elapsed_ns as f64));
-    format!("| {:8} | {:8} | {cpu:>16.2} | {ratio:21} | {bar:>7} | {rate:>10.0} |", case.name(), front.name)
+    format!("| {:8} | {:10} | {cpu:>16.2} | {ratio:21} | {bar:>7} | {rate:>10.0} |", case.name(), front.name)
 }
 
 /// The median, the least and the most.
@@ -289,7 +301,7 @@ fn start_gate(name: &'static str, binary: &Path, directory: &Path, site: SocketA
     command.arg("serve").arg("--config").arg(&config).stdout(output.try_clone()?).stderr(output);
     let mut process = Process::start(&mut command)?;
     process.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
-    Ok(Front { name, proxied: address, diverted: address, process, admin: Some(admin) })
+    Ok(Front { name, proxied: Some(address), diverted: address, process, admin: Some(admin) })
 }
 
 fn copy_keys(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -329,7 +341,7 @@ fn set_mode(fronts: &[Front], form: &str) -> anyhow::Result<()> {
 fn cookies(gate: &Front, name: &str, each: usize) -> anyhow::Result<String> {
     let mut all = String::new();
     for number in 1..=CONNECTIONS * each {
-        let (head, _) = load::fetch(gate.proxied)?;
+        let (head, _) = load::fetch(gate.diverted)?;
         let set = load::header(&head, "set-cookie").filter(|set| set.starts_with(name)).with_context(|| format!("no {name} in {head}"))?;
         all.push_str(set.split(';').next().unwrap_or(set));
         all.push(if number % each == 0 { '\n' } else { '\t' });
@@ -343,36 +355,59 @@ fn cookies(gate: &Front, name: &str, each: usize) -> anyhow::Result<String> {
 type Start = fn(directory: &Path, site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front>;
 
 fn start_nginx(directory: &Path, site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
-    fs::create_dir(directory)?;
     let (proxied, diverted) = (free_address()?, free_address()?);
-    let mut config = format!(
-        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/log crit;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{\n\
-         access_log off; default_type \"text/html; charset=utf-8\"; keepalive_requests 1000000000;\n\
-         upstream site {{ server {site}; keepalive {CONNECTIONS}; keepalive_requests 1000000000; }}\n\
+    let mut servers = format!(
+        "upstream site {{ server {site}; keepalive {CONNECTIONS}; keepalive_requests 1000000000; }}\n\
          server {{\n  listen {proxied};\n  location / {{\n    proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection \"\";\n    \
          proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;\n    \
-         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n",
-        directory.display()
+         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n"
     );
     // one word of nginx's configuration is at most 4 KiB, so the page is put together from several
     let parts = page.div_ceil(WORD_MAX);
     for part in 0..parts {
         let len = WORD_MAX.min(page - part * WORD_MAX);
-        config.push_str(&format!("geo $part{part} {{ default \"{}\"; }}\n", "x".repeat(len)));
-    }
-    config.push_str(&format!("server {{\n  listen {diverted};\n  location / {{\n"));
-    for (name, value) in comparable(head) {
-        config.push_str(&format!("    add_header {name} {} always;\n", quoted(value)));
+        servers.push_str(&format!("geo $part{part} {{ default \"{}\"; }}\n", "x".repeat(len)));
     }
     let body: String = (0..parts).map(|part| format!("${{part{part}}}")).collect();
-    config.push_str(&format!("    return 503 \"{body}\";\n  }}\n}}\n}}\n"));
+    servers.push_str(&format!("server {{ listen {diverted}; location / {{ {} return 503 \"{body}\"; }} }}\n", add_headers(head)));
+    fs::create_dir(directory)?;
+    let process = run_nginx(directory, &servers, (proxied, "/"), pinned)?;
+    Ok(Front { name: "nginx", proxied: Some(proxied), diverted, process, admin: None })
+}
+
+fn start_nginx_with_file(directory: &Path, _site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
+    let diverted = free_address()?;
+    let servers = format!(
+        "server {{ listen {diverted}; root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n\
+         location / {{ return 503; }} location = /ready {{ return 204; }}\n\
+         location = /page.html {{ internal; {} }} }}\n",
+        directory.display(),
+        add_headers(head)
+    );
+    fs::create_dir(directory)?;
+    fs::write(directory.join("page.html"), "x".repeat(page))?;
+    let process = run_nginx(directory, &servers, (diverted, "/ready"), pinned)?;
+    Ok(Front { name: "nginx-file", proxied: None, diverted, process, admin: None })
+}
+
+fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), pinned: bool) -> anyhow::Result<Process> {
+    let config = format!(
+        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/log crit;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n\
+         access_log off; default_type \"text/html; charset=utf-8\"; keepalive_requests 1000000000;\n{servers}}}\n",
+        directory.display()
+    );
     let file = directory.join("nginx.conf");
     fs::write(&file, config)?;
-    let mut process = Process::start(command(pinned, 0, Path::new("nginx")).arg("-e").arg(directory.join("log")).arg("-c").arg(&file))?;
-    process.wait_until_ready(proxied, "/").with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
-    Ok(Front { name: "nginx", proxied, diverted, process, admin: None })
+    let log = directory.join("log");
+    let mut process = Process::start(command(pinned, 0, Path::new("nginx")).arg("-e").arg(&log).arg("-c").arg(&file))?;
+    process.wait_until_ready(address, path).with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+    Ok(process)
+}
+
+fn add_headers(head: &str) -> String {
+    comparable(head).map(|(name, value)| format!("add_header {name} {} always; ", quoted(value))).collect()
 }
 
 fn start_haproxy(directory: &Path, site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
@@ -399,7 +434,7 @@ fn start_haproxy(directory: &Path, site: SocketAddr, head: &str, page: usize, pi
     fs::write(&file, config)?;
     let mut process = Process::start(command(pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
     process.wait_until_ready(proxied, "/")?;
-    Ok(Front { name: "haproxy", proxied, diverted, process, admin: None })
+    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted, process, admin: None })
 }
 
 /// The headers of the gate's answer that the others don't set by themselves.

@@ -159,8 +159,9 @@ fn a_late_tick_lets_no_crowd_in() {
     world.ticker_stalls_until = 240_000_000;
     world.run_until(300);
     let late = world.seconds.iter().position(|second| second.at_s > 230.0).unwrap();
+    // the late tick itself is worth two seconds, and not the minute that it was late
     for second in &world.seconds[late..] {
-        assert!(second.admitted <= second.tokens && second.tokens <= 125, "{} tokens at {}", second.tokens, second.at_s);
+        assert!(second.admitted <= second.tokens && second.tokens <= 250, "{} tokens at {}", second.tokens, second.at_s);
         assert!(second.regime.probability() < 1.0, "at {}", second.at_s);
     }
     let end = world.seconds.last().unwrap();

@@ -2,8 +2,8 @@
 //!
 //! 64 connections that are kept alive on both sides, one worker. Proxied: a page of 1 KiB, each connection with a pass of its own, the
 //! gate as it is by default, the other two with the forwarding headers that the gate sets. Diverted: each request with a ticket that
-//! its connection has not shown just before, which draws, loses and is renewed; nginx and HAProxy send the same head and as many bytes
-//! from memory, without a thought. `nginx-file` sends them from a file, as an error page of nginx usually is: opened and sent each time.
+//! its connection has not shown just before, which draws, loses and is renewed. The others send the same head and as many bytes: nginx
+//! its error page, a file as it usually is; `nginx-memory` and HAProxy a constant, which is the least that a front can do.
 //!
 //! The fronts are measured in turn, over many short rounds, and compared within a round: other work on the machine hits all of them.
 //! CPU time is what the scheduler has counted for the front's processes while the crowd's window lasted. Where there are two cores, the
@@ -123,8 +123,8 @@ impl Case {
 }
 
 const HEADING: &str = "\
-| requests | front      | CPU µs a request | ratio to nginx        | at most | requests/s |
-|----------|------------|------------------|-----------------------|---------|------------|";
+| requests | front        | CPU µs a request | ratio to nginx        | at most | requests/s |
+|----------|--------------|------------------|-----------------------|---------|------------|";
 
 const CONNECTIONS: usize = 64;
 
@@ -198,7 +198,7 @@ impl World {
         let mut others = Vec::new();
         for (program, name, start) in [
             ("nginx", "nginx", start_nginx as Start),
-            ("nginx", "nginx-file", start_nginx_with_file),
+            ("nginx", "nginx-memory", start_nginx_from_memory),
             ("haproxy", "haproxy", start_haproxy),
         ] {
             if is_installed(program) {
@@ -264,7 +264,7 @@ fn row(case: Case, front: &Front, measured: &[Measured], base: Option<&[Measured
     );
     let bar = if front.admin.is_some() { format!("{:.2}", case.bar()) } else { String::new() };
     let (rate, ..) = spread(measured.iter().map(|measured| measured.requests as f64 * 1e9 / measured.elapsed_ns as f64));
-    format!("| {:8} | {:10} | {cpu:>16.2} | {ratio:21} | {bar:>7} | {rate:>10.0} |", case.name(), front.name)
+    format!("| {:8} | {:12} | {cpu:>16.2} | {ratio:21} | {bar:>7} | {rate:>10.0} |", case.name(), front.name)
 }
 
 /// The median, the least and the most.
@@ -356,12 +356,25 @@ type Start = fn(directory: &Path, site: SocketAddr, head: &str, page: usize, pin
 
 fn start_nginx(directory: &Path, site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
     let (proxied, diverted) = (free_address()?, free_address()?);
-    let mut servers = format!(
+    let servers = format!(
         "upstream site {{ server {site}; keepalive {CONNECTIONS}; keepalive_requests 1000000000; }}\n\
          server {{\n  listen {proxied};\n  location / {{\n    proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection \"\";\n    \
          proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;\n    \
-         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n"
+         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n\
+         server {{\n  listen {diverted}; root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n  location / {{ return 503; }}\n  \
+         location = /page.html {{ internal; {} }}\n}}\n",
+        directory.display(),
+        add_headers(head)
     );
+    fs::create_dir(directory)?;
+    fs::write(directory.join("page.html"), "x".repeat(page))?;
+    let process = run_nginx(directory, &servers, (proxied, "/"), pinned)?;
+    Ok(Front { name: "nginx", proxied: Some(proxied), diverted, process, admin: None })
+}
+
+fn start_nginx_from_memory(directory: &Path, _site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
+    let diverted = free_address()?;
+    let mut servers = String::new();
     // one word of nginx's configuration is at most 4 KiB, so the page is put together from several
     let parts = page.div_ceil(WORD_MAX);
     for part in 0..parts {
@@ -369,25 +382,13 @@ fn start_nginx(directory: &Path, site: SocketAddr, head: &str, page: usize, pinn
         servers.push_str(&format!("geo $part{part} {{ default \"{}\"; }}\n", "x".repeat(len)));
     }
     let body: String = (0..parts).map(|part| format!("${{part{part}}}")).collect();
-    servers.push_str(&format!("server {{ listen {diverted}; location / {{ {} return 503 \"{body}\"; }} }}\n", add_headers(head)));
-    fs::create_dir(directory)?;
-    let process = run_nginx(directory, &servers, (proxied, "/"), pinned)?;
-    Ok(Front { name: "nginx", proxied: Some(proxied), diverted, process, admin: None })
-}
-
-fn start_nginx_with_file(directory: &Path, _site: SocketAddr, head: &str, page: usize, pinned: bool) -> anyhow::Result<Front> {
-    let diverted = free_address()?;
-    let servers = format!(
-        "server {{ listen {diverted}; root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n\
-         location / {{ return 503; }} location = /ready {{ return 204; }}\n\
-         location = /page.html {{ internal; {} }} }}\n",
-        directory.display(),
+    servers.push_str(&format!(
+        "server {{ listen {diverted}; location = /ready {{ return 204; }} location / {{ {} return 503 \"{body}\"; }} }}\n",
         add_headers(head)
-    );
+    ));
     fs::create_dir(directory)?;
-    fs::write(directory.join("page.html"), "x".repeat(page))?;
     let process = run_nginx(directory, &servers, (diverted, "/ready"), pinned)?;
-    Ok(Front { name: "nginx-file", proxied: None, diverted, process, admin: None })
+    Ok(Front { name: "nginx-memory", proxied: None, diverted, process, admin: None })
 }
 
 fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), pinned: bool) -> anyhow::Result<Process> {

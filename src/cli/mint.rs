@@ -38,7 +38,7 @@ fn mint_for(
     let pass = Pass { kind: PassKind::Staff, id, issued: now, renewed: now, expires: Some(expires), batch: 0 };
     // before it is shown: a pass that nobody has written down is one that nobody can revoke
     let list = store::record_minted(data, &Minted { id, note, created: now, expires })?;
-    let token = keys.sign_pass(&pass);
+    let token = keys.sign_pass(&pass).to_string();
     let local = format!("http://{listen}");
     writeln!(out, "id:      {id}")?;
     writeln!(out, "expires: {}", date(expires)?)?;

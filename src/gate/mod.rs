@@ -35,7 +35,7 @@ pub use visit::{Decision, Visit};
 
 use crowd::{Crowd, Sums};
 use keyed::Keyed;
-use regime::{fixed_odds, mode_in_force, with_mode};
+use regime::{Staked, fixed_odds, mode_in_force, with_mode};
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -230,30 +230,31 @@ impl Gate {
     }
 
     fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
-        let ticket = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, regime.refresh_max(now.mono)).is_ok());
-        if let Some(ticket) = ticket
+        let unbroken = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, regime.refresh_max(now.mono)).is_ok());
+        let staked = unbroken.map(|ticket| regime.staked(ticket, now.wall));
+        if let Some(staked) = &staked
             && visit.may_draw
             && regime.mode.mode != Mode::Open
         {
-            self.count(regime, &ticket, now.wall);
+            self.count(regime, staked);
         }
         let mut decision = match regime.mode.mode {
             Mode::Open => Decision::new(Verdict::Admit, Reason::ModeOpen),
             Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
-            Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(regime, visit, ticket, now),
+            Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(regime, visit, staked.as_ref()),
         };
         decision.observed = regime.mode.mode == Mode::Observe;
-        decision.ticket_void = visit.ticket.is_some() && ticket.is_none();
+        decision.ticket_void = visit.ticket.is_some() && unbroken.is_none();
         if decision.verdict == Verdict::Admit {
-            match ticket.filter(|ticket| decision.reason == Reason::Drew && self.passes.knows(ticket.id.0)) {
+            match unbroken.filter(|ticket| decision.reason == Reason::Drew && self.passes.knows(ticket.id.0)) {
                 Some(ticket) => self.admit_again(worker, regime, visit, ticket, &mut decision, now),
-                None => self.admit(worker, visit, ticket, &mut decision, now),
+                None => self.admit(worker, visit, unbroken, &mut decision, now),
             }
         } else {
             if visit.may_draw {
                 self.seen(worker).turned_away.fetch_add(1, Ordering::Relaxed);
             }
-            self.keep_waiting(regime, visit, ticket, &mut decision, now);
+            self.keep_waiting(regime, visit, staked.as_ref(), &mut decision, now);
         }
         if decision.observed && decision.verdict == Verdict::Wait && visit.signal {
             decision.counts = true;
@@ -274,8 +275,8 @@ impl Gate {
     }
 
     /// Whether a newcomer is next.
-    fn judge(&self, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, now: Now) -> Decision {
-        let Some(ticket) = ticket else {
+    fn judge(&self, regime: &Regime, visit: &Visit, staked: Option<&Staked>) -> Decision {
+        let Some(staked) = staked else {
             let room = visit.may_draw && regime.odds.current() >= 1.0 && regime.held < 1.0;
             return if room && self.take_token(regime) {
                 Decision::new(Verdict::Admit, Reason::Room)
@@ -286,21 +287,22 @@ impl Gate {
         if !visit.may_draw {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
-        let won = ticket.won || draws_in(regime, &ticket, now.wall);
-        if !won {
+        let id = staked.ticket.id;
+        if !staked.ticket.won && !draws_in(regime, staked) {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
-        if self.passes.knows(ticket.id.0) || self.take_token(regime) {
+        if self.passes.knows(id.0) || self.take_token(regime) {
             return Decision::new(Verdict::Admit, Reason::Drew);
         }
-        self.crowd.hold(ticket.id.0);
+        self.crowd.hold(id.0);
         Decision::new(Verdict::Wait, Reason::NoToken)
     }
 
     /// Counts a ticket in its epoch, with what it draws with.
-    fn count(&self, regime: &Regime, ticket: &Ticket, now: UnixTime) {
+    fn count(&self, regime: &Regime, staked: &Staked) {
+        let Staked { ticket, epoch, stake } = *staked;
         // one that is too young was counted when it was given
-        if let (epoch, Ok(stake)) = regime.stake(ticket, now) {
+        if let Ok(stake) = stake {
             // one that has won draws no more, and waits
             let weight = if ticket.won { 0.0 } else { stake.weight(ticket.issued) };
             self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
@@ -337,9 +339,9 @@ impl Gate {
         }
     }
 
-    fn keep_waiting(&self, regime: &Regime, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
+    fn keep_waiting(&self, regime: &Regime, visit: &Visit, staked: Option<&Staked>, decision: &mut Decision, now: Now) {
         let wall = now.wall;
-        let Some(ticket) = ticket else {
+        let Some(&Staked { ticket, epoch, stake }) = staked else {
             decision.retry_after = if decision.reason == Reason::Closed { regime.epoch } else { draw::FIRST_RETURN };
             decision.wait = regime.wait(wall, wall);
             if !visit.may_draw {
@@ -353,11 +355,10 @@ impl Gate {
             }
             let ticket = Ticket { id: VisitorId(visit.entropy), issued: wall, seen: wall, won: false };
             // the next odds are made with its first draw in mind
-            self.count(regime, &ticket, wall.plus(draw::FIRST_RETURN));
+            self.count(regime, &regime.staked(ticket, wall.plus(draw::FIRST_RETURN)));
             decision.set_ticket = Some(ticket);
             return;
         };
-        let (epoch, stake) = regime.stake(&ticket, wall);
         let next = stake.err().unwrap_or(epoch.ends);
         let won = ticket.won || decision.reason == Reason::NoToken;
         decision.wait = regime.wait(ticket.issued, wall);
@@ -560,8 +561,8 @@ impl Gate {
 }
 
 /// Whether a ticket wins in this epoch.
-fn draws_in(regime: &Regime, ticket: &Ticket, now: UnixTime) -> bool {
-    let (epoch, Ok(stake)) = regime.stake(ticket, now) else { return false };
+fn draws_in(regime: &Regime, staked: &Staked) -> bool {
+    let Staked { ticket, epoch, stake: Ok(stake) } = staked else { return false };
     let weight = match regime.weights() {
         Weights::Growing => stake.weight(ticket.issued),
         Weights::Even => stake.part,

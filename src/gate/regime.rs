@@ -75,11 +75,19 @@ impl Regime {
         }
     }
 
-    /// What a ticket draws with now, and in which epoch.
-    pub(super) fn stake(&self, ticket: &Ticket, now: UnixTime) -> (Epoch, Result<Stake, UnixTime>) {
+    pub(super) fn staked(&self, ticket: Ticket, now: UnixTime) -> Staked {
         let epoch = Epoch::of(now, self.epoch, self.keys.phase(ticket.id));
-        (epoch, Stake::of(epoch, ticket.issued, now))
+        Staked { ticket, epoch, stake: Stake::of(epoch, ticket.issued, now) }
     }
+}
+
+/// A ticket, and what it draws with now.
+#[derive(Clone, Copy)]
+pub(super) struct Staked {
+    pub(super) ticket: Ticket,
+    pub(super) epoch: Epoch,
+    /// If it is too young to draw: when it may.
+    pub(super) stake: Result<Stake, UnixTime>,
 }
 
 /// The mode in force.

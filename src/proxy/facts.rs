@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::verified::Verified;
 use crate::gate::Regime;
@@ -71,11 +71,11 @@ pub(super) fn find_pass(
     unsafe_method: bool,
     shard: &Shard,
 ) -> ShownPass {
-    let shown = headers.get(PASS_HEADER).and_then(|value| value.to_str().ok());
+    let shown = headers.get(PASS_HEADER).map(HeaderValue::as_bytes);
     let candidates = shown.into_iter().map(|token| (token, true)).chain(ours.pass.iter().map(|token| (token, false)));
     let mut ended: Option<ShownPass> = None;
     for (token, in_header) in candidates {
-        match verified.pass(&regime.keys, token.as_bytes()) {
+        match verified.pass(&regime.keys, token) {
             Ok(pass) => {
                 let policy = &regime.policy;
                 let holds = judge_pass(&pass, now, &policy.session, &policy.bypass, unsafe_method).is_ok();
@@ -94,7 +94,7 @@ pub(super) fn find_pass(
 /// The first genuine ticket.
 pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &Regime, shard: &Shard) -> Option<Ticket> {
     for token in ours.ticket.iter() {
-        match verified.ticket(&regime.keys, token.as_bytes()) {
+        match verified.ticket(&regime.keys, token) {
             Ok(ticket) => return Some(ticket),
             Err(rejected) => shard.count(Count::TokenRejected(label(rejected))),
         }

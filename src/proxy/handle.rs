@@ -29,6 +29,7 @@ use crate::rules::headers::{PASS_HEADER, cache, hop};
 use crate::rules::negotiate;
 use crate::rules::slots::Ask;
 use crate::rules::time::Now;
+use crate::rules::token::Ticket;
 use crate::upstream::{self, Failure};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
@@ -70,7 +71,7 @@ impl From<(Answer, Told)> for Handled {
 /// Decides on one request, and answers those who don't enter.
 pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
     let worker = &*peer.worker;
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let now = worker.clock.now();
 
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
@@ -98,9 +99,8 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
         let form_refused = facts.unsafe_method;
-        let place = std::mem::take(&mut parts.headers);
-        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused, place);
-        set_tokens(regime, &facts, &decision, now, answer.headers_mut());
+        let cookie = decision.set_ticket.map(|ticket| ticket_cookie(regime, &facts, &ticket));
+        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused, cookie);
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
         }
@@ -220,25 +220,31 @@ fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, hea
     if decision.set_pass.is_none() && decision.set_ticket.is_none() {
         return false;
     }
-    let session = &regime.policy.session;
-    let attributes = |max_age| Attributes { secure: facts.client.scheme_https, domain: session.domain.as_deref(), max_age };
     if let Some(pass) = decision.set_pass {
         let token = regime.keys.sign_pass(&pass);
         if facts.pass_in_header {
-            if let Ok(value) = HeaderValue::try_from(token) {
+            if let Ok(value) = HeaderValue::from_bytes(token.as_bytes()) {
                 headers.insert(PASS_HEADER, value);
             }
         } else {
             // kept by the browser for as long as it could be revived by a form; the gate itself judges by the times within
-            let max_age = session.limit.saturating_sub(now.wall.since(pass.issued));
-            headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, &token, attributes(max_age)));
+            let max_age = regime.policy.session.limit.saturating_sub(now.wall.since(pass.issued));
+            headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, token.as_bytes(), attributes(regime, facts, max_age)));
         }
     }
     if let Some(ticket) = decision.set_ticket {
-        let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
-        headers.append(SET_COOKIE, cookies::set_cookie(Kind::Ticket, &regime.keys.sign_ticket(&ticket), attributes(max_age)));
+        headers.append(SET_COOKIE, ticket_cookie(regime, facts, &ticket));
     }
     true
+}
+
+fn ticket_cookie(regime: &Regime, facts: &Facts, ticket: &Ticket) -> HeaderValue {
+    let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
+    cookies::set_cookie(Kind::Ticket, regime.keys.sign_ticket(ticket).as_bytes(), attributes(regime, facts, max_age))
+}
+
+fn attributes<'a>(regime: &'a Regime, facts: &Facts, max_age: Duration) -> Attributes<'a> {
+    Attributes { secure: facts.client.scheme_https, domain: regime.policy.session.domain.as_deref(), max_age }
 }
 
 /// What reaches the site: nothing that was meant for the gate, and who the client is.

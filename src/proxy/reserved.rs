@@ -125,7 +125,7 @@ async fn redeem(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, 
     let mut answer = respond::empty(StatusCode::SEE_OTHER);
     let to = next.and_then(|next| HeaderValue::try_from(next).ok()).unwrap_or(HeaderValue::from_static("/"));
     answer.headers_mut().insert(LOCATION, to);
-    answer.headers_mut().append(SET_COOKIE, cookies::set_cookie(Kind::Pass, &regime.keys.sign_pass(&pass), attributes));
+    answer.headers_mut().append(SET_COOKIE, cookies::set_cookie(Kind::Pass, regime.keys.sign_pass(&pass).as_bytes(), attributes));
     answer
 }
 

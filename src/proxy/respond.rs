@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER};
+use foldhash::fast::FixedState;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::ClientBody;
@@ -36,40 +37,67 @@ pub(super) mod status {
     pub(in crate::proxy) const BROKEN: HeaderValue = HeaderValue::from_static("tidegate; error=http_response_incomplete");
 }
 
-/// Rendered waiting pages, kept for as long as the pages they come from: a crowd sees few different ones.
+/// Rendered waiting pages of one worker, kept for as long as the pages they come from: a crowd sees few different ones.
 #[derive(Debug, Default)]
 pub(super) struct PageCache {
     kept: Mutex<Option<Kept>>,
 }
 
-type Kept = (Arc<Pages>, HashMap<WaitingView, Bytes>);
+#[derive(Debug)]
+struct Kept {
+    of: Arc<Pages>,
+    /// The head of every waiting page, with room where it differs. Nothing in it is shared with other workers, which would wait for
+    /// each other at its count of references.
+    head: HeaderMap,
+    rendered: HashMap<WaitingView, Bytes, FixedState>,
+}
+
+impl Kept {
+    fn new(of: &Arc<Pages>) -> Self {
+        let mut head = HeaderMap::with_capacity(HEADERS_MAX);
+        fill(&mut head, Some(HTML), status::WAIT);
+        let policy = of.content_security_policy(PageKind::Waiting);
+        head.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_bytes(policy.as_bytes()).unwrap_or_else(|_| policy.clone()));
+        for differs in [RETRY_AFTER, REFRESH, SET_COOKIE] {
+            head.insert(differs, HeaderValue::from_static(""));
+        }
+        Self { of: Arc::clone(of), head, rendered: HashMap::default() }
+    }
+}
 
 /// Different pages that are kept: estimates are rounded, so that there are fewer.
 const PAGES_MAX: usize = 512;
 
 impl PageCache {
-    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> Bytes {
+    /// The head and the body of a waiting page.
+    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> (HeaderMap, Bytes) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (of, rendered) = kept.get_or_insert_with(|| (Arc::clone(pages), HashMap::new()));
-        if !Arc::ptr_eq(of, pages) || rendered.len() >= PAGES_MAX {
-            *of = Arc::clone(pages);
-            rendered.clear();
+        let kept = kept.get_or_insert_with(|| Kept::new(pages));
+        if !Arc::ptr_eq(&kept.of, pages) || kept.rendered.len() >= PAGES_MAX {
+            *kept = Kept::new(pages);
         }
-        if let Some(page) = rendered.get(&view) {
-            return page.clone();
+        if let Some(page) = kept.rendered.get(&view) {
+            return (kept.head.clone(), page.clone());
         }
         let page = pages.waiting(&view).unwrap_or_else(|error| {
             // rendered in every state when it was loaded, so this is the fuel at most; the line of text always can be
             tracing::error!(%error, "the waiting page could not be rendered");
             page::waiting_text(&view)
         });
-        rendered.insert(view, page.clone());
-        page
+        kept.rendered.insert(view, page.clone());
+        (kept.head.clone(), page)
     }
 }
 
-/// The waiting room. Its headers take the place of the request's, which saves most of the memory that the answer needs.
-pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, form: Form, form_refused: bool, place: HeaderMap) -> Answer {
+/// The waiting room. `cookie` sets the ticket.
+pub(super) fn waiting(
+    cache: &PageCache,
+    regime: &Regime,
+    decision: &Decision,
+    form: Form,
+    form_refused: bool,
+    cookie: Option<HeaderValue>,
+) -> Answer {
     let retry_s = seconds(decision.retry_after);
     let estimate = WaitEstimate {
         half_s: decision.wait.map(|wait| wait.half.as_secs()),
@@ -93,26 +121,34 @@ pub(super) fn waiting(cache: &PageCache, regime: &Regime, decision: &Decision, f
     };
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let (body, content_type) = match form {
-        Form::Page => (cache.waiting(&regime.pages, view), Some(HTML)),
-        Form::Json => {
-            let json = WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None };
-            (page::waiting_json(&json), Some(JSON))
-        }
-        Form::Text => (page::waiting_text(&view), Some(TEXT)),
-        Form::Empty => (Bytes::new(), None),
-    };
-    let mut answer = composed_in(place, status, body, content_type, status::WAIT);
-    let headers = answer.headers_mut();
     let retry = number(retry_s);
-    if form == Form::Page {
-        headers.insert(CONTENT_SECURITY_POLICY, regime.pages.content_security_policy(PageKind::Waiting).clone());
-        if !form_refused {
-            headers.insert(REFRESH, retry.clone());
+    let mut answer = match form {
+        Form::Page => {
+            let (mut headers, body) = cache.waiting(&regime.pages, view);
+            set(&mut headers, REFRESH, (!form_refused).then(|| retry.clone()));
+            set(&mut headers, SET_COOKIE, cookie);
+            headers.insert(RETRY_AFTER, retry);
+            return with_headers(status, headers, body);
         }
-    }
+        Form::Json => {
+            let waiting = WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None };
+            json(status, page::waiting_json(&waiting))
+        }
+        Form::Text => text(status, page::waiting_text(&view)),
+        Form::Empty => empty(status),
+    };
+    let headers = answer.headers_mut();
+    headers.insert(status::NAME, status::WAIT);
     headers.insert(RETRY_AFTER, retry);
+    set(headers, SET_COOKIE, cookie);
     answer
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value)),
+        None => drop(headers.remove(name)),
+    }
 }
 
 /// The page of one who may enter, and finds no slot in time: it keeps the pass, and comes back by itself.
@@ -172,18 +208,20 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 }
 
 fn composed(status: StatusCode, body: Bytes, content_type: Option<HeaderValue>) -> Answer {
-    composed_in(HeaderMap::new(), status, body, content_type, status::OWN)
+    let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
+    fill(&mut headers, content_type, status::OWN);
+    with_headers(status, headers, body)
 }
 
-fn composed_in(
-    mut headers: HeaderMap,
-    status: StatusCode,
-    body: Bytes,
-    content_type: Option<HeaderValue>,
-    proxy_status: HeaderValue,
-) -> Answer {
-    headers.clear();
-    headers.reserve(HEADERS_MAX);
+fn with_headers(status: StatusCode, headers: HeaderMap, body: Bytes) -> Answer {
+    let mut answer = Response::new(ClientBody::composed(body));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}
+
+/// The headers of every answer that is composed.
+fn fill(headers: &mut HeaderMap, content_type: Option<HeaderValue>, proxy_status: HeaderValue) {
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
@@ -192,13 +230,9 @@ fn composed_in(
     headers.insert(REFERRER_POLICY, STRICT_ORIGIN);
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.insert(status::NAME, proxy_status);
-    let mut answer = Response::new(ClientBody::composed(body));
-    *answer.status_mut() = status;
-    *answer.headers_mut() = headers;
-    answer
 }
 
-/// The headers of any answer that is composed.
+/// The most headers of an answer that is composed.
 const HEADERS_MAX: usize = 12;
 
 /// The connection closes after this answer.

@@ -76,7 +76,7 @@ mod tests {
         for (text, id) in [(&one, 1), (&one, 1), (&two, 2), (&one, 1)] {
             assert_eq!(verified.ticket(&keys, text.as_bytes()), Ok(ticket(id)));
         }
-        let mut forged = one.into_bytes();
+        let mut forged = one.as_bytes().to_vec();
         *forged.last_mut().unwrap() ^= 1;
         assert!(verified.ticket(&keys, &forged).is_err());
         assert!(verified.ticket(&keys, &forged[..forged.len() - 1]).is_err());

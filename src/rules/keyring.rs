@@ -68,15 +68,15 @@ impl Keyring {
         })
     }
 
-    /// The ticket as a token: 90 characters that need no escaping in a cookie, a header or a URL.
+    /// The ticket as a token: 90 characters that need no escaping in a cookie, a header or a URL. Allocates nothing.
     #[must_use]
-    pub fn sign_ticket(&self, ticket: &Ticket) -> String {
+    pub fn sign_ticket(&self, ticket: &Ticket) -> TokenText {
         self.sign(TokenKind::Ticket, &ticket.encode())
     }
 
-    /// The pass as a token: 106 characters that need no escaping in a cookie, a header or a URL.
+    /// The pass as a token: 106 characters that need no escaping in a cookie, a header or a URL. Allocates nothing.
     #[must_use]
-    pub fn sign_pass(&self, pass: &Pass) -> String {
+    pub fn sign_pass(&self, pass: &Pass) -> TokenText {
         self.sign(TokenKind::Pass, &pass.encode())
     }
 
@@ -142,18 +142,18 @@ impl Keyring {
         std::iter::once(&self.signs).chain(&self.verify)
     }
 
-    fn sign(&self, kind: TokenKind, payload: &[u8]) -> String {
+    fn sign(&self, kind: TokenKind, payload: &[u8]) -> TokenText {
         let mut space = [0; MESSAGE_MAX];
         let mac = self.signs.mac.clone().chain_update(self.message(kind, payload, &mut space)).finalize().into_bytes();
-        let mut token = vec![b'.'; kind.text_len()];
-        let (head, rest) = token.split_at_mut(PREFIX.len() + KEY_TEXT_LEN + 1);
+        let mut token = TokenText { bytes: [b'.'; TEXT_MAX], len: kind.text_len() };
+        let (head, rest) = token.bytes.split_at_mut(PREFIX.len() + KEY_TEXT_LEN + 1);
         let (payload_text, mac_text) = rest.split_at_mut(base64_len(payload.len()) + 1);
         head[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
         head[PREFIX.len()..PREFIX.len() + KEY_TEXT_LEN].copy_from_slice(&self.signs.text);
-        // the lengths are those that each needs, and base64 is ASCII
+        // there is room for each
         let _ = URL_SAFE_NO_PAD.encode_slice(payload, payload_text);
         let _ = URL_SAFE_NO_PAD.encode_slice(mac, mac_text);
-        String::from_utf8(token).unwrap_or_default()
+        token
     }
 
     /// The payload of a token of the kind wanted, decoded into `space`.
@@ -340,6 +340,34 @@ pub enum KeyringError {
     },
 }
 
+/// The text of a token.
+#[derive(Clone, Copy)]
+pub struct TokenText {
+    bytes: [u8; TEXT_MAX],
+    len: usize,
+}
+
+impl TokenText {
+    /// ASCII that needs no escaping.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl fmt::Display for TokenText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(str::from_utf8(self.as_bytes()).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Whoever holds a token is let in: its text is for who asks for it by name.
+impl fmt::Debug for TokenText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TokenText").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 /// A key made ready for requests.
 #[derive(Clone)]
 struct Generation {
@@ -464,6 +492,8 @@ const fn base64_len(bytes: usize) -> usize {
     (bytes * 4).div_ceil(3)
 }
 
+/// A pass is the longer of the two.
+const TEXT_MAX: usize = TokenKind::Pass.text_len();
 const PREFIX: &str = "v1.";
 const VERSION: u8 = 1;
 const KEY_TEXT_LEN: usize = 8;
@@ -527,7 +557,7 @@ mod tests {
         fn what_is_signed_verifies(id in any::<u64>(), issued in any::<u64>(), other in any::<u64>(), flag in any::<bool>(), batch in any::<u32>()) {
             let ring = ring(1, &[2, 3]);
             let ticket = Ticket { id: VisitorId(id), issued: UnixTime::from_millis(issued), seen: UnixTime::from_millis(other), won: flag };
-            prop_assert_eq!(ring.verify_ticket(ring.sign_ticket(&ticket).as_bytes()), Ok(ticket));
+            prop_assert_eq!(ring.verify_ticket(ring.sign_ticket(&ticket).to_string().as_bytes()), Ok(ticket));
             let pass = Pass {
                 kind: if flag { PassKind::Admitted } else { PassKind::Invited },
                 id: VisitorId(id),
@@ -536,7 +566,7 @@ mod tests {
                 expires: flag.then_some(UnixTime::from_millis(other)),
                 batch,
             };
-            prop_assert_eq!(ring.verify_pass(ring.sign_pass(&pass).as_bytes()), Ok(pass));
+            prop_assert_eq!(ring.verify_pass(ring.sign_pass(&pass).to_string().as_bytes()), Ok(pass));
         }
 
         #[test]
@@ -559,11 +589,11 @@ mod tests {
     fn the_text_of_a_token_is_fixed() {
         let ring = ring(1, &[2]);
         assert_eq!(
-            ring.sign_ticket(&ticket()),
+            ring.sign_ticket(&ticket()).to_string(),
             "v1.935a7c76.ABI0VniavN7wAAABoxhcUAAAAAGjGF06YA.nq7ClJHTgZXSMov3w12KmE6-HjUQqrf7kM6OvV92XBE"
         );
         assert_eq!(
-            ring.sign_pass(&pass()),
+            ring.sign_pass(&pass()).to_string(),
             "v1.935a7c76.gwAAAAAAAAAHAAABoxhcUAAAAAGjGF06YAAAAaMY9OKYAAAAAw.GQrYWTTeUGcDIoAxQocgxVPLTk4EjseoOMafP_RS9kk"
         );
         assert_eq!(ring.draw(VisitorId(7), 42), 0x5291_38c9_4ae8_368d);
@@ -572,17 +602,16 @@ mod tests {
     }
 
     #[test]
-    fn the_space_for_a_token_is_reserved_exactly() {
+    fn the_length_of_a_token_tells_its_kind() {
         let ring = ring(1, &[2]);
-        let (ticket, pass) = (ring.sign_ticket(&ticket()), ring.sign_pass(&pass()));
-        assert_eq!((ticket.len(), ticket.capacity()), (90, 90));
-        assert_eq!((pass.len(), pass.capacity()), (106, 106));
+        let (ticket, pass) = (ring.sign_ticket(&ticket()).to_string(), ring.sign_pass(&pass()).to_string());
+        assert_eq!((ticket.len(), pass.len()), (90, 106));
     }
 
     #[test]
     fn every_flipped_bit_is_rejected() {
         let ring = ring(1, &[2, 3]);
-        for token in [ring.sign_ticket(&ticket()), ring.sign_pass(&pass())] {
+        for token in [ring.sign_ticket(&ticket()).to_string(), ring.sign_pass(&pass()).to_string()] {
             for bit in 0..token.len() * 8 {
                 let mut bytes = token.clone().into_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -595,7 +624,7 @@ mod tests {
     #[test]
     fn what_is_cut_or_lengthened_is_rejected() {
         let ring = ring(1, &[2]);
-        for token in [ring.sign_ticket(&ticket()), ring.sign_pass(&pass())] {
+        for token in [ring.sign_ticket(&ticket()).to_string(), ring.sign_pass(&pass()).to_string()] {
             for end in 0..token.len() {
                 assert!(ring.verify_ticket(&token.as_bytes()[..end]).is_err(), "{end}");
                 assert!(ring.verify_pass(&token.as_bytes()[..end]).is_err(), "{end}");
@@ -612,7 +641,7 @@ mod tests {
     #[test]
     fn the_wrong_kind_is_told_from_a_forgery() {
         let ring = ring(1, &[2]);
-        let (ticket, pass) = (ring.sign_ticket(&ticket()), ring.sign_pass(&pass()));
+        let (ticket, pass) = (ring.sign_ticket(&ticket()).to_string(), ring.sign_pass(&pass()).to_string());
         assert_eq!(ring.verify_pass(ticket.as_bytes()), Err(Rejected::Kind));
         assert_eq!(ring.verify_ticket(pass.as_bytes()), Err(Rejected::Kind));
         let forged = format!("{}A", &ticket[..ticket.len() - 1]);
@@ -623,21 +652,21 @@ mod tests {
     #[test]
     fn a_payload_under_another_payloads_mac_is_forged() {
         let ring = ring(1, &[2]);
-        let one = ring.sign_ticket(&ticket());
-        let other = ring.sign_ticket(&Ticket { won: true, ..ticket() });
+        let one = ring.sign_ticket(&ticket()).to_string();
+        let other = ring.sign_ticket(&Ticket { won: true, ..ticket() }).to_string();
         let mixed = format!("{}{}", &other[..47], &one[47..]);
         assert_eq!(ring.verify_ticket(mixed.as_bytes()), Err(Rejected::Forged));
     }
 
     #[test]
     fn a_token_of_another_site_is_forged() {
-        let token = ring(1, &[2]).sign_pass(&pass());
+        let token = ring(1, &[2]).sign_pass(&pass()).to_string();
         assert_eq!(ring(9, &[2]).verify_pass(token.as_bytes()), Err(Rejected::Forged));
     }
 
     #[test]
     fn a_token_of_an_unknown_key_says_so() {
-        let token = ring(1, &[2]).sign_pass(&pass());
+        let token = ring(1, &[2]).sign_pass(&pass()).to_string();
         assert_eq!(ring(1, &[3]).verify_pass(token.as_bytes()), Err(Rejected::UnknownKey));
         let unknown = token.replacen(&key(2).id().to_string(), &key(3).id().to_string(), 1);
         assert_eq!(ring(1, &[2, 3]).verify_pass(unknown.as_bytes()), Err(Rejected::Forged));
@@ -648,7 +677,7 @@ mod tests {
     #[test]
     fn another_version_says_so() {
         let ring = ring(1, &[2]);
-        let token = ring.sign_pass(&pass());
+        let token = ring.sign_pass(&pass()).to_string();
         for (other, reason) in
             [("v2.", Rejected::Version), ("v10.", Rejected::Version), ("v1000.", Rejected::Malformed), ("w1.", Rejected::Malformed)]
         {
@@ -660,12 +689,12 @@ mod tests {
 
     #[test]
     fn a_rotation_keeps_every_visitor_and_a_retirement_does_not() {
-        let old = ring(1, &[2]).sign_pass(&pass());
+        let old = ring(1, &[2]).sign_pass(&pass()).to_string();
         let rotated = ring(1, &[2, 3]);
         assert_eq!(rotated.verify_pass(old.as_bytes()), Ok(pass()));
         assert_eq!(rotated.signing_key(), key(3).id());
         assert_eq!(rotated.key_ids().collect::<Vec<_>>(), [key(3).id(), key(2).id()]);
-        let new = rotated.sign_pass(&pass());
+        let new = rotated.sign_pass(&pass()).to_string();
         assert!(new.starts_with(&format!("v1.{}.", key(3).id())));
         let retired = ring(1, &[3]);
         assert_eq!(retired.verify_pass(new.as_bytes()), Ok(pass()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use memchr::memchr;
 
 /// Which of the two cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct OurCookies<'a> {
 /// those without; in each, in the order sent. So no number of forged ones hides a `__Host-` cookie.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Candidates<'a> {
-    list: [(Prefix, &'a str); CANDIDATES_MAX],
+    list: [(Prefix, &'a [u8]); CANDIDATES_MAX],
     len: usize,
 }
 
@@ -53,7 +54,7 @@ pub const CANDIDATES_MAX: usize = 4;
 
 impl<'a> Candidates<'a> {
     /// The values, the most trustworthy first.
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> {
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
         self.list[..self.len].iter().map(|&(_, value)| value)
     }
 
@@ -63,7 +64,7 @@ impl<'a> Candidates<'a> {
         self.len == 0
     }
 
-    fn add(&mut self, prefix: Prefix, value: &'a str) {
+    fn add(&mut self, prefix: Prefix, value: &'a [u8]) {
         let place = self.list[..self.len].partition_point(|&(other, _)| other <= prefix);
         if place < CANDIDATES_MAX {
             self.len = (self.len + 1).min(CANDIDATES_MAX);
@@ -81,8 +82,6 @@ pub fn find(headers: &HeaderMap) -> OurCookies<'_> {
         for pair in Pairs::of(line.as_bytes()) {
             let Some((kind, prefix, value)) = ours(pair) else { continue };
             found.any = true;
-            // a token is ASCII: anything else can't verify
-            let Ok(value) = str::from_utf8(value) else { continue };
             match kind {
                 Kind::Pass => found.pass.add(prefix, value),
                 Kind::Ticket => found.ticket.add(prefix, value),
@@ -125,52 +124,45 @@ pub fn strip_from_site(headers: &mut HeaderMap) {
 /// domain. A pass is SameSite=None there, since logins and card payments come back by cross-site POST; over plaintext browsers
 /// refuse None, and it is Lax.
 #[must_use]
-pub fn set_cookie(kind: Kind, token: &str, attributes: Attributes<'_>) -> HeaderValue {
+pub fn set_cookie(kind: Kind, token: &[u8], attributes: Attributes<'_>) -> HeaderValue {
     let Attributes { secure, domain, max_age } = attributes;
-    let prefix = match (secure, domain) {
-        (false, _) => "",
-        (true, None) => "__Host-",
-        (true, Some(_)) => "__Secure-",
+    let name = match (kind, secure, domain) {
+        (Kind::Pass, false, _) => "tidegate_pass=",
+        (Kind::Pass, true, None) => "__Host-tidegate_pass=",
+        (Kind::Pass, true, Some(_)) => "__Secure-tidegate_pass=",
+        (Kind::Ticket, false, _) => "tidegate_ticket=",
+        (Kind::Ticket, true, None) => "__Host-tidegate_ticket=",
+        (Kind::Ticket, true, Some(_)) => "__Secure-tidegate_ticket=",
     };
-    let name = match kind {
-        Kind::Pass => PASS,
-        Kind::Ticket => TICKET,
+    let flags = match (kind, secure) {
+        (Kind::Pass, true) => "; Path=/; HttpOnly; SameSite=None; Secure; Max-Age=",
+        (Kind::Ticket, true) => "; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=",
+        (Kind::Pass | Kind::Ticket, false) => "; Path=/; HttpOnly; SameSite=Lax; Max-Age=",
     };
-    let same_site = match kind {
-        Kind::Pass if secure => "None",
-        Kind::Pass | Kind::Ticket => "Lax",
-    };
-    let (secure, domain_name) = (if secure { "; Secure" } else { "" }, if domain.is_some() { "; Domain=" } else { "" });
     let mut digits = [0; 20];
     let max_age = decimal(max_age.as_secs(), &mut digits);
-    let flags = "; Path=/; HttpOnly; SameSite=";
-    let parts = [prefix, name, "=", token, flags, same_site, secure, domain_name, domain.unwrap_or_default(), "; Max-Age=", max_age];
-    // in one piece, without room to spare: what has some is copied once more
-    let text = parts.concat();
+    let domain_name = if domain.is_some() { "; Domain=" } else { "" };
+    let after = [flags.as_bytes(), max_age, domain_name.as_bytes(), domain.unwrap_or_default().as_bytes()];
+    // in one piece, without room to spare: what has some needs memory of its own to be shared
+    let mut text = Vec::with_capacity(name.len() + token.len() + after.iter().map(|part| part.len()).sum::<usize>());
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(token);
+    after.iter().for_each(|part| text.extend_from_slice(part));
     // a token and a checked domain hold no control bytes; were there one, an empty line sets nothing
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The Set-Cookie value that ends a cookie. It needs the attributes that the cookie was set with; `max_age` doesn't count.
-#[must_use]
-pub fn expire_cookie(kind: Kind, attributes: Attributes<'_>) -> HeaderValue {
-    set_cookie(kind, "", Attributes { max_age: Duration::ZERO, ..attributes })
-}
-
-fn decimal(mut number: u64, space: &mut [u8; 20]) -> &str {
+fn decimal(mut number: u64, space: &mut [u8; 20]) -> &[u8] {
     let mut start = space.len();
     loop {
         start -= 1;
         space[start] = b"0123456789"[usize::try_from(number % 10).unwrap_or(0)];
         number /= 10;
         if number == 0 {
-            return str::from_utf8(&space[start..]).unwrap_or_default();
+            return &space[start..];
         }
     }
 }
-
-const PASS: &str = "tidegate_pass";
-const TICKET: &str = "tidegate_ticket";
 
 /// Who can have set a cookie of this name, the fewest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -262,7 +254,7 @@ impl<'a> Iterator for Pairs<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        let (pair, rest) = match rest.iter().position(|&byte| byte == b';') {
+        let (pair, rest) = match memchr(b';', rest) {
             Some(end) => (&rest[..end], Some(&rest[end + 1..])),
             None => (rest, None),
         };
@@ -364,8 +356,8 @@ mod tests {
         let headers = cookies(&[b"a=b; tidegate_pass=1;tidegate_ticket= t ", b"tidegate_pass=2; tidegate_pass=\xff"]);
         let found = find(&headers);
         assert!(found.any);
-        assert_eq!(found.pass.iter().collect::<Vec<_>>(), ["1", "2"]);
-        assert_eq!(found.ticket.iter().collect::<Vec<_>>(), ["t"]);
+        assert_eq!(found.pass.iter().collect::<Vec<_>>(), [&b"1"[..], b"2", b"\xff"]);
+        assert_eq!(found.ticket.iter().collect::<Vec<_>>(), [b"t"]);
         let headers = cookies(&[b"a=b; c=tidegate_pass=1"]);
         let found = find(&headers);
         assert!(!found.any && found.pass.is_empty() && found.ticket.is_empty());
@@ -379,9 +371,9 @@ mod tests {
             b"tidegate_pass=1; tidegate_pass=2; tidegate_pass=3; tidegate_pass=4; tidegate_pass=5",
             b"__Secure-tidegate_pass=6; __Host-tidegate_pass=7; tidegate_pass=8; __Secure-tidegate_pass=9",
         ]);
-        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), ["7", "6", "9", "1"]);
+        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), [b"7", b"6", b"9", b"1"]);
         let headers = cookies(&[b"tidegate_pass=1; tidegate_pass=2; tidegate_pass=3; tidegate_pass=4; tidegate_pass=5"]);
-        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), ["1", "2", "3", "4"]);
+        assert_eq!(find(&headers).pass.iter().collect::<Vec<_>>(), [b"1", b"2", b"3", b"4"]);
     }
 
     #[test]
@@ -393,21 +385,17 @@ mod tests {
             (
                 Kind::Pass,
                 at(true, Some("example.org")),
-                "__Secure-tidegate_pass=v1.t; Path=/; HttpOnly; SameSite=None; Secure; Domain=example.org; Max-Age=1200",
+                "__Secure-tidegate_pass=v1.t; Path=/; HttpOnly; SameSite=None; Secure; Max-Age=1200; Domain=example.org",
             ),
             (Kind::Ticket, at(true, None), "__Host-tidegate_ticket=v1.t; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=1200"),
             (
                 Kind::Ticket,
                 at(false, Some("example.org")),
-                "tidegate_ticket=v1.t; Path=/; HttpOnly; SameSite=Lax; Domain=example.org; Max-Age=1200",
+                "tidegate_ticket=v1.t; Path=/; HttpOnly; SameSite=Lax; Max-Age=1200; Domain=example.org",
             ),
         ] {
-            assert_eq!(set_cookie(kind, "v1.t", attributes), text);
+            assert_eq!(set_cookie(kind, b"v1.t", attributes), text);
         }
-        assert_eq!(
-            expire_cookie(Kind::Ticket, at(true, None)),
-            "__Host-tidegate_ticket=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0"
-        );
     }
 
     #[test]
@@ -415,12 +403,12 @@ mod tests {
         for kind in [Kind::Pass, Kind::Ticket] {
             for secure in [false, true] {
                 for domain in [None, Some("example.org")] {
-                    let set = set_cookie(kind, "v1.t", Attributes { secure, domain, max_age: Duration::from_secs(1) });
+                    let set = set_cookie(kind, b"v1.t", Attributes { secure, domain, max_age: Duration::from_secs(1) });
                     let pair = set.to_str().unwrap().split(';').next().unwrap();
                     let headers = cookies(&[pair.as_bytes()]);
                     let found = find(&headers);
                     let (some, none) = if kind == Kind::Pass { (found.pass, found.ticket) } else { (found.ticket, found.pass) };
-                    assert_eq!((some.iter().next(), none.is_empty()), (Some("v1.t"), true));
+                    assert_eq!((some.iter().next(), none.is_empty()), (Some(&b"v1.t"[..]), true));
                     assert!(stripped(&[pair]).is_empty());
                     assert!(sets_ours(&set));
                 }

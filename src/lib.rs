@@ -11,9 +11,9 @@
 //! |---|---|
 //! | 6 entry | `main.rs` → [`cli`] → [`app`] (wires, runs, drains) → [`telemetry`], in that order |
 //! | 5 listeners | [`proxy`] (accept loop, one request top to bottom) · [`admin`] |
-//! | 4 workers | [`upstream`] (slots, connections) · [`reload`] · [`demo`] (models of a site and of a crowd): one outside thing each |
+//! | 4 workers | [`upstream`] (slots, connections) · [`reload`] · [`demo`] (models of a site and of a crowd): one outside thing each · [`simulate`] (the same in virtual time) |
 //! | 3 gate | [`gate`]: the regime: decide, observe, tick, publish |
-//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`page`] · [`store`] (lock on data, keys, saved state) |
+//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`models`] (what models of a site and of a crowd are made of) · [`page`] · [`store`] (lock on data, keys, saved state) |
 //! | 1 rules | [`rules`]: pure. No I/O, no clock, no randomness, no locks: `now` and draws are arguments |
 //!
 //! # The life of a request
@@ -35,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod deadlines;
 pub mod metrics;
+pub mod models;
 pub mod page;
 pub mod store;
 
@@ -42,6 +43,7 @@ pub mod gate;
 
 pub mod demo;
 pub mod reload;
+pub mod simulate;
 pub mod upstream;
 
 pub mod admin;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::arrivals::{Arrivals, Step};
-use super::random::{Random, Span};
+use crate::models::arrivals::{Arrivals, Step};
+use crate::models::random::{Random, Span};
 use super::report::{Counts, CrowdReport};
 use super::visitor::Visitor;
 use crate::clock::Clock;

@@ -14,14 +14,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-pub mod arrivals;
 pub mod browser;
 pub mod crowd;
-pub mod histogram;
 mod portal;
-pub mod random;
 pub mod report;
-pub mod sharing;
 pub mod site;
 mod visitor;
 
@@ -105,9 +101,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::arrivals::Step;
+    use crate::models::arrivals::Step;
     use super::crowd::{Crowd, CrowdSettings, Pages};
-    use super::random::Span;
+    use crate::models::random::Span;
     use super::site::{Health, Site, SiteSettings};
     use super::*;
     use crate::clock::Clock;

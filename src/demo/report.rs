@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::histogram::Histogram;
+use crate::models::histogram::Histogram;
 
 /// What has been counted over some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::portal;
-use super::random::Random;
-use super::sharing::{ProcessorSharing, Speed};
+use crate::models::random::Random;
+use crate::models::sharing::{ProcessorSharing, Speed};
 use crate::clock::Clock;
 use crate::rules::time::Moment;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::browser::{Answer, Browser, classify};
 use super::crowd::{RELOADS, Tally, own_address};
 use super::portal;
-use super::random::Random;
+use crate::models::random::Random;
 use crate::rules::time::Moment;
 
 /// A visitor who is about to come.
@@ -183,9 +183,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use crate::clock::Clock;
-    use crate::demo::arrivals::Step;
+    use crate::models::arrivals::Step;
     use crate::demo::crowd::{Crowd, CrowdSettings, Pages};
-    use crate::demo::random::Span;
+    use crate::models::random::Span;
     use crate::demo::report::Counts;
 
     use super::*;

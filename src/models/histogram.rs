@@ -61,7 +61,7 @@ const BUCKET_LAST: usize = 287;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::random::Random;
+    use crate::models::random::Random;
 
     #[test]
     fn quantiles_are_within_the_promised_error() {

@@ -1,0 +1,152 @@
+//! What is written down while a simulation runs, and what it comes to.
+
+use std::collections::VecDeque;
+
+use super::figures::{Figures, Second};
+use super::timeline::Micros;
+use crate::models::histogram::Histogram;
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub(super) struct Book {
+    from: Micros,
+    to: Micros,
+    pub(super) now: Second,
+    pub(super) seconds: Vec<Second>,
+    /// Requests that would have been made in each second, had nobody ever waited.
+    demand: Vec<f64>,
+    pub(super) figures: Figures,
+    all: Histogram,
+    /// Latencies of this second, in seconds, and of the four before.
+    latencies: Vec<f64>,
+    lately: VecDeque<Vec<f64>>,
+    waits: Vec<f64>,
+}
+
+const LATELY: usize = 5;
+
+impl Book {
+    pub(super) fn new((from_s, to_s): (u32, u32), length_s: usize) -> Self {
+        Self {
+            from: u64::from(from_s) * 1_000_000,
+            to: u64::from(to_s) * 1_000_000,
+            now: Second { probability: 1.0, ..Second::default() },
+            seconds: Vec::with_capacity(length_s),
+            demand: vec![0.0; length_s],
+            figures: Figures::default(),
+            all: Histogram::default(),
+            latencies: Vec::new(),
+            lately: VecDeque::new(),
+            waits: Vec::new(),
+        }
+    }
+
+    /// Whether this is in the part that is measured.
+    pub(super) fn measures(&self, at: Micros) -> bool {
+        (self.from..self.to).contains(&at)
+    }
+
+    /// Counts something, if it is in the part that is measured.
+    pub(super) fn count(&mut self, at: Micros, of: impl FnOnce(&mut Figures) -> &mut u32) {
+        if self.measures(at) {
+            *of(&mut self.figures) += 1;
+        }
+    }
+
+    pub(super) fn demand(&mut self, at_s: f64, requests: f64) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time of the simulation; `as` saturates")]
+        if let Some(second) = self.demand.get_mut(at_s as usize) {
+            *second += requests;
+        }
+    }
+
+    /// An answer that came, and how long it took.
+    pub(super) fn answered(&mut self, at: Micros, latency: Micros, is_good: bool) {
+        if is_good {
+            self.now.good += 1;
+        } else {
+            self.now.late += 1;
+        }
+        let seconds = seconds(latency);
+        self.latencies.push(seconds);
+        if self.measures(at) {
+            self.all.record(std::time::Duration::from_micros(latency));
+        }
+    }
+
+    /// Someone who waited was let in.
+    pub(super) fn waited(&mut self, at: Micros, wait: Micros) {
+        if self.measures(at) {
+            self.waits.push(seconds(wait));
+        }
+    }
+
+    pub(super) fn diverted(&mut self, at: Micros) {
+        self.now.diverted += 1;
+        if self.measures(at) && self.figures.limiting_after_s.is_none() {
+            self.figures.limiting_after_s = Some(seconds(at - self.from));
+        }
+    }
+
+    /// A second is over.
+    pub(super) fn turn(&mut self, at: Micros) {
+        let mut latencies = std::mem::take(&mut self.latencies);
+        latencies.sort_by(f64::total_cmp);
+        self.now.p99_s = quantile(&latencies, 0.99);
+        self.lately.push_back(latencies);
+        if self.lately.len() > LATELY {
+            self.lately.pop_front();
+        }
+        if self.measures(at.saturating_sub(1)) && self.lately.len() == LATELY {
+            let mut five: Vec<f64> = self.lately.iter().flatten().copied().collect();
+            five.sort_by(f64::total_cmp);
+            let p99 = quantile(&five, 0.99).unwrap_or(0.0);
+            self.figures.worst_p99_s = self.figures.worst_p99_s.max(p99);
+        }
+        let standing = Second { good: 0, late: 0, failed: 0, shed: 0, admitted: 0, diverted: 0, p99_s: None, ..self.now.clone() };
+        self.seconds.push(std::mem::replace(&mut self.now, standing));
+    }
+
+    /// The sums. `good_share`: of all that is asked for, how much can be answered well at all.
+    pub(super) fn close(mut self, good_share: f64) -> (Figures, Vec<Second>) {
+        let (mut backlog, mut could, mut good) = (0.0, 0.0, 0.0);
+        for (index, second) in self.seconds.iter_mut().enumerate() {
+            second.demand = self.demand.get(index).copied().unwrap_or(0.0) * good_share;
+            // who can't be served now would have come later: nobody is ever gone
+            backlog += second.demand;
+            let served = f64::min(second.capacity, backlog);
+            backlog -= served;
+            let at = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000_000);
+            if (self.from..self.to).contains(&at) {
+                could += served;
+                good += f64::from(second.good);
+            }
+        }
+        self.waits.sort_by(f64::total_cmp);
+        let wait = |share| quantile(&self.waits, share).unwrap_or(0.0);
+        let latency = |share| self.all.quantile(share).map_or(0.0, |latency| latency.as_secs_f64());
+        let figures = Figures {
+            goodput: if could > 0.0 { good / could } else { 1.0 },
+            p50_s: latency(0.5),
+            p95_s: latency(0.95),
+            p99_s: latency(0.99),
+            wait_p50_s: wait(0.5),
+            wait_p95_s: wait(0.95),
+            wait_p99_s: wait(0.99),
+            wait_max_s: wait(1.0),
+            ..self.figures
+        };
+        (figures, self.seconds)
+    }
+}
+
+/// By nearest rank, of what is sorted.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank within the list")]
+fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+pub(super) fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}

@@ -1,0 +1,96 @@
+//! What a simulation has found: second by second, and summed up.
+
+use serde::Serialize;
+
+/// One scenario, once.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// Its name in the file.
+    pub scenario: String,
+    /// What it shows, in a sentence; may be empty.
+    pub about: String,
+    /// What the randomness came from.
+    pub seed: u64,
+    /// Whether the gate stood in front of the site.
+    pub gate: bool,
+    /// The part that the figures are of, in seconds from the start.
+    pub from_s: u32,
+    /// Its end.
+    pub to_s: u32,
+    /// The sums.
+    pub figures: Figures,
+    /// Second by second, from the start.
+    pub seconds: Vec<Second>,
+}
+
+/// What happened in one second, and how things stood at its end.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Second {
+    /// Good requests that the site could answer in this second.
+    pub capacity: f64,
+    /// Requests that visitors would have made in this second, had nobody ever waited.
+    pub demand: f64,
+    /// Requests answered well, and soon enough.
+    pub good: u32,
+    /// Requests answered well, but too late to be counted as good.
+    pub late: u32,
+    /// Requests that failed.
+    pub failed: u32,
+    /// Requests of those inside that found no slot in time.
+    pub shed: u32,
+    /// Newcomers admitted.
+    pub admitted: u32,
+    /// Waiting pages shown.
+    pub diverted: u32,
+    /// Visitors in the middle of their visit.
+    pub inside: u32,
+    /// Visitors who wait to be let in.
+    pub waiting: u32,
+    /// Requests at the site.
+    pub in_flight: u32,
+    /// Requests that wait for a slot.
+    pub queued: u32,
+    /// The odds of a draw of weight 1; 1 without a gate.
+    pub probability: f64,
+    /// What the law takes for the capacity; 0 without a gate.
+    pub measured: f64,
+    /// The longest of 99 % of this second's answers, in seconds; none if there was no answer.
+    pub p99_s: Option<f64>,
+}
+
+/// A run summed up over the part that is measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// Good answers, as a share of what could have been answered.
+    pub goodput: f64,
+    /// Latency of the answers to those inside, in seconds: of a request, from being asked for the first time.
+    pub p50_s: f64,
+    /// 95 % are not above it.
+    pub p95_s: f64,
+    /// 99 % are not above it.
+    pub p99_s: f64,
+    /// The worst five seconds' p99.
+    pub worst_p99_s: f64,
+    /// Visitors who were let in and left before their last page, because pages failed.
+    pub sessions_failed: u32,
+    /// Visitors who saw their last page.
+    pub sessions_done: u32,
+    /// Requests of those inside that found no slot in time.
+    pub shed: u32,
+    /// Waiting pages shown to visitors who were inside.
+    pub diverted_inside: u32,
+    /// Visitors who were shown the waiting room.
+    pub waited: u32,
+    /// Visitors who left the waiting room without having been let in.
+    pub gave_up: u32,
+    /// Wait of those who were shown the waiting room and let in, in seconds.
+    pub wait_p50_s: f64,
+    /// 95 % did not wait longer.
+    pub wait_p95_s: f64,
+    /// 99 % did not wait longer.
+    pub wait_p99_s: f64,
+    /// The longest wait.
+    pub wait_max_s: f64,
+    /// From the first second of the measured part to the first waiting page; none if there was none.
+    pub limiting_after_s: Option<f64>,
+}

@@ -4,6 +4,7 @@ mod healthcheck;
 mod keys;
 mod mint;
 mod serve;
+mod simulate;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ enum Command {
     Check(ConfigFile),
     /// Show the whole loop on this machine: a model site, the gate, and a crowd that surges
     Demo,
+    /// Try out in virtual time what the gate would do: a model site, a model crowd, the real decisions
+    Simulate(simulate::Options),
     /// Print a link and a header that let a person or a monitor past the gate
     Mint {
         #[command(flatten)]
@@ -106,6 +109,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             crate::app::demo::run(clock)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Simulate(options) => simulate::simulate(&options, &mut out),
         Command::Mint { config, lasts, note } => {
             with_policy(config, |policy, _| mint::mint(&policy, &policy.data, lasts, &note, clock.now().wall, &mut out))
         }

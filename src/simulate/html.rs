@@ -337,7 +337,7 @@ impl Plot {
         let traces: Vec<Vec<Point>> = spec.lines.iter().map(|line| points(&run.seconds, line.of, spec.fold)).collect();
         let (top, ticks) = match spec.scale {
             Scale::Odds => (1.0, vec![0.0, 0.01, 0.1, 0.25, 0.5, 1.0]),
-            Scale::Linear(least) => nice_ticks(top(spec.lines, &traces).max(least), 4.0),
+            Scale::Linear(least) => nice_ticks(top(spec.lines, &traces).max(least), 5.0),
         };
         let y = |value: f64| match spec.scale {
             Scale::Odds => HEIGHT * (1.0 - value.min(1.0).sqrt()),
@@ -390,7 +390,8 @@ fn band(run: &Run) -> Option<(f64, f64)> {
 
 /// The largest value that a plot must hold.
 fn top(lines: &[Line], traces: &[Vec<Point>]) -> f64 {
-    let of = |tall: bool| lines.iter().zip(traces).filter(|(line, _)| line.tall <= tall).map(|(_, trace)| highest(trace)).fold(0.0, f64::max);
+    let of =
+        |tall: bool| lines.iter().zip(traces).filter(|(line, _)| line.tall <= tall).map(|(_, trace)| highest(trace)).fold(0.0, f64::max);
     let (all, steady) = (of(true), of(false));
     if steady > 0.0 { all.min(steady * TALL_MAX) } else { all }
 }
@@ -549,7 +550,8 @@ mod tests {
     #[test]
     fn what_is_not_finite_never_reaches_the_page() {
         let mut odd = run("odd", 1, true, 50);
-        for (second, value) in odd.seconds.iter_mut().zip([f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX].into_iter().cycle()) {
+        for (second, value) in odd.seconds.iter_mut().zip([f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX].into_iter().cycle())
+        {
             *second = Second { capacity: value, demand: value, probability: value, p99_s: Some(value), ..Second::default() };
         }
         odd.figures.goodput = f64::NAN;
@@ -619,14 +621,16 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_hold_the_highest() {
-        for (max, steps, end, count) in [(1.0, 4.0, 1.0, 6), (97.0, 4.0, 100.0, 3), (1050.0, 4.0, 1500.0, 4), (0.03, 4.0, 0.03, 4), (60.0, 6.0, 60.0, 7)] {
+        for (max, steps, end, count) in
+            [(1.0, 5.0, 1.0, 6), (97.0, 5.0, 100.0, 6), (1050.0, 5.0, 1500.0, 4), (0.03, 5.0, 0.03, 4), (60.0, 6.0, 60.0, 7)]
+        {
             let (top, ticks) = nice_ticks(max, steps);
             assert!((top - end).abs() < 1e-9, "{max}: {top}");
             assert_eq!(ticks.len(), count, "{max}: {ticks:?}");
         }
         for exponent in -7..40 {
             let max = 3.3 * 10_f64.powi(exponent);
-            let (top, ticks) = nice_ticks(max, 4.0);
+            let (top, ticks) = nice_ticks(max, 5.0);
             assert!(top.is_finite() && (top >= max.min(VALUE_MAX)) && (2..=7).contains(&ticks.len()), "{max}: {ticks:?}");
         }
     }
@@ -651,7 +655,10 @@ mod tests {
     #[test]
     fn numbers_read_as_people_write_them() {
         let texts = [percent(0.9999), percent(1.0), percent(0.0), percent(0.0001), percent(0.973), count(1_204.0), count(0.5), count(1e6)];
-        assert_eq!(texts.map(|text| text.replace('\u{a0}', " ")), ["99.9 %", "100 %", "0 %", "<0.1 %", "97.3 %", "1,204", "0.5", "1,000,000"]);
+        assert_eq!(
+            texts.map(|text| text.replace('\u{a0}', " ")),
+            ["99.9 %", "100 %", "0 %", "<0.1 %", "97.3 %", "1,204", "0.5", "1,000,000"]
+        );
         let texts = [0.045, 0.32, 42.0, 59.7, 65.0, 540.0, 3600.0, 7800.0].map(|seconds| span(seconds).replace('\u{a0}', " "));
         assert_eq!(texts, ["0.045 s", "0.32 s", "42 s", "1 minute", "1 minute 5 s", "9 minutes", "1 hour", "2 hours 10 minutes"]);
     }

@@ -6,6 +6,8 @@
 mod book;
 pub mod figures;
 mod front;
+pub mod html;
+pub mod report;
 pub mod scenario;
 mod site;
 mod timeline;
@@ -25,21 +27,4 @@ pub fn run(scenario: &Scenario, policy: Option<&Policy>, seed: u64, with_gate: b
     let (figures, seconds) = world::run(scenario, front, seed);
     let (from_s, to_s) = scenario.measured();
     Ok(Run { scenario: scenario.name.clone(), about: scenario.about.clone(), seed, gate: with_gate, from_s, to_s, figures, seconds })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn x3() {
-        let scenarios = scenario::parse(scenario::BUILT_IN, "x").unwrap();
-        for with_gate in [true, false] {
-            let run = run(&scenarios[0], None, 1, with_gate).unwrap();
-            println!("{:?}", run.figures);
-            for second in run.seconds.iter().step_by(60) {
-                println!("{second:?}");
-            }
-        }
-    }
 }

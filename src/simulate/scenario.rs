@@ -87,7 +87,7 @@ pub struct Scenario {
     pub expect: Expect,
 }
 
-/// The part that is measured; the whole length if not said.
+/// The part that is measured; that of the usual surge if not said: 5 to 20 minutes.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measure {
@@ -302,13 +302,16 @@ impl Site {
 impl Default for Crowd {
     fn default() -> Self {
         Self {
-            arrivals: vec![Arrivals {
-                at: Span(Duration::ZERO),
-                load: Some(NotNegative(0.6)),
-                visitors: None,
-                ramp: false,
-                pulse: None,
-            }],
+            // three times a load of 0.6, for a quarter of an hour
+            arrivals: [(0, 0.6), (5, 1.8), (20, 0.6)]
+                .map(|(minute, load)| Arrivals {
+                    at: minutes(minute),
+                    load: Some(NotNegative(load)),
+                    visitors: None,
+                    ramp: false,
+                    pulse: None,
+                })
+                .to_vec(),
             pages: Positive(10.0),
             same_pages: false,
             think: Span(Duration::from_secs(12)),
@@ -331,7 +334,7 @@ impl Scenario {
     /// The measured part, in seconds.
     pub(super) fn measured(&self) -> (u32, u32) {
         let whole = |span: Span| u32::try_from(span.0.as_secs()).unwrap_or(u32::MAX);
-        (self.measure.from.map_or(0, whole), self.measure.to.map_or(whole(self.length), whole))
+        (whole(self.measure.from.unwrap_or(minutes(5))), whole(self.measure.to.unwrap_or(minutes(20))))
     }
 
     /// Slots that the gate is told.
@@ -372,8 +375,12 @@ impl Scenario {
 
 const LENGTH_MAX: Duration = Duration::from_secs(24 * 3600);
 
-fn length() -> Span {
-    Span(Duration::from_secs(20 * 60))
+const fn length() -> Span {
+    minutes(25)
+}
+
+const fn minutes(minutes: u64) -> Span {
+    Span(Duration::from_secs(60 * minutes))
 }
 
 /// A length of time, written as in gate.yaml.

@@ -32,12 +32,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use tidegate::clock::Clock;
-use tidegate::models::arrivals::Step;
 use tidegate::demo::crowd::{Crowd, CrowdSettings, Pages};
-use tidegate::models::random::Span;
 use tidegate::demo::report::CrowdReport;
 use tidegate::demo::site::{Site, SiteSettings, SlowPlace};
 use tidegate::demo::{start_crowd, start_site};
+use tidegate::models::arrivals::Step;
+use tidegate::models::random::Span;
 
 use support::{Directory, Process, free_address, loopback};
 

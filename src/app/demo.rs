@@ -15,10 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Running, Start, listen, listen_alone, start, workers};
 use crate::clock::Clock;
 use crate::config;
-use crate::models::arrivals::Step;
 use crate::demo::crowd::{Crowd, CrowdSettings};
 use crate::demo::site::{Site, SiteSettings};
 use crate::demo::{start_crowd, start_site};
+use crate::models::arrivals::Step;
 use crate::rules::policy::Log;
 use crate::telemetry;
 

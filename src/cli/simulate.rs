@@ -72,21 +72,25 @@ pub(super) fn simulate(options: &Options, out: &mut impl Write) -> anyhow::Resul
     write!(out, "{}", report::HEADING)?;
     let jobs = jobs(&scenarios, options);
     let (mut runs, mut unexpected): (Vec<Run>, _) = (Vec::new(), Vec::new());
-    let found = in_order(&jobs, |job| simulate::run(&scenarios[job.scenario], policy.as_ref(), job.seed, job.gate), |number, run| {
-        runs.push(run.map_err(Unusable)?);
-        // a row as soon as its last run is there
-        let job = &jobs[number];
-        if jobs.get(number + 1).is_none_or(|next| (next.scenario, next.gate) != (job.scenario, job.gate)) {
-            let from = runs.len() - usize::try_from(options.seeds)?;
-            let of: Vec<&Run> = runs[from..].iter().collect();
-            write!(out, "{}", report::row(&of))?;
-            out.flush()?;
-            if job.gate {
-                unexpected.extend(report::unexpected(&scenarios[job.scenario], &of));
+    let found = in_order(
+        &jobs,
+        |job| simulate::run(&scenarios[job.scenario], policy.as_ref(), job.seed, job.gate),
+        |number, run| {
+            runs.push(run.map_err(Unusable)?);
+            // a row as soon as its last run is there
+            let job = &jobs[number];
+            if jobs.get(number + 1).is_none_or(|next| (next.scenario, next.gate) != (job.scenario, job.gate)) {
+                let from = runs.len() - usize::try_from(options.seeds)?;
+                let of: Vec<&Run> = runs[from..].iter().collect();
+                write!(out, "{}", report::row(&of))?;
+                out.flush()?;
+                if job.gate {
+                    unexpected.extend(report::unexpected(&scenarios[job.scenario], &of));
+                }
             }
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
     match found.map_err(|error| error.downcast::<Unusable>()) {
         Ok(()) => {}
         Err(Ok(Unusable(error))) => return unusable(&error),

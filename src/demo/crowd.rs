@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::models::arrivals::{Arrivals, Step};
-use crate::models::random::{Random, Span};
 use super::report::{Counts, CrowdReport};
 use super::visitor::Visitor;
 use crate::clock::Clock;
+use crate::models::arrivals::{Arrivals, Step};
+use crate::models::random::{Random, Span};
 use crate::rules::time::Moment;
 
 /// What the crowd is like.

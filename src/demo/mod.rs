@@ -101,12 +101,12 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use crate::models::arrivals::Step;
     use super::crowd::{Crowd, CrowdSettings, Pages};
-    use crate::models::random::Span;
     use super::site::{Health, Site, SiteSettings};
     use super::*;
     use crate::clock::Clock;
+    use crate::models::arrivals::Step;
+    use crate::models::random::Span;
 
     fn site(clock: &Arc<Clock>) -> (Site, SocketAddr, Running) {
         let settings = SiteSettings { service: Duration::from_millis(2), ..SiteSettings::default() };

@@ -22,9 +22,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::portal;
+use crate::clock::Clock;
 use crate::models::random::Random;
 use crate::models::sharing::{ProcessorSharing, Speed};
-use crate::clock::Clock;
 use crate::rules::time::Moment;
 
 /// What the site is made of.

@@ -183,10 +183,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use crate::clock::Clock;
-    use crate::models::arrivals::Step;
     use crate::demo::crowd::{Crowd, CrowdSettings, Pages};
-    use crate::models::random::Span;
     use crate::demo::report::Counts;
+    use crate::models::arrivals::Step;
+    use crate::models::random::Span;
 
     use super::*;
 

@@ -79,6 +79,8 @@ pub struct Figures {
     pub shed: u32,
     /// Waiting pages shown to visitors who were inside.
     pub diverted_inside: u32,
+    /// Requests of those inside that came above the rate of a pass, and were answered with 429.
+    pub too_often: u32,
     /// Visitors who were shown the waiting room.
     pub waited: u32,
     /// Visitors who left the waiting room without having been let in.

@@ -7,10 +7,12 @@ mod book;
 pub mod figures;
 mod front;
 pub mod html;
+mod plot;
 pub mod report;
 pub mod scenario;
 mod site;
 mod timeline;
+mod words;
 mod world;
 
 use crate::rules::policy::Policy;
@@ -27,4 +29,98 @@ pub fn run(scenario: &Scenario, policy: Option<&Policy>, seed: u64, with_gate: b
     let (figures, seconds) = world::run(scenario, front, seed);
     let (from_s, to_s) = scenario.measured();
     Ok(Run { scenario: scenario.name.clone(), about: scenario.about.clone(), seed, gate: with_gate, from_s, to_s, figures, seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::time::Moment;
+
+    /// A site of 4 workers, which a few minutes tell all about.
+    fn small(more: &str) -> Scenario {
+        let text =
+            format!("- name: small\n  length: 6m\n  measure: {{ from: 2m, to: 5m }}\n  site: {{ workers: 4, service: 80ms }}\n{more}\n");
+        scenario::parse(&text, "test").unwrap_or_else(|error| panic!("{error}")).remove(0)
+    }
+
+    const SURGE: &str = "  crowd: { pages: 6, think: 4s, arrivals: [{ at: 0s, load: 0.5 }, { at: 1m, load: 3 }, { at: 5m, load: 0.5 }] }";
+
+    fn gated(scenario: &Scenario, seed: u64) -> Run {
+        run(scenario, None, seed, true).unwrap()
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_figures_and_another_gives_others() {
+        let scenario = small(SURGE);
+        let text = |seed| serde_json::to_string(&gated(&scenario, seed)).unwrap();
+        assert_eq!(text(1), text(1));
+        assert_ne!(text(1), text(2));
+    }
+
+    #[test]
+    fn a_surge_collapses_the_bare_site_and_not_the_gated_one() {
+        let scenario = small(SURGE);
+        let (with, without) = (gated(&scenario, 1), run(&scenario, None, 1, false).unwrap());
+        assert!(with.figures.goodput > 0.9, "{:?}", with.figures);
+        assert!(without.figures.goodput < 0.2, "{:?}", without.figures);
+        assert_eq!((with.figures.sessions_failed, with.figures.diverted_inside), (0, 0));
+        assert!(with.figures.waited > 100 && with.figures.wait_p50_s > 5.0, "{:?}", with.figures);
+        assert!(without.figures.sessions_failed > 0 && without.figures.waited == 0, "{:?}", without.figures);
+        assert!(with.seconds.iter().all(|second| second.in_flight <= 4), "the gate holds its slots");
+        assert!(without.seconds.iter().any(|second| second.in_flight > 200), "and nothing else does");
+    }
+
+    #[test]
+    fn in_the_calm_everyone_is_served_and_nobody_waits() {
+        let run = gated(&small("  crowd: { pages: 6, think: 4s, arrivals: [{ at: 0s, load: 0.5 }] }"), 3);
+        assert_eq!((run.figures.waited, run.figures.shed), (0, 0));
+        assert!((run.figures.goodput - 1.0).abs() < 0.05, "{:?}", run.figures);
+        let answered: u32 = run.seconds.iter().map(|second| second.good + second.late).sum();
+        let wanted: f64 = run.seconds.iter().map(|second| second.demand).sum();
+        assert!((f64::from(answered) / wanted - 1.0).abs() < 0.05, "{answered} of {wanted}");
+    }
+
+    #[test]
+    fn visitors_are_neither_lost_nor_counted_twice() {
+        let hostile = "  crowd: { pages: 6, think: 4s, patience: 1m, reloaders: 0.2, droppers: 0.1, churners: 0.1, multi_tab: 0.2, \
+                       subrequests: 2, arrivals: [{ at: 0s, load: 3 }] }\n  changes: [{ at: 2m, health: refuses, lasts: 20s }, { at: 3m, burst: 200, returning: 50 }]";
+        let run = gated(&small(hostile), 5);
+        let last = run.seconds.last().unwrap();
+        assert!(run.figures.gave_up > 0 && run.figures.sessions_done > 0, "{:?}", run.figures);
+        // whoever came in either left or is still there
+        let inside: i64 = i64::from(last.inside);
+        assert!((0..400).contains(&inside) && last.waiting < 2000, "{last:?}");
+        assert!(run.seconds.iter().all(|second| second.queued < 1000 && second.in_flight <= 4));
+    }
+
+    #[test]
+    fn what_happens_to_the_site_happens_when_it_is_said() {
+        let run = gated(&small(&format!("{SURGE}\n  changes: [{{ at: 3m, health: hangs, lasts: 10s }}, {{ at: 4m, workers: 2 }}]")), 1);
+        let capacity = |second: usize| run.seconds[second].capacity;
+        assert!((capacity(170) - 50.0).abs() < 1e-9 && capacity(185).abs() < 1e-9 && (capacity(195) - 50.0).abs() < 1e-9);
+        assert!((capacity(245) - 25.0).abs() < 1e-9);
+        let good = |from: usize, to: usize| run.seconds[from..to].iter().map(|second| second.good).sum::<u32>();
+        assert_eq!(good(182, 189), 0);
+        assert!(good(200, 230) > 30 * 40, "{}", good(200, 230));
+    }
+
+    #[test]
+    fn work_goes_on_when_its_client_has_left() {
+        let settings = small("").site;
+        let mut site = site::Site::new(&settings, crate::models::random::Random::seeded(1));
+        let work = site::Work { seconds: 1.0, fails: false };
+        assert!((0..8).all(|request| site.arrive(Moment::default(), work, request)));
+        assert!(site.done(Moment::from_secs(2)).is_empty(), "eight share what four can do, and lose some of it");
+        assert_eq!(site.done(Moment::from_secs(3)).len(), 8);
+    }
+
+    #[test]
+    fn an_operators_policy_takes_the_place_of_the_scenarios() {
+        let text = "upstream: { servers: [http://127.0.0.1:1], max_in_flight: 2 }\nadmission: { mode: closed }\n";
+        let policy = crate::config::parse(text, "gate.yaml", std::path::Path::new("/")).unwrap();
+        let run = run(&small(SURGE), Some(&policy), 1, true).unwrap();
+        assert!(run.seconds.iter().all(|second| second.admitted == 0 && second.in_flight == 0));
+        let wrong = small("  policy: 'admission: { mode: shut }'");
+        assert!(super::run(&wrong, None, 1, true).unwrap_err().contains("admission.mode"));
+    }
 }

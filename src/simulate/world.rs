@@ -203,7 +203,7 @@ impl<'a> World<'a> {
                 && at <= now
             {
                 deadlines.0.pop_front();
-                if self.requests[place(request)].0 == generation {
+                if self.requests[index(request)].0 == generation {
                     self.fall_due(due, request);
                 }
                 return;
@@ -387,7 +387,11 @@ impl<'a> World<'a> {
             visitor.ticket = decision.set_ticket.or(visitor.ticket);
         }
         if let Some(later) = decision.too_often {
-            return if is_page { self.tries_again(id, later.as_secs_f64().max(1.0)) } else { () };
+            self.book.count(now, |figures| &mut figures.too_often);
+            if is_page {
+                self.tries_again(id, later.as_secs_f64().max(1.0));
+            }
+            return;
         }
         if decision.enters() {
             self.enter(id, tab);
@@ -420,7 +424,10 @@ impl<'a> World<'a> {
         let (unit, moment) = (self.random.unit(), front::now(now).wall);
         let Some(visitor) = self.visitor(id) else { return };
         if visitor.inside {
-            self.book.count(now, |figures| &mut figures.diverted_inside);
+            // one without cookies has no pass to show
+            if visitor.behaviour != Behaviour::Dropper {
+                self.book.count(now, |figures| &mut figures.diverted_inside);
+            }
             return self.after(1.0 + told_s, Event::Ask { visitor: id, tab });
         }
         let first = !std::mem::replace(&mut visitor.seen_room, true);
@@ -504,7 +511,7 @@ impl<'a> World<'a> {
             self.requests.push((0, None));
             count(self.requests.len() - 1)
         });
-        let slot = &mut self.requests[place(number)];
+        let slot = &mut self.requests[index(number)];
         slot.1 = Some(request);
         let due = self.now + micros(self.crowd.timeout.0);
         self.client_deadlines.0.push_back((due, number, slot.0));
@@ -512,13 +519,14 @@ impl<'a> World<'a> {
     }
 
     fn request(&mut self, number: u32) -> Option<&mut Request> {
-        self.requests[place(number)].1.as_mut()
+        self.requests[index(number)].1.as_mut()
     }
 
     /// Forgets a request of which nothing is left.
     fn close(&mut self, number: u32) {
-        let (generation, slot) = &mut self.requests[place(number)];
-        if slot.as_ref().is_some_and(|request| !request.holds_slot && !request.at_site && !request.client_there && request.queued.is_none()) {
+        let (generation, slot) = &mut self.requests[index(number)];
+        if slot.as_ref().is_some_and(|request| !request.holds_slot && !request.at_site && !request.client_there && request.queued.is_none())
+        {
             *slot = None;
             *generation = generation.wrapping_add(1);
             self.unused.push(number);
@@ -528,7 +536,7 @@ impl<'a> World<'a> {
     fn send_without_gate(&mut self, id: Id) {
         let is_page = true;
         let number = self.open(id, Ask { open: false, pass: None, counts: false }, is_page);
-        self.to_site(number);
+        self.reach_site(number);
     }
 
     fn take_slot(&mut self, id: Id, ask: Ask, is_page: bool) {
@@ -552,17 +560,17 @@ impl<'a> World<'a> {
     /// A slot was found.
     fn send(&mut self, number: u32, server: usize) {
         let now = self.now;
-        let generation = self.requests[place(number)].0;
+        let generation = self.requests[index(number)].0;
         let Some(request) = self.request(number) else { return };
         (request.server, request.holds_slot, request.queued) = (server, true, None);
         if let Some(front) = &self.front {
             front.gate.sent(0);
             self.response_deadlines.0.push_back((now + front.response_timeout, number, generation));
         }
-        self.to_site(number);
+        self.reach_site(number);
     }
 
-    fn to_site(&mut self, number: u32) {
+    fn reach_site(&mut self, number: u32) {
         let work = self.site.draw();
         if self.site.arrive(moment(self.now), work, number) {
             if let Some(request) = self.request(number) {
@@ -642,7 +650,9 @@ impl<'a> World<'a> {
             self.mark_open(id);
             self.part_over(id);
         } else {
-            let pause = 5.0 * self.random.exponential();
+            let tries = self.visitor(id).map_or(0, |visitor| visitor.tries);
+            // nobody hammers at a page that has failed again and again
+            let pause = RETRY_S * f64::from(tries.min(RETRY_GROWS) + 1) * self.random.exponential();
             self.tries_again(id, pause);
         }
     }
@@ -660,14 +670,15 @@ impl<'a> World<'a> {
             match self.front.as_ref().map(|front| front.decide(&visit, self.now)) {
                 None => {
                     let number = self.open(id, ask, false);
-                    self.to_site(number);
+                    self.reach_site(number);
                 }
                 Some(decision) if decision.enters() && decision.too_often.is_none() => {
                     let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
                     self.take_slot(id, ask, false);
                 }
-                Some(_) => {
-                    self.book.count(self.now, |figures| &mut figures.diverted_inside);
+                Some(decision) => {
+                    let is_rate = decision.too_often.is_some();
+                    self.book.count(self.now, |figures| if is_rate { &mut figures.too_often } else { &mut figures.diverted_inside });
                     self.part_over(id);
                 }
             }
@@ -810,10 +821,6 @@ fn index(place: u32) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
 
-fn place(request: u32) -> usize {
-    index(request)
-}
-
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -822,6 +829,10 @@ const SECOND: Micros = 1_000_000;
 
 /// A refused connection takes this long.
 const REFUSAL: Micros = 1000;
+
+/// The mean pause before a page that has failed is asked for again, and for how many more tries it grows by as much.
+const RETRY_S: f64 = 5.0;
+const RETRY_GROWS: u32 = 3;
 
 /// How long ago those who come back were let in.
 const RETURN_AFTER: std::time::Duration = std::time::Duration::from_secs(10 * 60);

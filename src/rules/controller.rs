@@ -22,6 +22,9 @@ const ANSWERS: u32 = 20;
 /// But no further than this: what was a minute ago is no longer so.
 const WINDOW_MAX: Duration = Duration::from_secs(60);
 
+/// More failures than this are a site that fails, and not a part of it that always does.
+const GOOD_SHARE_MIN: f64 = 0.5;
+
 /// The excess of the slot queue is worked off within this.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -140,13 +143,15 @@ impl Controller {
         let committed = window.returning / window.seconds + self.profile.foreseen();
         let requests_per_newcomer = self.profile.at_once();
 
-        let excess = f64_of(reading.queued) - settings.queue_wait.as_secs_f64() * capacity;
-        let left = capacity - committed - excess / SETTLE.as_secs_f64();
+        // visitors ask for all of them, whether they are answered well or not
+        let requests = capacity / window.good_share();
+        let excess = f64_of(reading.queued) - settings.queue_wait.as_secs_f64() * requests;
+        let left = requests - committed - excess / SETTLE.as_secs_f64();
         let mut newcomers = (left / requests_per_newcomer).max(0.0);
         if self.is_quiet(reading) {
             newcomers = newcomers.max(settings.probe_rate);
         }
-        Law { capacity, load: share(window.asked / window.seconds, capacity), committed, newcomers, requests_per_newcomer }
+        Law { capacity, load: share(window.asked / window.seconds, requests), committed, newcomers, requests_per_newcomer }
     }
 
     /// The capacity as last measured, to be saved.
@@ -232,6 +237,12 @@ impl Window {
             returning: f64::from(reading.returning),
             asked: f64::from(reading.returning) + young,
         }
+    }
+
+    /// How many of the requests are answered well, as far as the others may be taken for a part of the site that always fails. Where most
+    /// fail the site does, and what it can do is what it answers well.
+    fn good_share(&self) -> f64 {
+        if self.answers < f64::from(ANSWERS) { 1.0 } else { (self.good / self.answers).max(GOOD_SHARE_MIN) }
     }
 
     fn add(&mut self, other: &Self) {
@@ -440,6 +451,17 @@ mod tests {
         assert!(close(controller.profile.admitted[7], 10.0), "{:?}", controller.profile.admitted);
         controller.tick(&Reading { seconds: 1e9, ..answered(100) }, &SETTINGS);
         assert!(controller.profile.admitted.iter().all(|&admitted| close(admitted, 0.0)));
+    }
+
+    #[test]
+    fn what_always_fails_is_a_part_of_what_visitors_ask_for() {
+        let half_used = |good| Reading { good, returning: 60, queued: 20, ..answered(100) };
+        let law = Controller::new(None).tick(&half_used(70), &SETTINGS);
+        assert!(close(law.capacity, 70.0), "70 of 100 requests can be answered well: {}", law.capacity);
+        assert!(close(law.newcomers, 40.0), "and all 100 be asked for: {}", law.newcomers);
+        assert!(close(law.load, 0.6), "{}", law.load);
+        let law = Controller::new(None).tick(&half_used(10), &SETTINGS);
+        assert!(close(law.newcomers, 0.0), "a site that fails is not given more: {}", law.newcomers);
     }
 
     #[test]

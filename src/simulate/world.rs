@@ -77,8 +77,9 @@ struct Visitor {
     tab: u32,
     pages_left: u32,
     tries: u32,
-    /// Requests of this page that are under way.
+    /// Requests of this page that are under way, and parts of it that are still to be asked for.
     open: u32,
+    parts_left: u32,
 }
 
 #[derive(Debug)]
@@ -319,6 +320,7 @@ impl<'a> World<'a> {
             pages_left,
             tries: 0,
             open: 0,
+            parts_left: 0,
         };
         if returns {
             self.book.now.inside += 1;
@@ -479,6 +481,9 @@ impl<'a> World<'a> {
         let now = self.now;
         let Some(visitor) = self.visitors.get_mut(index(id.place)).filter(|visitor| visitor.id == id) else { return };
         visitor.open = visitor.open.saturating_sub(1);
+        if visitor.parts_left > 0 {
+            return self.ask_for_parts(id);
+        }
         if visitor.open > 0 {
             return;
         }
@@ -633,7 +638,7 @@ impl<'a> World<'a> {
         if !std::mem::take(&mut request.client_there) {
             return;
         }
-        let (id, latency, is_page, fails, ask) = (request.visitor, now - request.asked, request.is_page, request.fails, request.ask);
+        let (id, latency, is_page, fails) = (request.visitor, now - request.asked, request.is_page, request.fails);
         if good {
             self.book.answered(now, latency, latency <= good_within);
         } else {
@@ -643,7 +648,11 @@ impl<'a> World<'a> {
             return self.part_over_if_any(id);
         }
         if good {
-            self.ask_for_parts(id, ask);
+            self.mark_open(id);
+            let parts = self.crowd.subrequests.0;
+            if let Some(visitor) = self.visitor(id) {
+                visitor.parts_left = parts;
+            }
             self.part_over(id);
         } else if fails {
             // it always does: whoever sees it goes on
@@ -657,19 +666,18 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the page is made of, with the pass that it came with.
-    fn ask_for_parts(&mut self, id: Id, ask: Ask) {
-        self.mark_open(id);
-        let parts = self.crowd.subrequests.0;
-        for _ in 0..parts {
-            let Some(visitor) = self.visitor(id) else { return };
+    /// What the page is made of, as many at a time as a browser has connections.
+    fn ask_for_parts(&mut self, id: Id) {
+        loop {
+            let Some(visitor) = self.visitor(id).filter(|visitor| visitor.parts_left > 0 && visitor.open < CONNECTIONS) else { return };
             visitor.open += 1;
+            visitor.parts_left -= 1;
             let entropy = self.random.bits();
             let (pass, ticket, client) = self.visitors.get(index(id.place)).map_or((None, None, 0), |v| (v.pass, v.ticket, v.number));
             let visit = Visit { gated: true, signal: true, pass, ticket, unsafe_method: false, may_draw: false, client, entropy };
             match self.front.as_ref().map(|front| front.decide(&visit, self.now)) {
                 None => {
-                    let number = self.open(id, ask, false);
+                    let number = self.open(id, Ask { open: false, pass: None, counts: false }, false);
                     self.reach_site(number);
                 }
                 Some(decision) if decision.enters() && decision.too_often.is_none() => {
@@ -826,6 +834,9 @@ fn count(number: usize) -> u32 {
 }
 
 const SECOND: Micros = 1_000_000;
+
+/// Connections of a browser to one host.
+const CONNECTIONS: u32 = 6;
 
 /// A refused connection takes this long.
 const REFUSAL: Micros = 1000;

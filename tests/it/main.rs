@@ -18,6 +18,7 @@ mod gate_mode;
 mod gate_pass;
 mod gate_process;
 mod gate_reload;
+mod gate_simulate;
 mod gate_ticket;
 mod gate_waiting;
 

@@ -21,3 +21,11 @@ fn every_picture_and_page_that_the_readme_names_exists() {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(target).exists(), "{target}");
     }
 }
+
+#[test]
+fn the_scenario_in_the_docs_is_one() {
+    let docs = read("docs/simulation.md");
+    let block = docs.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let scenarios = tidegate::simulate::scenario::parse(block, "docs/simulation.md").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(scenarios.len(), 1);
+}

@@ -12,7 +12,7 @@ mod world;
 use std::time::Duration;
 
 pub(crate) use client::{Answer, Client, request};
-pub(crate) use process::{Gate, Process, Scratch, own_ports, run, run_command, tidegate};
+pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
 pub(crate) use upstream::{Seen, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};
 pub(crate) use world::World;

@@ -20,6 +20,7 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practi
 
 class Browser:
     def __init__(self, test):
+        self.test = test
         self.name = test.id().split(".", 1)[-1]
         profile = tempfile.mkdtemp(prefix="tidegate-e2e-chromium-")
         test.addCleanup(shutil.rmtree, profile, ignore_errors=True)
@@ -66,7 +67,8 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self):
-        return self.find("body").text
+        # in one step: an element that is found and then asked may have gone with its page in between
+        return self.driver.execute_script("return document.body ? document.body.innerText : ''")
 
     def resize(self, width, height):
         """The viewport itself, below the narrowest window too."""
@@ -93,6 +95,20 @@ class Browser:
         if "error" in result:
             raise AssertionError(result["error"])
         return [f"{found['id']}: {node['html']}: {node['failureSummary']}" for found in result["violations"] for node in found["nodes"]]
+
+    def check_look(self, url):
+        """A page is readable and accessible: light and dark, on a desk and on the narrowest phone."""
+        for scheme in ("light", "dark"):
+            self.prefer(prefers_color_scheme=scheme)
+            for width, height in ((1280, 900), (320, 640)):
+                with self.test.subTest(scheme=scheme, width=width):
+                    self.resize(width, height)
+                    self.open(url)
+                    content, viewport = self.widths()
+                    self.test.assertEqual(viewport, width)
+                    self.test.assertLessEqual(content, viewport, "it scrolls sideways")
+                    self.screenshot(f"{scheme}-{width}")
+                    self.test.assertEqual(self.violations(), [])
 
     def complaints(self):
         """The console's errors and warnings, without the one that a page of status 503 is itself."""

@@ -15,17 +15,7 @@ class Report(World):
         )
         self.assertEqual(simulated.returncode, 0, simulated.stdout + simulated.stderr)
         browser = Browser(self)
-        for scheme in ("light", "dark"):
-            browser.prefer(prefers_color_scheme=scheme)
-            for width, height in ((1280, 900), (320, 640)):
-                with self.subTest(scheme=scheme, width=width):
-                    browser.resize(width, height)
-                    browser.open(report.as_uri())
-                    content, viewport = browser.widths()
-                    self.assertEqual(viewport, width)
-                    self.assertLessEqual(content, viewport, "it scrolls sideways")
-                    browser.screenshot(f"{scheme}-{width}")
-                    self.assertEqual(browser.violations(), [])
+        browser.check_look(report.as_uri())
         self.assertIn("Three times as many as usual.", browser.text())
         self.assertEqual(browser.complaints(), [])
         # with the gate: requests, visitors, odds, latency; without it: requests, latency; for each of the two scenarios

@@ -39,17 +39,7 @@ class WaitingRoom(World):
         # the first page is one that gives a ticket and comes back soon; the second is the one that stays
         browser.open(gate.url)
         browser.wait(lambda driver: driver.get_cookie("tidegate_ticket"), "a ticket")
-        for scheme in ("light", "dark"):
-            browser.prefer(prefers_color_scheme=scheme)
-            for width, height in ((1280, 900), (320, 640)):
-                with self.subTest(scheme=scheme, width=width):
-                    browser.resize(width, height)
-                    browser.open(gate.url)
-                    content, viewport = browser.widths()
-                    self.assertEqual(viewport, width)
-                    self.assertLessEqual(content, viewport, "it scrolls sideways")
-                    browser.screenshot(f"{scheme}-{width}")
-                    self.assertEqual(browser.violations(), [])
+        browser.check_look(gate.url)
         self.assertEqual(browser.complaints(), [])
 
     def test_the_page_needs_no_script_and_nothing_from_the_site(self):

@@ -18,7 +18,7 @@ class Dashboard(World):
 
         browser.open(f"{gate.admin_url}/?hold")
         browser.find("button[name=mode][value=file]").click()
-        browser.wait(lambda _: "The gate is closed" not in browser.text(), "a dashboard that says open")
+        browser.wait(lambda _: (text := browser.text()) and "The gate is closed" not in text, "a dashboard that says open")
         self.assertEqual((gate.status()["mode"]["name"], gate.status()["mode"]["source"]), ("auto", "file"))
         gate.enter()
         self.assertEqual(browser.complaints(), [])

@@ -223,7 +223,7 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// # Errors
 /// The hard limit is lower.
 pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
-    let servers = policy.upstream.servers.len() as u64 * u64::from(policy.upstream.max_in_flight);
+    let servers = policy.upstream.servers.len() as u64 * u64::from(policy.upstream.max_in_flight.most());
     let needed = policy.limits.connections as u64 + servers + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

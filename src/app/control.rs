@@ -133,6 +133,7 @@ fn tick(shared: &Shared) {
     let site = shared.upstream.site();
     let report = shared.gate.tick(&site, now);
     let regime = shared.gate.regime();
+    shared.upstream.limit(regime.max_in_flight);
     let law = &regime.law;
     match report.limiting {
         Some(true) => tracing::info!(
@@ -209,7 +210,13 @@ pub(super) fn save(shared: &Shared) -> bool {
     if same {
         return true;
     }
-    let state = SavedState { saved_at: shared.clock.now().wall, capacity: remembered.capacity, line: None, mode };
+    let state = SavedState {
+        saved_at: shared.clock.now().wall,
+        capacity: remembered.capacity,
+        max_in_flight: remembered.max_in_flight,
+        line: None,
+        mode,
+    };
     match shared.store.save_state(&state) {
         Ok(()) => {
             *last = Some(state);

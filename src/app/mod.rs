@@ -347,7 +347,7 @@ fn remembered(store: &Store, policy: &Policy, clock: &Clock) -> Result<Remembere
                 let file = policy.admission.mode.name();
                 tracing::warn!(mode = by_hand.mode.name(), until, file, "a mode set by hand outranks gate.yaml");
             }
-            Ok(Remembered { capacity: saved.capacity, by_hand })
+            Ok(Remembered { capacity: saved.capacity, max_in_flight: saved.max_in_flight, by_hand })
         }
         LoadedState::Corrupt { fault, set_aside } => {
             let to = set_aside.map_or_else(|error| chain(&error), |path| path.display().to_string());
@@ -365,7 +365,7 @@ impl AdminBackend for Shared {
             regime: &regime,
             servers: &self.upstream.servers(),
             queue: self.upstream.queued(),
-            slots: self.upstream.site().slots,
+            slots: self.upstream.slots(),
             connections: self.connections.open(),
             history: &self.history(),
             config: self.reloader.as_ref().map(|reloader| (reloader.path().display().to_string(), reloader.outcome())),

@@ -13,7 +13,7 @@ use clap::Args;
 use super::UNUSABLE;
 use crate::config;
 use crate::simulate::figures::Run;
-use crate::simulate::scenario::{self, Scenario};
+use crate::simulate::scenario::{self, Scenario, Slots};
 use crate::simulate::{self, html, report};
 
 #[derive(Debug, Args)]
@@ -36,6 +36,9 @@ pub(super) struct Options {
     /// A gate.yaml in place of what the scenarios say of the gate
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// What the gate is told of the slots in every scenario: auto, workers (as many as the site has), or a number
+    #[arg(long, value_name = "SLOTS", conflicts_with = "policy")]
+    slots: Option<Slots>,
     /// Also let each crowd on the bare site
     #[arg(long)]
     without_gate: bool,
@@ -65,6 +68,9 @@ pub(super) fn simulate(options: &Options, out: &mut impl Write) -> anyhow::Resul
         return unusable(&format!("there is no scenario {unknown:?}: --list names them"));
     }
     scenarios.retain(|scenario| options.only.is_empty() || options.only.contains(&scenario.name));
+    if let Some(slots) = options.slots {
+        scenarios.iter_mut().for_each(|scenario| scenario.slots = slots);
+    }
     if options.list {
         scenarios.iter().try_for_each(|scenario| writeln!(out, "{}: {}", scenario.name, scenario.about))?;
         return Ok(ExitCode::SUCCESS);

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, Mode, Order, Policy, Revoked,
-    Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Policy,
+    Revoked, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -71,7 +71,10 @@ fn print_admin(yaml: &mut Yaml, Admin { listen, token_file }: &Admin) {
 fn print_upstream(yaml: &mut Yaml, Upstream { servers, max_in_flight, queue, timeouts, buffer }: &Upstream) {
     yaml.section("upstream", |yaml| {
         yaml.list("servers", servers.iter().map(|server| quoted(&server.label)));
-        yaml.key("max_in_flight", max_in_flight);
+        match max_in_flight {
+            MaxInFlight::Auto => yaml.key("max_in_flight", "auto"),
+            MaxInFlight::Fixed(limit) => yaml.key("max_in_flight", limit),
+        }
         let &SlotQueue { deadline, length } = queue;
         yaml.section("queue", |yaml| {
             yaml.key("deadline", print_duration(deadline));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::policy::{Admin, Buffer, Listen, Log, LogFormat, Mode, Order, Revoked, Shutdown, SlotQueue};
+use crate::rules::policy::{Admin, Buffer, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Revoked, Shutdown, SlotQueue};
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
 
@@ -184,7 +184,7 @@ fn every_key_is_taken_over() {
     assert_eq!(policy.data, PathBuf::from("/srv/tide \"gate\""));
     assert_eq!(policy.upstream.servers.len(), 3);
     assert_eq!(policy.upstream.servers[2].host, "app_2");
-    assert_eq!(policy.upstream.max_in_flight, 7);
+    assert_eq!(policy.upstream.max_in_flight, MaxInFlight::Fixed(7));
     assert_eq!(policy.upstream.queue, SlotQueue { deadline: Duration::from_millis(1500), length: 99 });
     assert_eq!(policy.upstream.timeouts.connect, Duration::from_millis(250));
     assert_eq!(policy.upstream.buffer, Buffer { request: 1_024_000, response: 2 << 20 });
@@ -444,7 +444,7 @@ fn each_bound_of_the_upstream_is_held() {
     for (text, expected) in [
         ("max_in_flight: 0", "upstream.max_in_flight: 0 is below 1"),
         ("max_in_flight: 100001", "upstream.max_in_flight: 100001 is above 100000"),
-        ("max_in_flight: auto", "upstream.max_in_flight: auto is not in this version: give the number of workers"),
+        ("max_in_flight: many", "upstream.max_in_flight: \"many\" is neither auto nor a whole number"),
         ("queue: { deadline: 31s }", "upstream.queue.deadline: 31s is above 30s"),
         ("queue: { length: 1000001 }", "upstream.queue.length: 1000001 is above 1000000"),
         ("timeouts: { connect: 61s }", "upstream.timeouts.connect: 61s is above 1m"),

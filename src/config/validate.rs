@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, Mode, Order, Policy, Server,
-    Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Policy,
+    Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 
@@ -86,7 +86,7 @@ fn admin(mut section: Section<'_>, listen: &Listen, base: &Path) -> Admin {
 fn upstream(mut section: Section<'_>) -> Upstream {
     let upstream = Upstream {
         servers: servers(&mut section),
-        max_in_flight: section.read("max_in_flight", 32, value::max_in_flight),
+        max_in_flight: section.read("max_in_flight", MaxInFlight::Fixed(32), value::max_in_flight),
         queue: slot_queue(section.section("queue")),
         timeouts: timeouts(section.section("timeouts")),
         buffer: buffer(section.section("buffer")),

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::rules::policy::Revoked;
+use crate::rules::policy::{MaxInFlight, Revoked};
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
 use crate::rules::units::{parse_duration, parse_size, print_duration, print_size};
@@ -116,13 +116,11 @@ pub(super) fn workers(written: &Written) -> Checked<Option<usize>> {
 }
 
 /// `upstream.max_in_flight`
-pub(super) fn max_in_flight(written: &Written) -> Checked<u32> {
+pub(super) fn max_in_flight(written: &Written) -> Checked<MaxInFlight> {
     match written {
-        Written::Text(text) if text == "auto" => {
-            Err("auto is not in this version: give the number of workers (processes or threads) that each server of the site has"
-                .to_owned())
-        }
-        _ => whole(MAX_IN_FLIGHT)(written),
+        Written::Text(text) if text == "auto" => Ok(MaxInFlight::Auto),
+        Written::Whole(_) => whole(MAX_IN_FLIGHT)(written).map(MaxInFlight::Fixed),
+        _ => Err(format!("{} is neither auto nor a whole number", shown(written))),
     }
 }
 

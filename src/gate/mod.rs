@@ -20,11 +20,12 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::page::Pages;
+use crate::rules::concurrency::{Concurrency, Sample};
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Odds, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{Mode, Policy};
+use crate::rules::policy::{MaxInFlight, Mode, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
@@ -44,8 +45,8 @@ pub struct Site {
     pub in_flight: u32,
     /// Requests that wait for a slot of the site.
     pub queued: usize,
-    /// Slots of the servers in use.
-    pub slots: u32,
+    /// Servers in use.
+    pub servers: u32,
     /// Slot time used since the start.
     pub usage: Usage,
 }
@@ -64,6 +65,8 @@ pub struct Report {
 pub struct Remembered {
     /// The capacity as last measured.
     pub capacity: Option<f64>,
+    /// The limit of each server, as found.
+    pub max_in_flight: Option<u32>,
     /// A mode set by hand.
     pub by_hand: Option<ByHand>,
 }
@@ -115,6 +118,7 @@ pub struct Gate {
 /// The memory of the ticker and of `publish`; never touched by a request.
 struct Control {
     controller: Controller,
+    concurrency: Concurrency,
     tokens: Tokens,
     sums: Sums,
     usage: Usage,
@@ -135,7 +139,9 @@ impl Gate {
     /// A gate for so many workers.
     #[must_use]
     pub fn new(policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, remembered: Remembered, workers: usize, now: Now) -> Self {
-        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(policy.upstream.max_in_flight);
+        let concurrency = Concurrency::new(remembered.max_in_flight);
+        let max_in_flight = max_in_flight(&policy, &concurrency);
+        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(max_in_flight);
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mut odds = Odds::default();
@@ -152,6 +158,7 @@ impl Gate {
             keys,
             pages,
             mode,
+            max_in_flight,
             law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
             limiting: false,
             waiting: 0,
@@ -174,6 +181,7 @@ impl Gate {
             started: now.wall,
             control: Mutex::new(Control {
                 controller,
+                concurrency,
                 tokens: Tokens::default(),
                 sums,
                 usage: Usage::default(),
@@ -413,7 +421,14 @@ impl Gate {
         if seconds <= 0.0 {
             return Report::default();
         }
-        let reading = self.read(&control, site, seconds);
+        let reading = self.read(&control, site, policy, seconds);
+        let per_server = f64::from(site.servers.max(1)) * seconds;
+        let sample = Sample {
+            seconds,
+            in_flight: (reading.slot_seconds + reading.other_slot_seconds) / per_server,
+            timings: site.usage.timings.since(&control.usage.timings),
+        };
+        control.concurrency.tick(&sample);
         let turned_away = self.drain(|seen| &seen.turned_away);
         let held = f64::from(self.crowd.take_held());
         control.ticked = now.mono;
@@ -446,6 +461,7 @@ impl Gate {
         };
         self.regime.store(Arc::new(Regime {
             mode,
+            max_in_flight: max_in_flight(policy, &control.concurrency),
             law,
             epoch,
             limiting,
@@ -505,6 +521,7 @@ impl Gate {
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
+            max_in_flight: max_in_flight(&policy, &control.concurrency),
             policy,
             keys,
             pages,
@@ -527,10 +544,19 @@ impl Gate {
     /// What is to outlive a restart.
     #[must_use]
     pub fn remembered(&self) -> Remembered {
-        Remembered { capacity: self.control().controller.capacity(), by_hand: self.regime.load().mode.by_hand }
+        let control = self.control();
+        Remembered {
+            capacity: control.controller.capacity(),
+            max_in_flight: control.concurrency.found(),
+            by_hand: self.regime.load().mode.by_hand,
+        }
     }
 
-    fn read(&self, control: &Control, site: &Site, seconds: f64) -> Reading {
+    fn read(&self, control: &Control, site: &Site, policy: &Policy, seconds: f64) -> Reading {
+        let sustained = match policy.upstream.max_in_flight {
+            MaxInFlight::Auto => control.concurrency.sustained(),
+            MaxInFlight::Fixed(limit) => f64::from(limit),
+        };
         Reading {
             seconds,
             good: self.drain(|seen| &seen.good),
@@ -543,7 +569,7 @@ impl Gate {
             sent: self.drain(|seen| &seen.sent),
             in_flight: site.in_flight,
             queued: site.queued,
-            slots: site.slots,
+            slots: f64::from(site.servers) * sustained,
         }
     }
 
@@ -568,6 +594,14 @@ fn draws_in(regime: &Regime, staked: &Staked) -> bool {
         Weights::Even => stake.part,
     };
     draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
+}
+
+/// The slots of each server until the next tick.
+fn max_in_flight(policy: &Policy, found: &Concurrency) -> u32 {
+    match policy.upstream.max_in_flight {
+        MaxInFlight::Auto => found.limit(),
+        MaxInFlight::Fixed(limit) => limit,
+    }
 }
 
 /// The tick of the law.

@@ -23,6 +23,8 @@ pub struct Regime {
     pub pages: Arc<Pages>,
     /// The mode in force, and who set it.
     pub mode: ModeInForce,
+    /// Slots of each server.
+    pub max_in_flight: u32,
     /// What the last tick said.
     pub law: Law,
     /// The refresh interval in force.

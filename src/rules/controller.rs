@@ -66,8 +66,8 @@ pub struct Reading {
     pub in_flight: u32,
     /// Requests that wait for a slot of the site now.
     pub queued: usize,
-    /// Slots of the site now.
-    pub slots: u32,
+    /// Slots of the site, over time.
+    pub slots: f64,
 }
 
 impl Default for Reading {
@@ -84,7 +84,7 @@ impl Default for Reading {
             sent: 0,
             in_flight: 0,
             queued: 0,
-            slots: 0,
+            slots: 0.0,
         }
     }
 }
@@ -185,8 +185,7 @@ impl Controller {
         window
     }
 
-    fn measure(&mut self, window: &Window, slots: u32) -> f64 {
-        let slots = f64::from(slots);
+    fn measure(&mut self, window: &Window, slots: f64) -> f64 {
         let kept = self.capacity.unwrap_or(slots);
         // requests that don't count hold slots too: what they hold is not there for those that do
         let free = (slots - window.other_slot_seconds / window.seconds).max(slots.min(1.0));
@@ -354,7 +353,7 @@ mod tests {
 
     /// A site of 8 workers at 80 ms: 100 good answers a second at most.
     fn answered(good: u32) -> Reading {
-        Reading { seconds: 1.0, good, answers: good, sent: good, slot_seconds: f64::from(good) * 0.08, slots: 8, ..Reading::default() }
+        Reading { seconds: 1.0, good, answers: good, sent: good, slot_seconds: f64::from(good) * 0.08, slots: 8.0, ..Reading::default() }
     }
 
     fn at_age(age: usize, requests: u32) -> [u32; AGES] {
@@ -379,7 +378,7 @@ mod tests {
     #[test]
     fn a_cold_start_assumes_one_request_a_second_a_slot_and_learns_from_its_first_answers() {
         let mut controller = Controller::new(None);
-        assert!(close(controller.tick(&Reading { seconds: 1.0, slots: 8, ..Reading::default() }, &SETTINGS).capacity, 8.0));
+        assert!(close(controller.tick(&Reading { seconds: 1.0, slots: 8.0, ..Reading::default() }, &SETTINGS).capacity, 8.0));
         let some = controller.tick(&answered(10), &SETTINGS).capacity;
         assert!(close(some, 50.0), "half of the answers that it takes prove half: {some}");
         assert!(close(controller.tick(&answered(10), &SETTINGS).capacity, 100.0));
@@ -474,7 +473,7 @@ mod tests {
     #[test]
     fn a_site_that_hangs_has_none() {
         let mut controller = Controller::new(Some(100.0));
-        let hanging = Reading { seconds: 1.0, slots: 8, slot_seconds: 8.0, in_flight: 8, queued: 3, ..Reading::default() };
+        let hanging = Reading { seconds: 1.0, slots: 8.0, slot_seconds: 8.0, in_flight: 8, queued: 3, ..Reading::default() };
         let law = controller.tick(&hanging, &SETTINGS);
         assert!(close(law.capacity, 0.0));
         assert!(close(law.newcomers, 0.0));
@@ -483,11 +482,11 @@ mod tests {
     #[test]
     fn a_silent_dead_site_is_probed_and_comes_back() {
         let mut controller = Controller::new(Some(100.0));
-        let hanging = Reading { seconds: 1.0, slots: 8, slot_seconds: 8.0, in_flight: 8, ..Reading::default() };
+        let hanging = Reading { seconds: 1.0, slots: 8.0, slot_seconds: 8.0, in_flight: 8, ..Reading::default() };
         for _ in 0..70 {
             controller.tick(&hanging, &SETTINGS);
         }
-        let silent = Reading { seconds: 1.0, slots: 8, ..Reading::default() };
+        let silent = Reading { seconds: 1.0, slots: 8.0, ..Reading::default() };
         let rates: Vec<f64> = (0..6).map(|_| controller.tick(&silent, &SETTINGS).newcomers).collect();
         assert!(close(rates[3], 0.0) && close(rates[4], 0.2) && close(rates[5], 0.2), "{rates:?}");
         // the probes of a minute are forgotten with the dead minute behind them, and what they show is believed by and by

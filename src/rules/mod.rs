@@ -1,6 +1,7 @@
 //! The decisions, pure: no I/O, no clock, no randomness, no locks. `now` and random draws are arguments, so that a test writes
 //! them as literals and a simulation runs the same code in virtual time.
 
+pub mod concurrency;
 pub mod controller;
 pub mod decide;
 pub mod draw;

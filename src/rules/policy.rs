@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::concurrency::LIMIT_MAX;
 use super::routes::Routes;
 use super::time::UnixTime;
 
@@ -70,13 +71,33 @@ pub struct Upstream {
     /// The servers, at least one, no two the same.
     pub servers: Vec<Server>,
     /// Slots of each server: requests in flight and idle connections together.
-    pub max_in_flight: u32,
+    pub max_in_flight: MaxInFlight,
     /// The slot queue.
     pub queue: SlotQueue,
     /// Timeouts towards the site.
     pub timeouts: Timeouts,
     /// Read-ahead, so that slow clients hold no slot.
     pub buffer: Buffer,
+}
+
+/// `upstream.max_in_flight`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxInFlight {
+    /// Found from outside, and followed.
+    Auto,
+    /// As the operator says.
+    Fixed(u32),
+}
+
+impl MaxInFlight {
+    /// The most that it may come to.
+    #[must_use]
+    pub const fn most(self) -> u32 {
+        match self {
+            Self::Auto => LIMIT_MAX,
+            Self::Fixed(limit) => limit,
+        }
+    }
 }
 
 /// One upstream server, from `http://host:port`.

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::concurrency::Timings;
 use super::health::{Health, Takes};
 use super::time::Moment;
 use super::uniform::Uniform;
@@ -25,11 +26,21 @@ pub struct Ask {
     pub counts: bool,
 }
 
+/// A slot of a server, to be given back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grant {
+    /// Which server.
+    pub server: usize,
+    /// When it was taken, and the slot time of all at this server by then.
+    at: Moment,
+    busy_s: f64,
+}
+
 /// The answer to an [`Ask`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Answer<W> {
-    /// A slot of this server.
-    Granted(usize),
+    /// A slot.
+    Granted(Grant),
     /// No slot now: wait under this number.
     Queued(u64),
     /// No slot, and no room to wait; the waiter is handed back.
@@ -75,12 +86,18 @@ struct Waiting<W> {
 struct Server {
     counted: u32,
     uncounted: u32,
+    /// Slot time of all its requests, in slot-seconds.
+    busy_s: f64,
     health: Health,
     /// Still named by the policy.
     live: bool,
 }
 
 impl Server {
+    fn new() -> Self {
+        Self { counted: 0, uncounted: 0, busy_s: 0.0, health: Health::default(), live: true }
+    }
+
     const fn busy(&self) -> u32 {
         self.counted + self.uncounted
     }
@@ -93,6 +110,8 @@ pub struct Usage {
     pub counted_s: f64,
     /// By all others.
     pub uncounted_s: f64,
+    /// Good answers that count: how long each held its slot, among how many.
+    pub timings: Timings,
 }
 
 impl<W> Slots<W> {
@@ -101,7 +120,7 @@ impl<W> Slots<W> {
     pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
         Self {
             bounds,
-            servers: vec![Server { counted: 0, uncounted: 0, health: Health::default(), live: true }; servers],
+            servers: vec![Server::new(); servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
             held: HashMap::default(),
@@ -117,8 +136,8 @@ impl<W> Slots<W> {
     /// Asks for a slot. `draws` are two random numbers: of two servers picked by them, the one with fewer in flight is taken
     /// (the power of two choices; scanning for the least would send every worker to the same one).
     pub fn ask(&mut self, ask: Ask, draws: [u32; 2], now: Moment, waiter: W) -> Answer<W> {
-        if let Some(server) = self.ask_now(ask, draws, now) {
-            return Answer::Granted(server);
+        if let Some(grant) = self.ask_now(ask, draws, now) {
+            return Answer::Granted(grant);
         }
         if self.queued() >= self.bounds.queue {
             return Answer::Full(waiter);
@@ -130,16 +149,19 @@ impl<W> Slots<W> {
     }
 
     /// Asks for a slot that is free now, without waiting for one otherwise.
-    pub fn ask_now(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Option<usize> {
+    pub fn ask_now(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Option<Grant> {
         let server = if self.may_have(ask) { self.pick(draws)? } else { return None };
-        self.take(server, ask, now);
-        Some(server)
+        Some(self.take(server, ask, now))
     }
 
-    /// Gives a slot back. The caller then calls [`Slots::next`] until it returns none.
-    pub fn release(&mut self, server: usize, ask: Ask, now: Moment) {
+    /// Gives a slot back, after a good answer or not. The caller then calls [`Slots::next`] until it returns none.
+    pub fn release(&mut self, grant: Grant, ask: Ask, good: bool, now: Moment) {
         self.account(now);
-        let server = &mut self.servers[server];
+        let server = &mut self.servers[grant.server];
+        let seconds = now.since(grant.at).as_secs_f64();
+        if ask.counts && good && seconds > 0.0 {
+            self.usage.timings.add(seconds, (server.busy_s - grant.busy_s) / seconds);
+        }
         let busy = if ask.counts { &mut server.counted } else { &mut server.uncounted };
         *busy = busy.saturating_sub(1);
         if ask.open {
@@ -164,7 +186,7 @@ impl<W> Slots<W> {
     }
 
     /// Whoever may now have a slot, with its server; the slot is taken for it.
-    pub fn next(&mut self, draws: [u32; 2], now: Moment) -> Option<(W, usize)> {
+    pub fn next(&mut self, draws: [u32; 2], now: Moment) -> Option<(W, Grant)> {
         loop {
             let server = self.pick(draws)?;
             let open_may = self.open_busy < self.open_most();
@@ -179,8 +201,8 @@ impl<W> Slots<W> {
                 self.enqueue(number, waiting);
                 continue;
             }
-            self.take(server, waiting.ask, now);
-            return Some((waiting.waiter, server));
+            let grant = self.take(server, waiting.ask, now);
+            return Some((waiting.waiter, grant));
         }
     }
 
@@ -218,13 +240,19 @@ impl<W> Slots<W> {
         kept.iter()
             .map(|place| {
                 let place = place.unwrap_or_else(|| {
-                    self.servers.push(Server { counted: 0, uncounted: 0, health: Health::default(), live: true });
+                    self.servers.push(Server::new());
                     self.servers.len() - 1
                 });
                 self.servers[place].live = true;
                 place
             })
             .collect()
+    }
+
+    /// So many slots of each server from now on. The caller then calls [`Slots::next`] until it returns none; requests above a smaller
+    /// number finish.
+    pub const fn limit(&mut self, per_server: u32) {
+        self.bounds.per_server = per_server;
     }
 
     /// The health of a server.
@@ -253,10 +281,16 @@ impl<W> Slots<W> {
     /// Slots of the servers that are in use; of all, if none is up.
     #[must_use]
     pub fn total(&self) -> u32 {
+        self.bounds.per_server.saturating_mul(self.in_use())
+    }
+
+    /// Servers that are in use; all, if none is up.
+    #[must_use]
+    pub fn in_use(&self) -> u32 {
         let live = self.servers.iter().filter(|server| server.live);
         let up = live.clone().filter(|server| server.health.is_up()).count();
         let servers = if up == 0 { live.count() } else { up };
-        self.bounds.per_server.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX))
+        u32::try_from(servers).unwrap_or(u32::MAX)
     }
 
     /// Requests that wait for a slot.
@@ -306,9 +340,9 @@ impl<W> Slots<W> {
         if ask.open { &mut self.open } else { &mut self.gated }
     }
 
-    fn take(&mut self, server: usize, ask: Ask, now: Moment) {
+    fn take(&mut self, place: usize, ask: Ask, now: Moment) -> Grant {
         self.account(now);
-        let server = &mut self.servers[server];
+        let server = &mut self.servers[place];
         if ask.counts {
             server.counted += 1;
         } else {
@@ -317,9 +351,11 @@ impl<W> Slots<W> {
         if ask.open {
             self.open_busy += 1;
         }
+        let grant = Grant { server: place, at: now, busy_s: server.busy_s };
         if let Some(pass) = ask.pass {
             *self.passes.entry(pass).or_insert(0) += 1;
         }
+        grant
     }
 
     fn pick(&self, draws: [u32; 2]) -> Option<usize> {
@@ -346,9 +382,11 @@ impl<W> Slots<W> {
     fn account(&mut self, now: Moment) {
         let elapsed = now.since(self.used_at).as_secs_f64();
         self.used_at = self.used_at.max(now);
-        let (counted, uncounted) = self.servers.iter().fold((0, 0), |(c, u), server| (c + server.counted, u + server.uncounted));
-        self.usage.counted_s += f64::from(counted) * elapsed;
-        self.usage.uncounted_s += f64::from(uncounted) * elapsed;
+        for server in &mut self.servers {
+            server.busy_s += f64::from(server.busy()) * elapsed;
+            self.usage.counted_s += f64::from(server.counted) * elapsed;
+            self.usage.uncounted_s += f64::from(server.uncounted) * elapsed;
+        }
     }
 }
 
@@ -389,6 +427,19 @@ mod tests {
         Ask { open: false, pass: Some(pass), counts: true }
     }
 
+    /// A slot of this server, as the tests give it back.
+    const fn of(server: usize) -> Grant {
+        Grant { server, at: Moment::from_micros(0), busy_s: 0.0 }
+    }
+
+    fn server<W>(answer: &Answer<W>) -> Option<usize> {
+        if let Answer::Granted(grant) = answer { Some(grant.server) } else { None }
+    }
+
+    fn next<W>(slots: &mut Slots<W>, at: Moment) -> Option<(W, usize)> {
+        slots.next([0, 0], at).map(|(waiter, grant)| (waiter, grant.server))
+    }
+
     const OPEN: Ask = Ask { open: true, pass: None, counts: false };
 
     fn granted<W>(answer: &Answer<W>) -> bool {
@@ -403,12 +454,12 @@ mod tests {
         }
         slots.ask(gated(10), [0, 0], at(0), "first");
         slots.ask(gated(11), [0, 0], at(0), "second");
-        assert_eq!(slots.next([0, 0], at(0)), None);
-        slots.release(0, gated(0), at(1));
-        assert_eq!(slots.next([0, 0], at(1)), Some(("first", 0)));
-        assert_eq!(slots.next([0, 0], at(1)), None);
-        slots.release(0, gated(1), at(2));
-        assert_eq!(slots.next([0, 0], at(2)), Some(("second", 0)));
+        assert_eq!(next(&mut slots, at(0)), None);
+        slots.release(of(0), gated(0), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), Some(("first", 0)));
+        assert_eq!(next(&mut slots, at(1)), None);
+        slots.release(of(0), gated(1), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some(("second", 0)));
     }
 
     #[test]
@@ -429,10 +480,10 @@ mod tests {
         assert_eq!(slots.ask(gated(1), [0, 0], at(0), "third of one"), Answer::Queued(0));
         assert!(granted(&slots.ask(gated(2), [0, 0], at(0), "")), "another pass is not held up");
         assert_eq!(slots.queued_for_the_site(), 0);
-        slots.release(0, gated(2), at(1));
-        assert_eq!(slots.next([0, 0], at(1)), None);
-        slots.release(0, gated(1), at(2));
-        assert_eq!(slots.next([0, 0], at(2)), Some(("third of one", 0)));
+        slots.release(of(0), gated(2), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), None);
+        slots.release(of(0), gated(1), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some(("third of one", 0)));
     }
 
     #[test]
@@ -446,14 +497,14 @@ mod tests {
         }
         slots.ask(gated(9), [0, 0], at(0), "d");
         for pass in 2..5 {
-            slots.release(0, gated(pass), at(1));
+            slots.release(of(0), gated(pass), true, at(1));
         }
-        assert_eq!(slots.next([0, 0], at(1)), Some(("a", 0)));
-        assert_eq!(slots.next([0, 0], at(1)), Some(("b", 0)));
-        assert_eq!(slots.next([0, 0], at(1)), Some(("d", 0)), "c is over its pass's bound");
+        assert_eq!(next(&mut slots, at(1)), Some(("a", 0)));
+        assert_eq!(next(&mut slots, at(1)), Some(("b", 0)));
+        assert_eq!(next(&mut slots, at(1)), Some(("d", 0)), "c is over its pass's bound");
         slots.ask(gated(10), [0, 0], at(1), "e");
-        slots.release(0, gated(1), at(2));
-        assert_eq!(slots.next([0, 0], at(2)), Some(("c", 0)), "c came before e");
+        slots.release(of(0), gated(1), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some(("c", 0)), "c came before e");
     }
 
     #[test]
@@ -463,8 +514,8 @@ mod tests {
         assert!(granted(&slots.ask(OPEN, [0, 0], at(0), 0)));
         assert_eq!(slots.ask(OPEN, [0, 0], at(0), 7), Answer::Queued(0));
         assert!(granted(&slots.ask(gated(1), [0, 0], at(0), 0)), "gated requests go past waiting open ones");
-        slots.release(0, OPEN, at(1));
-        assert_eq!(slots.next([0, 0], at(1)), Some((7, 0)));
+        slots.release(of(0), OPEN, true, at(1));
+        assert_eq!(next(&mut slots, at(1)), Some((7, 0)));
     }
 
     #[test]
@@ -479,17 +530,17 @@ mod tests {
         slots.leave(waiting, gated(2));
         slots.leave(waiting, gated(2));
         assert_eq!(slots.queued(), 0);
-        slots.release(0, gated(1), at(1));
-        assert_eq!(slots.next([0, 0], at(1)), None);
+        slots.release(of(0), gated(1), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), None);
     }
 
     #[test]
     fn of_two_servers_the_one_with_fewer_in_flight_is_taken() {
         let mut slots = Slots::new(BOUNDS, 2, at(0));
-        assert_eq!(slots.ask(gated(1), [0, 0], at(0), 0), Answer::Granted(0));
-        assert_eq!(slots.ask(gated(2), [0, 1], at(0), 0), Answer::Granted(1));
-        assert_eq!(slots.ask(gated(3), [1, 1], at(0), 0), Answer::Granted(1));
-        assert_eq!(slots.ask(gated(4), [1, 0], at(0), 0), Answer::Granted(0));
+        assert_eq!(server(&slots.ask(gated(1), [0, 0], at(0), 0)), Some(0));
+        assert_eq!(server(&slots.ask(gated(2), [0, 1], at(0), 0)), Some(1));
+        assert_eq!(server(&slots.ask(gated(3), [1, 1], at(0), 0)), Some(1));
+        assert_eq!(server(&slots.ask(gated(4), [1, 0], at(0), 0)), Some(0));
         for pass in 5..9 {
             assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), 0)), "a full server is gone past");
         }
@@ -502,12 +553,12 @@ mod tests {
         for _ in 0..5 {
             slots.health(0).bad(at(0));
         }
-        assert_eq!(slots.ask(gated(1), [0, 0], at(0), 0), Answer::Granted(1));
+        assert_eq!(server(&slots.ask(gated(1), [0, 0], at(0), 0)), Some(1));
         assert_eq!(slots.total(), 4);
         for _ in 0..5 {
             slots.health(1).bad(at(0));
         }
-        assert_eq!(slots.ask(gated(2), [0, 0], at(0), 0), Answer::Granted(0));
+        assert_eq!(server(&slots.ask(gated(2), [0, 0], at(0), 0)), Some(0));
         assert_eq!(slots.total(), 8);
     }
 
@@ -516,8 +567,9 @@ mod tests {
         let mut slots = Slots::new(BOUNDS, 1, at(0));
         slots.ask(gated(1), [0, 0], at(1000), 0);
         slots.ask(OPEN, [0, 0], at(1500), 0);
-        slots.release(0, gated(1), at(3000));
-        assert_eq!(slots.usage(at(4000)), Usage { counted_s: 2.0, uncounted_s: 2.5 });
+        slots.release(of(0), gated(1), true, at(3000));
+        let usage = slots.usage(at(4000));
+        assert_eq!((usage.counted_s, usage.uncounted_s), (2.0, 2.5));
     }
 
     #[test]
@@ -530,8 +582,8 @@ mod tests {
             assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), 0)));
         }
         assert_eq!(slots.busy(0), 1);
-        slots.release(0, gated(1), at(1));
-        assert_eq!(slots.next([0, 0], at(1)), None);
+        slots.release(of(0), gated(1), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), None);
         assert_eq!(slots.busy(0), 0);
     }
 
@@ -541,7 +593,7 @@ mod tests {
         slots.ask(gated(1), [0, 0], at(0), 0);
         slots.ask(gated(2), [0, 0], at(0), 2);
         slots.reconfigure(BOUNDS, &[Some(0)]);
-        assert_eq!(slots.next([0, 0], at(0)), Some((2, 0)));
+        assert_eq!(next(&mut slots, at(0)), Some((2, 0)));
     }
 
     #[test]
@@ -552,11 +604,11 @@ mod tests {
         }
         assert_eq!(slots.queued(), 3);
         slots.reconfigure(Bounds { per_pass: 3, ..BOUNDS }, &[Some(0)]);
-        assert_eq!(slots.next([0, 0], at(0)), Some((2, 0)));
-        assert_eq!(slots.next([0, 0], at(0)), None);
+        assert_eq!(next(&mut slots, at(0)), Some((2, 0)));
+        assert_eq!(next(&mut slots, at(0)), None);
         assert_eq!(slots.queued(), 2);
-        slots.release(0, gated(1), at(1));
-        assert_eq!(slots.next([0, 0], at(1)), Some((3, 0)));
+        slots.release(of(0), gated(1), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), Some((3, 0)));
     }
 
     #[test]

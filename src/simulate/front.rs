@@ -11,7 +11,7 @@ use crate::gate::{Decision, Gate, Remembered, Site as Standing, Visit};
 use crate::page::Pages;
 use crate::rules::keyring::{Key, Keyring, SiteSecret};
 use crate::rules::policy::Policy;
-use crate::rules::slots::{Answer, Ask, Bounds, Slots};
+use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::{Moment, Now, UnixTime};
 
 /// The gate and its slots; who waits for a slot is known by a number.
@@ -42,7 +42,7 @@ pub(super) fn policy(scenario: &Scenario, given: Option<&Policy>) -> Result<Poli
     let mut text = scenario.policy.clone();
     // a policy that names its upstream itself is taken as it is
     if !text.lines().any(|line| line.starts_with("upstream:")) {
-        text.push_str(&format!("\nupstream: {{ servers: [http://127.0.0.1:1], max_in_flight: {} }}\n", scenario.told_slots()));
+        text.push_str(&format!("\nupstream: {{ servers: [http://127.0.0.1:1], max_in_flight: {} }}\n", scenario.max_in_flight()));
     }
     config::parse(&text, &format!("{}: policy", scenario.name), Path::new("/")).map_err(|errors| errors.to_string())
 }
@@ -55,12 +55,14 @@ impl Front {
         let pages = Pages::built_in().map_err(|error| error.to_string())?;
         let upstream = &policy.upstream;
         let servers = upstream.servers.len();
-        let bounds = Bounds { per_server: upstream.max_in_flight, queue: upstream.queue.length, per_pass: policy.session.in_flight };
+        let gate = Gate::new(Arc::new(policy.clone()), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, now(0));
+        let per_server = gate.regime().max_in_flight;
+        let bounds = Bounds { per_server, queue: upstream.queue.length, per_pass: policy.session.in_flight };
         Ok(Self {
             deadline: micros(upstream.queue.deadline),
             response_timeout: micros(upstream.timeouts.response),
             slots: Slots::new(bounds, servers, Moment::default()),
-            gate: Gate::new(Arc::new(policy), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, now(0)),
+            gate,
         })
     }
 
@@ -68,7 +70,8 @@ impl Front {
         self.gate.decide(0, &self.gate.regime(), visit, now(at))
     }
 
-    pub(super) fn tick(&mut self, at: Micros, connects: bool) {
+    /// Whether there may be slots for those who wait now.
+    pub(super) fn tick(&mut self, at: Micros, connects: bool) -> bool {
         let moment = moment(at);
         for server in 0..self.gate.regime().policy.upstream.servers.len() {
             let health = self.slots.health(server);
@@ -79,30 +82,34 @@ impl Front {
         let standing = Standing {
             in_flight: self.slots.in_flight(),
             queued: self.slots.queued_for_the_site(),
-            slots: self.slots.total(),
+            servers: self.slots.in_use(),
             usage: self.slots.usage(moment),
         };
         let _ = self.gate.tick(&standing, now(at));
+        let per_server = self.gate.regime().max_in_flight;
+        let before = self.slots.total();
+        self.slots.limit(per_server);
+        self.slots.total() > before
     }
 
     pub(super) fn ask(&mut self, ask: Ask, draws: u64, request: u32, at: Micros) -> Answer<u32> {
         self.slots.ask(ask, halves(draws), moment(at), request)
     }
 
-    pub(super) fn next(&mut self, draws: u64, at: Micros) -> Option<(u32, usize)> {
+    pub(super) fn next(&mut self, draws: u64, at: Micros) -> Option<(u32, Grant)> {
         self.slots.next(halves(draws), moment(at))
     }
 
     /// A slot comes back, with what became of its request.
-    pub(super) fn release(&mut self, server: usize, ask: Ask, good: bool, at: Micros) {
+    pub(super) fn release(&mut self, grant: Grant, ask: Ask, good: bool, at: Micros) {
         if ask.counts {
             self.gate.answered(0, good);
         }
-        self.slots.release(server, ask, moment(at));
+        self.slots.release(grant, ask, good, moment(at));
         if good {
-            self.slots.health(server).good();
+            self.slots.health(grant.server).good();
         } else {
-            self.slots.health(server).bad(moment(at));
+            self.slots.health(grant.server).bad(moment(at));
         }
     }
 

@@ -79,12 +79,57 @@ pub struct Scenario {
     /// Keys of gate.yaml that differ from the defaults, as YAML. `upstream.servers` is there already.
     #[serde(default)]
     pub policy: String,
-    /// Slots that the gate is told; the workers of the site if not.
+    /// What the gate is told of the slots.
     #[serde(default)]
-    pub slots: Option<Count>,
+    pub slots: Slots,
     /// What must come out.
     #[serde(default)]
     pub expect: Expect,
+}
+
+/// What the gate is told of the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Written")]
+pub enum Slots {
+    /// Nothing: it finds them.
+    Auto,
+    /// As many as the site has workers at its start.
+    #[default]
+    Workers,
+    /// So many.
+    Told(Count),
+}
+
+/// A word or a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u32),
+    Word(String),
+}
+
+impl TryFrom<Written> for Slots {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(number) => number.to_string().parse(),
+            Written::Word(word) => word.parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for Slots {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            ("workers", _) => Ok(Self::Workers),
+            (_, Ok(number @ 1..=100_000)) => Ok(Self::Told(Count(number))),
+            _ => Err(format!("{text:?} is none of auto, workers, and a whole number from 1 to 100000")),
+        }
+    }
 }
 
 /// The part that is measured; that of the usual surge if not said: 5 to 20 minutes.
@@ -337,11 +382,15 @@ impl Scenario {
         (whole(self.measure.from.unwrap_or(minutes(5))), whole(self.measure.to.unwrap_or(minutes(20))))
     }
 
-    /// Slots that the gate is told.
-    pub(super) fn told_slots(&self) -> u32 {
+    /// `upstream.max_in_flight` of the gate.
+    pub(super) fn max_in_flight(&self) -> String {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number within bounds")]
         let workers = self.site.workers.0.ceil() as u32;
-        self.slots.map_or(workers, |slots| slots.0).max(1)
+        match self.slots {
+            Slots::Auto => "auto".to_owned(),
+            Slots::Workers => workers.max(1).to_string(),
+            Slots::Told(Count(slots)) => slots.max(1).to_string(),
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -14,7 +14,7 @@ use super::timeline::{Micros, Timeline};
 use crate::gate::Visit;
 use crate::models::arrivals::{self, Arrivals};
 use crate::models::random::Random;
-use crate::rules::slots::{Answer, Ask};
+use crate::rules::slots::{Answer, Ask, Grant};
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, Ticket, VisitorId};
 
@@ -87,10 +87,10 @@ struct Request {
     visitor: Id,
     ask: Ask,
     asked: Micros,
-    server: usize,
+    /// The slot that it holds.
+    slot: Option<Grant>,
     /// The number under which it waits for a slot.
     queued: Option<u64>,
-    holds_slot: bool,
     at_site: bool,
     client_there: bool,
     /// The page itself, and not a part of it.
@@ -239,12 +239,16 @@ impl<'a> World<'a> {
         let standing = &mut self.book.now;
         standing.capacity = self.site.capacity();
         standing.in_flight = count(self.site.in_flight());
+        let mut more_slots = false;
         if let Some(front) = &mut self.front {
-            front.tick(self.now, self.site.condition.health != Health::Refuses);
+            more_slots = front.tick(self.now, self.site.condition.health != Health::Refuses);
             let regime = front.gate.regime();
             standing.queued = count(front.slots.queued());
             standing.probability = regime.probability();
             standing.measured = regime.law.capacity;
+        }
+        if more_slots {
+            self.grant();
         }
         self.book.turn(self.now);
     }
@@ -504,9 +508,8 @@ impl<'a> World<'a> {
             visitor: id,
             ask,
             asked: self.now,
-            server: 0,
+            slot: None,
             queued: None,
-            holds_slot: false,
             at_site: false,
             client_there: true,
             is_page,
@@ -530,7 +533,9 @@ impl<'a> World<'a> {
     /// Forgets a request of which nothing is left.
     fn close(&mut self, number: u32) {
         let (generation, slot) = &mut self.requests[index(number)];
-        if slot.as_ref().is_some_and(|request| !request.holds_slot && !request.at_site && !request.client_there && request.queued.is_none())
+        if slot
+            .as_ref()
+            .is_some_and(|request| request.slot.is_none() && !request.at_site && !request.client_there && request.queued.is_none())
         {
             *slot = None;
             *generation = generation.wrapping_add(1);
@@ -549,7 +554,7 @@ impl<'a> World<'a> {
         let (now, draws) = (self.now, self.random.bits());
         let Some(front) = &mut self.front else { return };
         match front.ask(ask, draws, number, now) {
-            Answer::Granted(server) => self.send(number, server),
+            Answer::Granted(slot) => self.send(number, slot),
             Answer::Queued(place) => {
                 let due = now + front.deadline;
                 let generation = self.requests[index(number)].0;
@@ -563,11 +568,11 @@ impl<'a> World<'a> {
     }
 
     /// A slot was found.
-    fn send(&mut self, number: u32, server: usize) {
+    fn send(&mut self, number: u32, slot: Grant) {
         let now = self.now;
         let generation = self.requests[index(number)].0;
         let Some(request) = self.request(number) else { return };
-        (request.server, request.holds_slot, request.queued) = (server, true, None);
+        (request.slot, request.queued) = (Some(slot), None);
         if let Some(front) = &self.front {
             front.gate.sent(0);
             self.response_deadlines.0.push_back((now + front.response_timeout, number, generation));
@@ -619,15 +624,19 @@ impl<'a> World<'a> {
 
     fn release(&mut self, number: u32, good: bool) {
         let now = self.now;
-        let Some(request) = self.request(number).filter(|request| request.holds_slot) else { return };
-        request.holds_slot = false;
-        let (server, ask) = (request.server, request.ask);
+        let Some(request) = self.request(number) else { return };
+        let (Some(slot), ask) = (request.slot.take(), request.ask) else { return };
         let Some(front) = &mut self.front else { return };
-        front.release(server, ask, good, now);
+        front.release(slot, ask, good, now);
+        self.grant();
+    }
+
+    /// Slots for those who are next.
+    fn grant(&mut self) {
         loop {
-            let draws = self.random.bits();
-            let Some((next, server)) = self.front.as_mut().and_then(|front| front.next(draws, now)) else { return };
-            self.send(next, server);
+            let (draws, now) = (self.random.bits(), self.now);
+            let Some((next, slot)) = self.front.as_mut().and_then(|front| front.next(draws, now)) else { return };
+            self.send(next, slot);
         }
     }
 
@@ -734,7 +743,7 @@ impl<'a> World<'a> {
                 }
                 self.shed(number);
             }
-            Due::Response if request.holds_slot => {
+            Due::Response if request.slot.is_some() => {
                 self.release(number, false);
                 self.deliver(number, false);
                 self.close(number);

@@ -39,6 +39,8 @@ pub struct SavedState {
     pub saved_at: UnixTime,
     /// Capacity C, good answers a second; finite and not below 0.
     pub capacity: Option<f64>,
+    /// The limit of each server that was found; none of 0.
+    pub max_in_flight: Option<u32>,
     /// The line L of `order: arrival`, in epochs; finite.
     pub line: Option<f64>,
     /// The operator's mode, if one outranks the file.
@@ -100,6 +102,9 @@ fn parse_state(content: &[u8]) -> Result<SavedState, StateFault> {
     if file.capacity.is_some_and(|capacity| capacity < 0.0) {
         return Err(StateFault::Value { key: "capacity" });
     }
+    if file.max_in_flight == Some(0) {
+        return Err(StateFault::Value { key: "max_in_flight" });
+    }
     let mode = match file.mode {
         Some(ModeFile { name, probability, until_unix_ms }) => {
             let mode = match (name.as_str(), probability) {
@@ -115,7 +120,13 @@ fn parse_state(content: &[u8]) -> Result<SavedState, StateFault> {
         }
         None => None,
     };
-    Ok(SavedState { saved_at: UnixTime::from_millis(file.saved_at_unix_ms), capacity: file.capacity, line: file.line, mode })
+    Ok(SavedState {
+        saved_at: UnixTime::from_millis(file.saved_at_unix_ms),
+        capacity: file.capacity,
+        max_in_flight: file.max_in_flight,
+        line: file.line,
+        mode,
+    })
 }
 
 /// Moves a file to `<name>.bad-<n>`, n the first that is free; when many have gone there the last is replaced.
@@ -144,6 +155,8 @@ struct StateFile {
     version: u32,
     saved_at_unix_ms: u64,
     capacity: Option<f64>,
+    #[serde(default)]
+    max_in_flight: Option<u32>,
     line: Option<f64>,
     mode: Option<ModeFile>,
 }
@@ -161,6 +174,7 @@ impl From<&SavedState> for StateFile {
             version: STATE_VERSION,
             saved_at_unix_ms: state.saved_at.as_millis(),
             capacity: state.capacity,
+            max_in_flight: state.max_in_flight,
             line: state.line,
             mode: state.mode.map(|SavedMode { mode, until }| ModeFile {
                 name: mode.name().to_owned(),
@@ -190,6 +204,7 @@ mod tests {
         SavedState {
             saved_at: UnixTime::from_millis(1_800_000_000_123),
             capacity: Some(187.5),
+            max_in_flight: Some(33),
             line: Some(180_000_000.25),
             mode: Some(SavedMode { mode: Mode::Fixed(0.25), until: Some(UnixTime::from_secs(1_800_003_600)) }),
         }
@@ -212,7 +227,7 @@ mod tests {
             store.save_state(&state).unwrap();
             assert_eq!(saved(&store), state);
         }
-        let empty = SavedState { saved_at: UnixTime::from_secs(1), capacity: None, line: None, mode: None };
+        let empty = SavedState { saved_at: UnixTime::from_secs(1), capacity: None, max_in_flight: None, line: None, mode: None };
         store.save_state(&empty).unwrap();
         assert_eq!(saved(&store), empty);
         store.save_state(&state()).unwrap();
@@ -234,13 +249,14 @@ mod tests {
         let path = scratch.path().join(STATE);
         store.save_state(&state()).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
-        let cases: [(String, Check); 9] = [
+        let cases: [(String, Check); 10] = [
             (String::new(), |fault| matches!(fault, StateFault::Json(_))),
             (whole[..whole.len() / 2].to_owned(), |fault| matches!(fault, StateFault::Json(_))),
             ("\0".repeat(100), |fault| matches!(fault, StateFault::Json(_))),
             (" ".repeat(70_000), |fault| matches!(fault, StateFault::TooLong)),
             (r#"{"version":2,"other":1}"#.to_owned(), |fault| matches!(fault, StateFault::Version(2))),
             (whole.replace("187.5", "-1.0"), |fault| matches!(fault, StateFault::Value { key: "capacity" })),
+            (whole.replace(":33", ":0"), |fault| matches!(fault, StateFault::Value { key: "max_in_flight" })),
             (whole.replace("0.25,\"until", "1.5,\"until"), |fault| matches!(fault, StateFault::Value { key: "mode.probability" })),
             (whole.replace("0.25,\"until", "null,\"until"), |fault| matches!(fault, StateFault::Value { key: "mode.probability" })),
             (whole.replace("fixed", "ajar"), |fault| matches!(fault, StateFault::Value { key: "mode.name" })),

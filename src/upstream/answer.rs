@@ -111,7 +111,7 @@ async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
         connection.close().await;
     }
     let upstream = Arc::clone(&slot.upstream);
-    let addresses = Arc::clone(&upstream.lock().peers[slot.server].addresses);
+    let addresses = Arc::clone(&upstream.lock().peers[slot.grant.server].addresses);
     let worker = &upstream.workers[slot.worker];
     // rarely needed, so it takes no room in every request
     match Box::pin(Connection::open(&addresses, slot.settings.timeouts.connect, &worker.deadlines, slot.worker)).await {
@@ -119,7 +119,7 @@ async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
         Err(error) => {
             slot.good(false);
             slot.observe(OutcomeLabel::Connect, false);
-            upstream.doubt_address(slot.server);
+            upstream.doubt_address(slot.grant.server);
             Err(Failure::Connect(error))
         }
     }

@@ -20,7 +20,7 @@ use crate::deadlines::Deadlines;
 use crate::gate::{Gate, Site};
 use crate::metrics::{Count, Metrics, OutcomeLabel, Shard, Timing};
 use crate::rules::policy;
-use crate::rules::slots::{Answer, Ask, Bounds, Slots};
+use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
 
 pub use answer::{Answered, Failure, send};
@@ -76,7 +76,7 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Slot {
     upstream: Arc<Upstream>,
-    server: usize,
+    grant: Grant,
     ask: Ask,
     worker: usize,
     settings: Settings,
@@ -105,15 +105,16 @@ impl Upstream {
         deadlines: &[Arc<Deadlines>],
         memory: Arc<BufferMemory>,
     ) -> Arc<Self> {
+        let per_server = gate.regime().max_in_flight;
         let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
-        let slots = Slots::new(bounds(policy), peers.len(), clock.moment());
+        let slots = Slots::new(bounds(policy, per_server), peers.len(), clock.moment());
         let workers = deadlines
             .iter()
             .enumerate()
             .map(|(worker, deadlines)| Worker { deadlines: Arc::clone(deadlines), shard: metrics.shard(worker) })
             .collect();
         let draws = clock.now().wall.as_millis() | 1;
-        let inner = Inner { slots, peers, settings: settings(policy), draws };
+        let inner = Inner { slots, peers, settings: settings(policy, per_server), draws };
         Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
     }
 
@@ -123,7 +124,8 @@ impl Upstream {
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
             policy.upstream.servers.iter().map(|server| inner.peers.iter().position(|peer| peer.server == *server)).collect();
-        let places = inner.slots.reconfigure(bounds(policy), &kept);
+        let per_server = self.gate.regime().max_in_flight;
+        let places = inner.slots.reconfigure(bounds(policy, per_server), &kept);
         for peer in &mut inner.peers {
             peer.live = false;
         }
@@ -136,7 +138,7 @@ impl Upstream {
         for peer in inner.peers.iter_mut().filter(|peer| !peer.live) {
             peer.idle.clear();
         }
-        inner.settings = settings(policy);
+        inner.settings = settings(policy, per_server);
         let granted = self.grant(&mut inner, now);
         drop(inner);
         hand_out(granted);
@@ -151,14 +153,14 @@ impl Upstream {
         let (number, granted) = {
             let mut inner = self.lock();
             let draws = inner.draw();
-            if let Some(server) = inner.slots.ask_now(ask, draws, asked) {
-                let slot = self.slot_of(&mut inner, server, ask, worker);
+            if let Some(grant) = inner.slots.ask_now(ask, draws, asked) {
+                let slot = self.slot_of(&mut inner, grant, ask, worker);
                 self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
                 return Ok(slot);
             }
             let (sender, receiver) = oneshot::channel();
             match inner.slots.ask(ask, draws, asked, Waiter { worker, ask, granted: sender }) {
-                Answer::Granted(server) => return Ok(self.slot_of(&mut inner, server, ask, worker)),
+                Answer::Granted(grant) => return Ok(self.slot_of(&mut inner, grant, ask, worker)),
                 Answer::Queued(number) => (number, receiver),
                 Answer::Full(_) => return Err(NoSlot::QueueFull),
             }
@@ -176,6 +178,30 @@ impl Upstream {
         }
     }
 
+    /// So many slots of each server from now on.
+    pub fn limit(self: &Arc<Self>, per_server: u32) {
+        let mut inner = self.lock();
+        let before = std::mem::replace(&mut inner.settings.per_server, per_server);
+        if before == per_server {
+            return;
+        }
+        inner.slots.limit(per_server);
+        let Inner { slots, peers, .. } = &mut *inner;
+        for (place, peer) in peers.iter_mut().enumerate() {
+            // an idle connection holds a worker too
+            let room = per_server.saturating_sub(slots.busy(place)) as usize;
+            peer.idle.drain(..peer.idle.len().saturating_sub(room));
+        }
+        let granted = self.grant(&mut inner, self.clock.moment());
+        drop(inner);
+        hand_out(granted);
+    }
+
+    /// Slots of the servers that are in use.
+    pub fn slots(&self) -> u32 {
+        self.lock().slots.total()
+    }
+
     /// How the site stands, for the law.
     pub fn site(&self) -> Site {
         let now = self.clock.moment();
@@ -183,7 +209,7 @@ impl Upstream {
         Site {
             in_flight: inner.slots.in_flight(),
             queued: inner.slots.queued_for_the_site(),
-            slots: inner.slots.total(),
+            servers: inner.slots.in_use(),
             usage: inner.slots.usage(now),
         }
     }
@@ -193,10 +219,10 @@ impl Upstream {
         self.lock().slots.queued()
     }
 
-    fn slot_of(self: &Arc<Self>, inner: &mut Inner, server: usize, ask: Ask, worker: usize) -> Slot {
-        let busy = inner.slots.busy(server);
-        let connection = inner.peers[server].take_idle(worker, inner.settings.per_server.saturating_sub(busy));
-        Slot { upstream: Arc::clone(self), server, ask, worker, settings: inner.settings, connection, outcome: None }
+    fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize) -> Slot {
+        let busy = inner.slots.busy(grant.server);
+        let connection = inner.peers[grant.server].take_idle(worker, inner.settings.per_server.saturating_sub(busy));
+        Slot { upstream: Arc::clone(self), grant, ask, worker, settings: inner.settings, connection, outcome: None }
     }
 
     /// Takes slots for those who are next, while the lock is held; [`hand_out`] tells them when it no longer is.
@@ -204,8 +230,8 @@ impl Upstream {
         let mut granted = Vec::new();
         while inner.slots.queued() > 0 {
             let draws = inner.draw();
-            let Some((waiter, server)) = inner.slots.next(draws, now) else { break };
-            let slot = self.slot_of(inner, server, waiter.ask, waiter.worker);
+            let Some((waiter, grant)) = inner.slots.next(draws, now) else { break };
+            let slot = self.slot_of(inner, grant, waiter.ask, waiter.worker);
             granted.push((waiter.granted, slot));
         }
         granted
@@ -271,17 +297,18 @@ impl Drop for Slot {
         let upstream = Arc::clone(&self.upstream);
         let now = upstream.clock.moment();
         let mut inner = upstream.lock();
-        inner.slots.release(self.server, self.ask, now);
+        let server = self.grant.server;
+        inner.slots.release(self.grant, self.ask, self.outcome == Some(true), now);
         match self.outcome {
-            Some(true) => inner.slots.health(self.server).good(),
-            Some(false) if inner.slots.health(self.server).bad(now) => {
-                tracing::warn!(server = inner.peers[self.server].server.label, "server ejected");
+            Some(true) => inner.slots.health(server).good(),
+            Some(false) if inner.slots.health(server).bad(now) => {
+                tracing::warn!(server = inner.peers[server].server.label, "server ejected");
             }
             Some(false) | None => {}
         }
         if let Some(mut connection) = self.connection.take() {
-            let free = inner.settings.per_server.saturating_sub(inner.slots.busy(self.server));
-            let peer = &mut inner.peers[self.server];
+            let free = inner.settings.per_server.saturating_sub(inner.slots.busy(server));
+            let peer = &mut inner.peers[server];
             if peer.live && !connection.is_closed() && peer.idle.len() < free as usize {
                 connection.idle_since = now;
                 connection.reused = true;
@@ -310,14 +337,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn bounds(policy: &policy::Policy) -> Bounds {
-    Bounds { per_server: policy.upstream.max_in_flight, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight }
+fn bounds(policy: &policy::Policy, per_server: u32) -> Bounds {
+    Bounds { per_server, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight }
 }
 
-const fn settings(policy: &policy::Policy) -> Settings {
-    Settings {
-        per_server: policy.upstream.max_in_flight,
-        timeouts: policy.upstream.timeouts,
-        response_buffer: policy.upstream.buffer.response,
-    }
+const fn settings(policy: &policy::Policy, per_server: u32) -> Settings {
+    Settings { per_server, timeouts: policy.upstream.timeouts, response_buffer: policy.upstream.buffer.response }
 }

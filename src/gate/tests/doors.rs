@@ -2,8 +2,9 @@
 
 use super::super::*;
 use super::world::{Settings, WALL, World, at, gate, policy, visit};
+use crate::rules::concurrency::Timings;
 
-const SITE: Site = Site { in_flight: 0, queued: 0, slots: 16, usage: Usage { counted_s: 0.0, uncounted_s: 0.0 } };
+const SITE: Site = Site { in_flight: 0, queued: 0, servers: 1, usage: Usage { counted_s: 0.0, uncounted_s: 0.0, timings: Timings::NONE } };
 
 fn by_hand(mode: Mode, until: Option<u64>) -> Option<ByHand> {
     Some(ByHand { mode, until: until.map(|until| at(until).wall) })
@@ -182,8 +183,8 @@ fn a_machine_that_stood_still_lets_no_crowd_in_and_is_itself_again_in_seconds() 
             gate.decide(0, &gate.regime(), &visit(Some(ticket), id), at(second));
         }
         (0..good).for_each(|_| gate.answered(0, true));
-        let usage = Usage { counted_s: used, uncounted_s: 0.0 };
-        gate.tick(&Site { in_flight: 16, queued: 20, slots: 16, usage }, at(second));
+        let usage = Usage { counted_s: used, uncounted_s: 0.0, ..Usage::default() };
+        gate.tick(&Site { in_flight: 16, queued: 20, servers: 1, usage }, at(second));
         (gate.regime.load_full(), gate.tokens.load(Ordering::Relaxed))
     };
     for _ in 0..20 {
@@ -234,10 +235,10 @@ fn policies_at_their_bounds_do_not_stop_the_ticker() {
             for (index, step) in [1, 1, 60, 86_400, 1, 31_536_000, 1].into_iter().enumerate() {
                 now.mono = now.mono.plus(Duration::from_secs(step));
                 now.wall = UnixTime::from_secs([0, 1, 4_000_000_000][index % 3]);
-                let usage = Usage { counted_s: extremes[index % 4], uncounted_s: extremes[(index + 1) % 4] };
+                let usage = Usage { counted_s: extremes[index % 4], uncounted_s: extremes[(index + 1) % 4], ..Usage::default() };
                 gate.seen[0].good.store(u32::MAX, Ordering::Relaxed);
                 gate.seen[0].answers.store(u32::MAX, Ordering::Relaxed);
-                gate.tick(&Site { in_flight: u32::MAX, queued: usize::MAX, slots: [0, u32::MAX][index % 2], usage }, now);
+                gate.tick(&Site { in_flight: u32::MAX, queued: usize::MAX, servers: [0, u32::MAX][index % 2], usage }, now);
                 let regime = gate.regime.load_full();
                 let law = regime.law;
                 for value in [law.capacity, law.load, law.newcomers, law.committed, law.requests_per_newcomer, regime.probability()] {

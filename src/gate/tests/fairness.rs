@@ -244,7 +244,7 @@ fn replayed_cookies_do_not_inflate_the_crowd() {
                 gate.decide(0, &gate.regime(), &visit(Some(ticket), copy), at(second));
             }
         }
-        gate.tick(&Site { slots: 16, ..Site::default() }, at(second));
+        gate.tick(&Site { servers: 1, ..Site::default() }, at(second));
         // each is in two epochs within the ten seconds from the first on, and in one after
         assert!(gate.regime().waiting <= 200, "{}", gate.regime().waiting);
     }
@@ -271,6 +271,6 @@ fn a_winner_who_asks_and_asks_shuts_nobody_out() {
     for copy in 0..10_000 {
         gate.decide(0, &gate.regime(), &visit(Some(ticket), copy), at(1));
     }
-    gate.tick(&Site { slots: 16, ..Site::default() }, at(2));
+    gate.tick(&Site { servers: 1, ..Site::default() }, at(2));
     assert!(gate.regime().held <= 1.0 && gate.regime().probability() > 0.9);
 }

@@ -153,7 +153,12 @@ fn a_silent_dead_site_is_probed_at_the_probe_rate_and_comes_back() {
 fn a_silent_site_without_capacity_gets_one_newcomer_in_five_seconds() {
     let gate = gate(16, "");
     // a minute in which every slot hung
-    let hung = |second: f64| Site { in_flight: 16, slots: 16, usage: Usage { counted_s: 16.0 * second, uncounted_s: 0.0 }, queued: 0 };
+    let hung = |second: f64| Site {
+        in_flight: 16,
+        servers: 1,
+        usage: Usage { counted_s: 16.0 * second, uncounted_s: 0.0, ..Usage::default() },
+        queued: 0,
+    };
     for second in 1..=70_u32 {
         gate.tick(&hung(f64::from(second)), at(u64::from(second)));
     }
@@ -168,7 +173,7 @@ fn a_silent_site_without_capacity_gets_one_newcomer_in_five_seconds() {
 
 #[test]
 fn what_is_remembered_is_the_capacity_from_the_first_second() {
-    let remembered = Remembered { capacity: Some(CAPACITY), by_hand: None };
+    let remembered = Remembered { capacity: Some(CAPACITY), ..Remembered::default() };
     let settings = Settings { arrivals: vec![(60, 30.0)], ..Settings::default() };
     let mut cold = World::new(settings.clone());
     let mut warm = World::new(Settings { remembered, ..settings });
@@ -231,7 +236,7 @@ impl Crowd50k {
                 let back = second + (told.as_secs() + u64::from(told.subsec_nanos() > 0)).max(1);
                 self.due.entry(back).or_default().push((decision.set_ticket.or(ticket), entropy));
             }
-            self.gate.tick(&Site { slots: 16, ..Site::default() }, at(second + 1));
+            self.gate.tick(&Site { servers: 1, ..Site::default() }, at(second + 1));
             self.epochs.push(self.gate.regime().epoch);
         }
     }

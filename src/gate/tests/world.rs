@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::*;
 use crate::config;
 use crate::rules::keyring::{Key, SiteSecret};
-use crate::rules::slots::{Answer, Ask, Bounds, Slots};
+use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 
 /// How a visitor behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,7 +125,7 @@ pub(super) struct World {
     /// Until when the ticker stands still.
     pub(super) ticker_stalls_until: u64,
     slots: Slots<(usize, Ask)>,
-    at_site: HashMap<u64, (usize, usize, Ask)>,
+    at_site: HashMap<u64, (usize, Grant, Ask)>,
     queued: HashMap<u64, usize>,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     due: HashMap<u64, Event>,
@@ -342,7 +342,7 @@ impl World {
 
     fn take_slot(&mut self, visitor: usize, ask: Ask) {
         match self.slots.ask(ask, [0, 0], Moment::from_micros(self.now_us), (visitor, ask)) {
-            Answer::Granted(server) => self.send(visitor, server, ask),
+            Answer::Granted(slot) => self.send(visitor, slot, ask),
             Answer::Queued(number) => {
                 self.queued.insert(number, visitor);
                 let deadline = self.gate.regime.load().policy.upstream.queue.deadline.as_secs_f64();
@@ -352,11 +352,11 @@ impl World {
         }
     }
 
-    fn send(&mut self, visitor: usize, server: usize, ask: Ask) {
+    fn send(&mut self, visitor: usize, slot: Grant, ask: Ask) {
         self.gate.sent(visitor);
         self.order += 1;
         let number = self.order;
-        self.at_site.insert(number, (visitor, server, ask));
+        self.at_site.insert(number, (visitor, slot, ask));
         let service = self.random.exponential() * self.settings.service_s;
         match self.health {
             Health::Up => self.after(service, Event::Done(number)),
@@ -366,16 +366,16 @@ impl World {
     }
 
     fn done(&mut self, number: u64) {
-        let Some((index, server, ask)) = self.at_site.remove(&number) else { return };
+        let Some((index, slot, ask)) = self.at_site.remove(&number) else { return };
         let good = self.health == Health::Up;
         let now = Moment::from_micros(self.now_us);
         if ask.counts {
             self.gate.answered(index, good);
         }
-        self.slots.release(server, ask, now);
-        while let Some(((next, ask), server)) = self.slots.next([0, 0], now) {
+        self.slots.release(slot, ask, good, now);
+        while let Some(((next, ask), slot)) = self.slots.next([0, 0], now) {
             self.queued.retain(|_, waiting| *waiting != next);
-            self.send(next, server, ask);
+            self.send(next, slot, ask);
         }
         if !good {
             return self.after(5.0, Event::Ask(index));
@@ -408,7 +408,7 @@ impl World {
         let site = Site {
             in_flight: self.slots.in_flight(),
             queued: self.slots.queued_for_the_site(),
-            slots: self.slots.total(),
+            servers: self.slots.in_use(),
             usage: self.slots.usage(now.mono),
         };
         let report = self.gate.tick(&site, now);

@@ -133,7 +133,7 @@ fn admission(criterion: &mut Criterion) {
     criterion.bench_function("tick", |bencher| {
         bencher.iter(|| {
             second += 1;
-            gate.tick(&Site { slots: 32, ..Site::default() }, at(second))
+            gate.tick(&Site { servers: 1, ..Site::default() }, at(second))
         });
     });
 }

@@ -54,6 +54,10 @@ impl Timings {
         }
     }
 
+    fn faded(&self, kept: f64) -> Self {
+        Self::NONE.plus(self, kept)
+    }
+
     fn mean_load(&self) -> f64 {
         self.load / self.count.max(1.0)
     }
@@ -76,6 +80,11 @@ impl Timings {
             (self.time_squared - self.time * self.time / count).max(0.0),
             self.both - self.load * self.time / count,
         )
+    }
+
+    /// Standard deviation of ln(seconds).
+    fn deviation(&self) -> f64 {
+        (self.around_mean().1 / (self.count - 1.0).max(1.0)).sqrt()
     }
 
     /// The square of the standard error of [`Self::mean_time`].
@@ -101,36 +110,45 @@ const FIRST: u32 = 4;
 /// No limit is above this: no server of a site that needs a gate has more workers, and a mistake has an end.
 pub const LIMIT_MAX: u32 = 2048;
 
-/// Throughput that grows by less than this share of what the limit grows by is not worth the time that every answer takes longer.
-const ELASTICITY: f64 = 0.2;
+/// Of two limits the larger is right if throughput grows by more than this share of what the limit grows by, and the smaller if by less.
+/// Between idle workers and shared ones the elasticity falls from 1 to 0 or less, so this is where it is told soonest.
+const ELASTICITY: f64 = 0.5;
 
-/// A judgement is passed when the elasticity is so many standard errors from that.
+/// A judgement is passed when the elasticity is so many standard errors from that; more, while the error itself is known from few cycles.
 const SURE: f64 = 1.5;
 
 /// A limit is judged while so much of it is used, in the mean over a tick.
 const FILLED: f64 = 0.9;
 
-/// A limit that is tried above the one in force may fill more slowly, since nobody has been let in for it yet.
-const FILLED_ABOVE: f64 = 0.75;
-
 /// A slice of a trial lasts for as many usual answers, one after the other, and gives so many.
-const SLICE_TIMES: f64 = 4.0;
-const SLICE_ANSWERS: f64 = 10.0;
+const SLICE_TIMES: f64 = 2.5;
+const SLICE_ANSWERS: f64 = 5.0;
 
 /// A slice that has not seen its answers after this has met something else.
 const SLICE_MAX_S: f64 = 30.0;
 
-/// A trial has at least this many cycles, and if it is not sure after the most nothing changes.
-const CYCLES_MIN: usize = 3;
+/// A trial that is not filled for so long is given up until it is.
+const UNFILLED_MAX_S: f64 = 5.0;
+
+/// A trial has at least this many cycles of four slices, and if it is not sure after the most nothing changes.
+const CYCLES_MIN: usize = 2;
 const CYCLES_MAX: usize = 12;
 
-/// A trial steps by this share; after it was right by twice as much, up to the whole.
-const STEP: f64 = 0.25;
+/// A step is as wide as it must be for so many cycles to tell the elasticity to within this standard error, between these bounds.
+const CYCLES: f64 = 3.0;
+const ERROR: f64 = 0.25;
+const STEP_MIN: f64 = 0.25;
 const STEP_MAX: f64 = 1.0;
 
-/// A rest after two trials that changed nothing; twice as long after each.
+/// What is known of how many answers come, and of how they differ, is forgotten in this time.
+const MEMORY_S: f64 = 30.0;
+
+/// A rest after a limit was found; twice as long after each in which nothing has changed.
 const REST_S: f64 = 10.0;
 const REST_MAX_S: f64 = 160.0;
+
+/// A smaller limit wastes what it is tried on if the one in force is right, so it is tried after one rest in so many.
+const DOWN_AFTER_RESTS: u32 = 4;
 
 /// Answers that take longer, or shorter, by this factor than when the limit was judged are of another site.
 const CHANGED: f64 = 1.4;
@@ -140,15 +158,30 @@ const CHANGED_WINDOW_S: f64 = 3.0;
 const CLIMB_ANSWERS: f64 = 20.0;
 const CLIMB_ANSWERS_MAX: f64 = 200.0;
 
+/// What was seen with so much of the limit used, or less, is what the climb compares with: far enough for ln(in flight) to differ by so
+/// much.
+const CLIMB_FREE: f64 = 0.65;
+const CLIMB_MORE: f64 = 0.35;
+
 /// The search for the limit, and its memory.
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     limit: u32,
-    /// From below it is known to be worth it: the last judgement about going down was no.
+    /// A smaller limit was tried, and was worse.
     below_known: bool,
+    /// A larger one was, and was no better.
     above_known: bool,
-    step: f64,
+    /// Steps are so many times as wide as they must be: a direction that was right is gone on in faster.
+    stride: f64,
     rest_s: f64,
+    rests: u32,
+    /// Recent answers while the limit was filled, and the time that they came in.
+    recent: Timings,
+    recent_s: f64,
+    /// Mean of ln(seconds) at the limit in force, when it was set.
+    usual: Option<f64>,
+    /// How many times in a row it was otherwise.
+    otherwise: u32,
     state: State,
 }
 
@@ -156,13 +189,14 @@ pub struct Concurrency {
 enum State {
     Climb(Climb),
     Try(Trial),
-    Rest(Rest),
+    Rest { left_s: f64, window: Timings, window_s: f64 },
 }
 
 /// Nothing is known yet: the limit doubles while answers do not take longer for it.
 #[derive(Clone, Debug, Default)]
 struct Climb {
-    before: Option<Timings>,
+    /// At the limit before, or while this one was not filled.
+    before: Timings,
     here: Timings,
     /// Until answers are of the new limit.
     settle_s: f64,
@@ -175,41 +209,50 @@ struct Trial {
     slice: u8,
     slice_s: f64,
     slice_answers: f64,
+    unfilled_s: f64,
+    /// Answers of this cycle, and of those those at the limit in force.
     cycle: Timings,
+    base: Timings,
     cycles: Vec<Timings>,
 }
 
-#[derive(Clone, Debug)]
-struct Rest {
-    left_s: f64,
-    /// What answers took when the rest began.
-    usual: Option<f64>,
-    window: Timings,
-    window_s: f64,
-    /// Windows in a row that were otherwise.
-    otherwise: u32,
+/// How answers are otherwise than they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
+    Slower,
+    Faster,
 }
 
 impl Concurrency {
     /// A search that knows nothing, or the limit that was saved.
     #[must_use]
     pub fn new(saved: Option<u32>) -> Self {
-        let (limit, state) = match saved {
-            Some(limit) => {
-                let limit = limit.clamp(1, LIMIT_MAX);
-                (limit, State::Try(Trial::of(above(limit, STEP))))
-            }
-            None => (FIRST, State::Climb(Climb::default())),
+        let limit = saved.map_or(FIRST, |limit| limit.clamp(1, LIMIT_MAX));
+        let state = match saved {
+            Some(_) => State::Try(Trial::of(above(limit, STEP_MIN))),
+            None => State::Climb(Climb::default()),
         };
-        Self { limit, below_known: false, above_known: false, step: STEP, rest_s: REST_S, state }
+        Self {
+            limit,
+            below_known: false,
+            above_known: false,
+            stride: 1.0,
+            rest_s: REST_S,
+            rests: 0,
+            recent: Timings::NONE,
+            recent_s: 0.0,
+            usual: None,
+            otherwise: 0,
+            state,
+        }
     }
 
     /// The limit in force for each server until the next tick.
     #[must_use]
     pub fn limit(&self) -> u32 {
         match &self.state {
-            State::Try(trial) if trial.slice == 1 || trial.slice == 2 => trial.other,
-            State::Try(_) | State::Climb(_) | State::Rest(_) => self.limit,
+            State::Try(trial) if trial.is_at_other() => trial.other,
+            State::Try(_) | State::Climb(_) | State::Rest { .. } => self.limit,
         }
     }
 
@@ -218,7 +261,7 @@ impl Concurrency {
     pub fn sustained(&self) -> f64 {
         match &self.state {
             State::Try(trial) if trial.is_under_way() => f64::from(self.limit + trial.other) / 2.0,
-            State::Try(_) | State::Climb(_) | State::Rest(_) => f64::from(self.limit),
+            State::Try(_) | State::Climb(_) | State::Rest { .. } => f64::from(self.limit),
         }
     }
 
@@ -227,38 +270,59 @@ impl Concurrency {
     pub const fn found(&self) -> Option<u32> {
         match self.state {
             State::Climb(_) => None,
-            State::Try(_) | State::Rest(_) => Some(self.limit),
+            State::Try(_) | State::Rest { .. } => Some(self.limit),
         }
     }
 
     /// Takes in one tick.
     pub fn tick(&mut self, sample: &Sample) {
         let fill = sample.in_flight / f64::from(self.limit());
+        if fill >= FILLED {
+            let kept = (-sample.seconds / MEMORY_S).exp();
+            self.recent = self.recent.faded(kept).plus(&sample.timings, 1.0);
+            self.recent_s = self.recent_s * kept + sample.seconds;
+        }
         match &mut self.state {
-            State::Climb(climb) if fill >= FILLED => {
-                if let Some(after) = climb.tick(self.limit, sample) {
+            State::Climb(climb) => {
+                if let Some(after) = climb.tick(self.limit, fill, sample) {
                     self.climbed(after);
                 }
             }
-            State::Climb(_) => {}
             State::Try(trial) => {
-                let enough = if trial.other > self.limit && trial.slice > 0 { FILLED_ABOVE } else { FILLED };
-                if fill < enough {
-                    trial.start_again();
-                } else if trial.tick(sample)
-                    && let Some(verdict) = trial.judge()
-                {
-                    self.judged(verdict);
+                // a larger limit need not be filled, since nobody has been let in for it yet; but it must be used
+                let over = trial.is_at_other() && trial.other > self.limit;
+                let filled = if over { sample.in_flight >= f64::from(self.limit) } else { fill >= FILLED };
+                if !filled {
+                    trial.unfilled(sample.seconds);
+                } else if let Some(base) = trial.tick(sample) {
+                    let verdict = trial.judge(self.limit);
+                    if let Some(changed) = self.compare(&base) {
+                        self.site_changed(changed);
+                    } else if let Some(verdict) = verdict {
+                        self.judged(verdict);
+                    }
                 }
             }
-            State::Rest(rest) => {
-                let changed = if fill >= FILLED { rest.compare(sample) } else { None };
-                rest.left_s -= sample.seconds;
+            State::Rest { left_s, window, window_s } => {
+                *left_s -= sample.seconds;
+                let over = *left_s <= 0.0;
+                if fill >= FILLED {
+                    *window = window.plus(&sample.timings, 1.0);
+                    *window_s += sample.seconds;
+                }
+                let mut changed = None;
+                if *window_s >= CHANGED_WINDOW_S && window.count >= CLIMB_ANSWERS {
+                    let whole = std::mem::take(window);
+                    *window_s = 0.0;
+                    changed = self.compare(&whole);
+                }
                 if let Some(changed) = changed {
                     self.site_changed(changed);
-                } else if rest.left_s <= 0.0 {
-                    (self.below_known, self.above_known) = (false, false);
-                    self.state = State::Try(Trial::of(above(self.limit, STEP)));
+                } else if over {
+                    self.rests += 1;
+                    self.above_known = false;
+                    self.below_known = !self.rests.is_multiple_of(DOWN_AFTER_RESTS);
+                    self.go_on();
                 }
             }
         }
@@ -266,100 +330,96 @@ impl Concurrency {
 
     fn climbed(&mut self, after: Climbed) {
         match after {
-            Climbed::Higher if self.limit < LIMIT_MAX => {
+            Climbed::Higher => {
                 self.limit = (self.limit * 2).min(LIMIT_MAX);
+                if self.limit == LIMIT_MAX {
+                    self.go_on();
+                }
             }
-            Climbed::Higher => self.state = State::Try(Trial::of(below(self.limit, STEP))),
             Climbed::Between(limit) => {
-                (self.limit, self.below_known) = (limit, true);
-                self.state = State::Try(Trial::of(above(limit, STEP)));
+                (self.limit, self.below_known) = (limit.max(1), true);
+                self.go_on();
             }
-            Climbed::Below => {
-                self.limit = (self.limit / 2).max(1);
-                self.turn_down(STEP);
+            Climbed::Below(limit) => {
+                (self.limit, self.above_known) = (limit.max(1), true);
+                self.go_on();
             }
         }
     }
 
-    fn turn_down(&mut self, step: f64) {
-        (self.above_known, self.below_known) = (true, false);
-        self.step = step;
-        if self.limit > 1 {
-            self.state = State::Try(Trial::of(below(self.limit, step)));
-        } else {
-            self.below_known = true;
-            self.rest();
-        }
-    }
-
-    fn judged(&mut self, verdict: Judgement) {
+    fn judged(&mut self, verdict: Verdict) {
         let State::Try(trial) = &self.state else { return };
         let (other, up) = (trial.other, trial.other > self.limit);
+        let before = self.limit;
         match (verdict, up) {
-            (Judgement::Worth, true) => {
+            (Verdict::Larger, true) | (Verdict::Smaller(_), false) => {
                 self.limit = other;
-                (self.below_known, self.above_known) = (true, false);
-                self.step = (self.step * 2.0).min(STEP_MAX);
+                (self.below_known, self.above_known) = (up, !up);
+                self.stride *= 2.0;
                 self.rest_s = REST_S;
-                self.try_up();
-            }
-            (Judgement::NotWorth, false) => {
-                self.limit = other;
-                self.step = STEP;
-                self.rest_s = REST_S;
-                self.turn_down(STEP);
             }
             // too wide a step may have gone over the top of it
-            (Judgement::NotWorth | Judgement::Unsure, true) if self.step > STEP => {
-                self.step = STEP;
-                self.try_up();
-            }
-            (_, true) => {
-                self.above_known = true;
-                if self.below_known { self.rest() } else { self.try_down() }
-            }
-            (_, false) => {
-                self.below_known = true;
-                self.step = STEP;
-                if self.above_known { self.rest() } else { self.try_up() }
-            }
+            (Verdict::Smaller(_) | Verdict::Between(_), _) if self.stride > 1.0 => self.stride = 1.0,
+            (Verdict::Smaller(limit) | Verdict::Between(limit), true) => (self.limit, self.above_known) = (limit, true),
+            (Verdict::Between(limit), false) => (self.limit, self.below_known) = (limit, true),
+            (Verdict::Larger, false) => self.below_known = true,
         }
+        if self.limit != before {
+            (self.usual, self.otherwise) = (None, 0);
+        }
+        self.go_on();
     }
 
-    fn try_up(&mut self) {
-        if self.limit >= LIMIT_MAX {
-            self.rest();
+    /// The next trial in a direction of which nothing is known; a rest if both are.
+    fn go_on(&mut self) {
+        let step = (self.step() * self.stride).min(STEP_MAX);
+        if !self.above_known && self.limit < LIMIT_MAX {
+            self.state = State::Try(Trial::of(above(self.limit, step)));
+        } else if !self.below_known && self.limit > 1 {
+            self.state = State::Try(Trial::of(below(self.limit, step)));
         } else {
-            self.state = State::Try(Trial::of(above(self.limit, self.step)));
+            self.stride = 1.0;
+            self.state = State::Rest { left_s: self.rest_s, window: Timings::NONE, window_s: 0.0 };
+            self.rest_s = (self.rest_s * 2.0).min(REST_MAX_S);
         }
     }
 
-    fn try_down(&mut self) {
-        if self.limit > 1 {
-            self.state = State::Try(Trial::of(below(self.limit, STEP)));
+    /// How wide a step must be for a trial of a few cycles to see its effect: wider the fewer answers there are, and the more they differ.
+    fn step(&self) -> f64 {
+        let rate = self.recent.count / self.recent_s.max(1.0);
+        if rate <= 0.0 {
+            return STEP_MIN;
+        }
+        let slice_s = (SLICE_TIMES * self.recent.usual_s()).max(SLICE_ANSWERS / rate).max(1.0);
+        let answers = CYCLES * 4.0 * slice_s * rate;
+        // the limits' logarithms lie a half of the step's on each side of their mean
+        (2.0 * self.recent.deviation() / (ERROR * answers.sqrt())).exp_m1().clamp(STEP_MIN, STEP_MAX)
+    }
+
+    /// Whether answers at the limit in force are no longer what they were.
+    fn compare(&mut self, window: &Timings) -> Option<Changed> {
+        let mean = window.mean_time();
+        let Some(usual) = self.usual else {
+            self.usual = Some(mean);
+            return None;
+        };
+        let by = mean - usual;
+        if by.abs() < CHANGED.ln() + 2.0 * window.error_squared().sqrt() {
+            self.otherwise = 0;
         } else {
-            self.below_known = true;
-            self.rest();
+            self.otherwise += 1;
         }
+        (self.otherwise >= 2).then_some(if by > 0.0 { Changed::Slower } else { Changed::Faster })
     }
 
-    fn rest(&mut self) {
-        self.step = STEP;
-        self.state = State::Rest(Rest { left_s: self.rest_s, usual: None, window: Timings::default(), window_s: 0.0, otherwise: 0 });
-        self.rest_s = (self.rest_s * 2.0).min(REST_MAX_S);
-    }
-
+    /// Either every page takes longer now, or workers are lost: as many as that may well be. Or the reverse.
     fn site_changed(&mut self, changed: Changed) {
-        self.rest_s = REST_S;
-        (self.below_known, self.above_known) = (false, false);
-        if changed == Changed::Slower {
-            // either every page takes longer, or workers are lost: as many as that may well be
-            self.turn_down(STEP_MAX);
-            self.above_known = false;
-        } else {
-            self.step = STEP;
-            self.try_up();
-        }
+        (self.usual, self.otherwise) = (None, 0);
+        (self.rest_s, self.rests, self.stride) = (REST_S, 0, STEP_MAX / STEP_MIN);
+        (self.below_known, self.above_known) = (false, changed == Changed::Slower);
+        self.go_on();
+        // for the direction after this one
+        self.above_known = false;
     }
 }
 
@@ -370,129 +430,123 @@ enum Climbed {
     /// The limit is between this one and half of it.
     Between(u32),
     /// Half of it was too much already.
-    Below,
+    Below(u32),
 }
 
 impl Climb {
-    fn tick(&mut self, limit: u32, sample: &Sample) -> Option<Climbed> {
+    fn tick(&mut self, limit: u32, fill: f64, sample: &Sample) -> Option<Climbed> {
         self.settle_s -= sample.seconds;
-        if self.settle_s > -1e-9 {
+        if fill <= CLIMB_FREE {
+            self.before = self.before.faded((-sample.seconds / MEMORY_S).exp()).plus(&sample.timings, 1.0);
+        }
+        if fill < FILLED || self.settle_s > -1e-9 {
             return None;
         }
         self.here = self.here.plus(&sample.timings, 1.0);
         if self.here.count < CLIMB_ANSWERS {
             return None;
         }
-        let after = match &self.before {
-            None => Climbed::Higher,
-            Some(before) => {
-                let longer = self.here.mean_time() - before.mean_time();
-                let more = (self.here.mean_load() - before.mean_load()).max(0.1);
-                let elasticity = 1.0 - longer / more;
-                let error = (self.here.error_squared() + before.error_squared()).sqrt() / more;
-                if elasticity - SURE * error > ELASTICITY {
-                    Climbed::Higher
-                } else if elasticity + SURE * error < ELASTICITY || self.here.count > CLIMB_ANSWERS_MAX {
-                    // with as many requests for each worker as answers take longer
-                    let workers = f64::from(limit) * (-longer).exp();
-                    if workers < 0.55 * f64::from(limit) { Climbed::Below } else { Climbed::Between(whole(workers).min(limit)) }
-                } else {
-                    return None;
-                }
-            }
+        let longer = self.here.mean_time() - self.before.mean_time();
+        let more = self.here.mean_load() - self.before.mean_load();
+        let elasticity = 1.0 - longer / more;
+        let error = (self.here.error_squared() + self.before.error_squared()).sqrt() / more;
+        let nothing_known = self.before.count < CLIMB_ANSWERS || more < CLIMB_MORE;
+        let after = if nothing_known || elasticity - SURE * error > ELASTICITY {
+            Climbed::Higher
+        } else if elasticity + SURE * error < ELASTICITY || self.here.count > CLIMB_ANSWERS_MAX {
+            // of as many as there are, each takes as much longer as there are more than workers
+            let workers = f64::from(limit) * (-longer).exp();
+            if workers < 0.55 * f64::from(limit) { Climbed::Below(whole(workers)) } else { Climbed::Between(whole(workers).min(limit)) }
+        } else {
+            return None;
         };
-        let usual_s = self.here.usual_s();
-        *self = Self { before: Some(self.here), here: Timings::default(), settle_s: (2.0 * usual_s).max(0.5) };
+        *self = Self { before: self.here, here: Timings::NONE, settle_s: (2.0 * self.here.usual_s()).max(0.5) };
         Some(after)
     }
 }
 
-/// What a trial says about the larger of two limits.
+/// What a trial says about two limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judgement {
-    Worth,
-    NotWorth,
-    Unsure,
+enum Verdict {
+    /// The larger is right, or one above it.
+    Larger,
+    /// The smaller is, or this one not far above it, or one below.
+    Smaller(u32),
+    /// This one.
+    Between(u32),
 }
 
 impl Trial {
     const fn of(other: u32) -> Self {
-        Self { other, slice: 0, slice_s: 0.0, slice_answers: 0.0, cycle: Timings::NONE, cycles: Vec::new() }
+        Self { other, slice: 0, slice_s: 0.0, slice_answers: 0.0, unfilled_s: 0.0, cycle: Timings::NONE, base: Timings::NONE, cycles: Vec::new() }
+    }
+
+    const fn is_at_other(&self) -> bool {
+        self.slice == 1 || self.slice == 2
     }
 
     fn is_under_way(&self) -> bool {
         self.slice > 0 || !self.cycles.is_empty()
     }
 
-    fn start_again(&mut self) {
-        (self.slice, self.slice_s, self.slice_answers, self.cycle) = (0, 0.0, 0.0, Timings::NONE);
+    /// Nothing can be told from this tick.
+    fn unfilled(&mut self, seconds: f64) {
+        self.unfilled_s += seconds;
+        if self.unfilled_s >= UNFILLED_MAX_S {
+            self.start_again();
+        }
     }
 
-    /// Whether a cycle is over.
-    fn tick(&mut self, sample: &Sample) -> bool {
+    fn start_again(&mut self) {
+        *self = Self { cycles: std::mem::take(&mut self.cycles), ..Self::of(self.other) };
+    }
+
+    /// Takes in one tick. If a cycle is over by it: what was answered at the limit in force.
+    fn tick(&mut self, sample: &Sample) -> Option<Timings> {
+        self.unfilled_s = 0.0;
         self.cycle = self.cycle.plus(&sample.timings, 1.0);
+        if !self.is_at_other() {
+            self.base = self.base.plus(&sample.timings, 1.0);
+        }
         self.slice_s += sample.seconds;
         self.slice_answers += sample.timings.count;
         if self.slice_s < SLICE_TIMES * self.cycle.usual_s() || self.slice_answers < SLICE_ANSWERS {
             if self.slice_s > SLICE_MAX_S {
                 self.start_again();
             }
-            return false;
+            return None;
         }
         (self.slice_s, self.slice_answers) = (0.0, 0.0);
         self.slice += 1;
         if self.slice < 4 {
-            return false;
+            return None;
         }
         self.cycles.push(self.cycle);
+        let base = self.base;
         self.start_again();
-        true
+        Some(base)
     }
 
-    fn judge(&self) -> Option<Judgement> {
+    /// Of the limit in force and the other.
+    fn judge(&self, limit: u32) -> Option<Verdict> {
         if self.cycles.len() < CYCLES_MIN {
             return None;
         }
         let (slope, error) = slope(&self.cycles)?;
         let elasticity = 1.0 - slope;
-        if elasticity - SURE * error > ELASTICITY {
-            Some(Judgement::Worth)
-        } else if elasticity + SURE * error < ELASTICITY {
-            Some(Judgement::NotWorth)
+        let sure = SURE * error * (1.0 + 1.0 / (f64_of(self.cycles.len()) - 1.0));
+        // up to the workers throughput grows as the limit does, and beyond them not at all
+        let (smaller, larger) = (f64::from(limit.min(self.other)), f64::from(limit.max(self.other)));
+        // idle workers cost more than shared ones: in doubt the larger
+        let share = if self.other > limit { elasticity } else { elasticity + error };
+        let between = whole(smaller * (larger / smaller).powf(share.clamp(0.0, 1.0)));
+        if elasticity - sure > ELASTICITY {
+            Some(Verdict::Larger)
+        } else if elasticity + sure < ELASTICITY {
+            Some(Verdict::Smaller(between))
         } else {
-            (self.cycles.len() >= CYCLES_MAX).then_some(Judgement::Unsure)
+            (self.cycles.len() >= CYCLES_MAX).then_some(Verdict::Between(between))
         }
-    }
-}
-
-/// How answers are otherwise than they were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Changed {
-    Slower,
-    Faster,
-}
-
-impl Rest {
-    /// Whether the site has become another one.
-    fn compare(&mut self, sample: &Sample) -> Option<Changed> {
-        self.window = self.window.plus(&sample.timings, 1.0);
-        self.window_s += sample.seconds;
-        if self.window_s < CHANGED_WINDOW_S || self.window.count < CLIMB_ANSWERS {
-            return None;
-        }
-        let (mean, error) = (self.window.mean_time(), self.window.error_squared().sqrt());
-        (self.window, self.window_s) = (Timings::NONE, 0.0);
-        let Some(usual) = self.usual else {
-            self.usual = Some(mean);
-            return None;
-        };
-        let by = mean - usual;
-        if by.abs() < CHANGED.ln() + 2.0 * error {
-            self.otherwise = 0;
-        } else {
-            self.otherwise += 1;
-        }
-        (self.otherwise >= 2).then_some(if by > 0.0 { Changed::Slower } else { Changed::Faster })
     }
 }
 

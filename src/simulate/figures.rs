@@ -50,6 +50,8 @@ pub struct Second {
     pub in_flight: u32,
     /// Requests that wait for a slot.
     pub queued: u32,
+    /// Slots of the gate.
+    pub slots: u32,
     /// The odds of a draw of weight 1; 1 without a gate.
     pub probability: f64,
     /// What the law takes for the capacity; 0 without a gate.

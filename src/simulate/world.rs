@@ -244,6 +244,7 @@ impl<'a> World<'a> {
             more_slots = front.tick(self.now, self.site.condition.health != Health::Refuses);
             let regime = front.gate.regime();
             standing.queued = count(front.slots.queued());
+            standing.slots = front.slots.total();
             standing.probability = regime.probability();
             standing.measured = regime.law.capacity;
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::page::Pages;
-use crate::rules::concurrency::{Concurrency, Sample};
+use crate::rules::concurrency::{Concurrency, Limit, Sample};
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Odds, Weights};
@@ -140,8 +140,8 @@ impl Gate {
     #[must_use]
     pub fn new(policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, remembered: Remembered, workers: usize, now: Now) -> Self {
         let concurrency = Concurrency::new(remembered.max_in_flight);
-        let max_in_flight = max_in_flight(&policy, &concurrency);
-        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(max_in_flight);
+        let limit = limit(&policy, &concurrency);
+        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(limit.per_server);
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mut odds = Odds::default();
@@ -158,7 +158,7 @@ impl Gate {
             keys,
             pages,
             mode,
-            max_in_flight,
+            limit,
             law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
             limiting: false,
             waiting: 0,
@@ -461,7 +461,7 @@ impl Gate {
         };
         self.regime.store(Arc::new(Regime {
             mode,
-            max_in_flight: max_in_flight(policy, &control.concurrency),
+            limit: limit(policy, &control.concurrency),
             law,
             epoch,
             limiting,
@@ -521,7 +521,7 @@ impl Gate {
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
-            max_in_flight: max_in_flight(&policy, &control.concurrency),
+            limit: limit(&policy, &control.concurrency),
             policy,
             keys,
             pages,
@@ -597,10 +597,10 @@ fn draws_in(regime: &Regime, staked: &Staked) -> bool {
 }
 
 /// The slots of each server until the next tick.
-fn max_in_flight(policy: &Policy, found: &Concurrency) -> u32 {
+fn limit(policy: &Policy, found: &Concurrency) -> Limit {
     match policy.upstream.max_in_flight {
         MaxInFlight::Auto => found.limit(),
-        MaxInFlight::Fixed(limit) => limit,
+        MaxInFlight::Fixed(per_server) => Limit::of(per_server),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::page::Pages;
+use crate::rules::concurrency::Limit;
 use crate::rules::controller::Law;
 use crate::rules::draw::{self, Epoch, Odds, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
@@ -24,7 +25,7 @@ pub struct Regime {
     /// The mode in force, and who set it.
     pub mode: ModeInForce,
     /// Slots of each server.
-    pub max_in_flight: u32,
+    pub limit: Limit,
     /// What the last tick said.
     pub law: Law,
     /// The refresh interval in force.

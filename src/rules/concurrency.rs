@@ -93,6 +93,25 @@ impl Timings {
     }
 }
 
+/// The limit in force for each server, and what is to be learned under it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limit {
+    /// Requests in flight, at the most.
+    pub per_server: u32,
+    /// Only answers that were made with as many in flight, in the mean, tell something: what was begun under other limits does not.
+    pub from: f64,
+    /// And no more.
+    pub to: f64,
+}
+
+impl Limit {
+    /// Under which every answer counts.
+    #[must_use]
+    pub const fn of(per_server: u32) -> Self {
+        Self { per_server, from: 0.0, to: f64::INFINITY }
+    }
+}
+
 /// What a tick has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
@@ -114,8 +133,12 @@ pub const LIMIT_MAX: u32 = 2048;
 /// Between idle workers and shared ones the elasticity falls from 1 to 0 or less, so this is where it is told soonest.
 const ELASTICITY: f64 = 0.5;
 
-/// A judgement is passed when the elasticity is so many standard errors from that; more, while the error itself is known from few cycles.
-const SURE: f64 = 1.5;
+/// Beyond its workers a site's throughput falls a little with each further request. Where it does not, this makes the limit a little too
+/// large, which costs less than too small a one.
+const CONGESTION: f64 = 0.15;
+
+/// A judgement is passed when the elasticity is so many standard errors from that.
+const SURE: f64 = 2.0;
 
 /// A limit is judged while so much of it is used, in the mean over a tick.
 const FILLED: f64 = 0.9;
@@ -140,6 +163,12 @@ const ERROR: f64 = 0.25;
 const STEP_MIN: f64 = 0.25;
 const STEP_MAX: f64 = 1.0;
 
+/// The elasticity need not be known better than this.
+const ERROR_MIN: f64 = 0.12;
+
+/// The spread of cycles is known badly from few of them, and what the answers' own spread says weighs as much as so many cycles.
+const ANSWERS_WEIGH: f64 = 4.0;
+
 /// What is known of how many answers come, and of how they differ, is forgotten in this time.
 const MEMORY_S: f64 = 30.0;
 
@@ -157,6 +186,9 @@ const CHANGED_WINDOW_S: f64 = 3.0;
 /// A step of the climb is judged by at least so many answers, and without being sure at so many.
 const CLIMB_ANSWERS: f64 = 20.0;
 const CLIMB_ANSWERS_MAX: f64 = 200.0;
+
+/// A new limit of the climb is let in for within this time.
+const CLIMB_TRUSTED_S: f64 = 4.0;
 
 /// What was seen with so much of the limit used, or less, is what the climb compares with: far enough for ln(in flight) to differ by so
 /// much.
@@ -200,6 +232,8 @@ struct Climb {
     here: Timings,
     /// Until answers are of the new limit.
     settle_s: f64,
+    /// Since the last step, if there was one.
+    stepped_s: Option<f64>,
 }
 
 /// Two limits by turns: this one, that one twice, this one.
@@ -247,12 +281,19 @@ impl Concurrency {
         }
     }
 
-    /// The limit in force for each server until the next tick.
+    /// The limit in force until the next tick.
     #[must_use]
-    pub fn limit(&self) -> u32 {
+    pub fn limit(&self) -> Limit {
         match &self.state {
-            State::Try(trial) if trial.is_at_other() => trial.other,
-            State::Try(_) | State::Climb(_) | State::Rest { .. } => self.limit,
+            State::Try(trial) => {
+                let (smaller, larger) = (self.limit.min(trial.other), self.limit.max(trial.other));
+                Limit {
+                    per_server: if trial.is_at_other() { trial.other } else { self.limit },
+                    from: f64::from(smaller) * FILLED,
+                    to: f64::from(larger) / FILLED,
+                }
+            }
+            State::Climb(_) | State::Rest { .. } => Limit::of(self.limit),
         }
     }
 
@@ -261,7 +302,8 @@ impl Concurrency {
     pub fn sustained(&self) -> f64 {
         match &self.state {
             State::Try(trial) if trial.is_under_way() => f64::from(self.limit + trial.other) / 2.0,
-            State::Try(_) | State::Climb(_) | State::Rest { .. } => f64::from(self.limit),
+            State::Climb(climb) => f64::from(self.limit) * climb.trusted(),
+            State::Try(_) | State::Rest { .. } => f64::from(self.limit),
         }
     }
 
@@ -276,7 +318,7 @@ impl Concurrency {
 
     /// Takes in one tick.
     pub fn tick(&mut self, sample: &Sample) {
-        let fill = sample.in_flight / f64::from(self.limit());
+        let fill = sample.in_flight / f64::from(self.limit().per_server);
         if fill >= FILLED {
             let kept = (-sample.seconds / MEMORY_S).exp();
             self.recent = self.recent.faded(kept).plus(&sample.timings, 1.0);
@@ -337,7 +379,7 @@ impl Concurrency {
                 }
             }
             Climbed::Between(limit) => {
-                (self.limit, self.below_known) = (limit.max(1), true);
+                self.limit = limit.max(1);
                 self.go_on();
             }
             Climbed::Below(limit) => {
@@ -347,22 +389,20 @@ impl Concurrency {
         }
     }
 
-    fn judged(&mut self, verdict: Verdict) {
+    fn judged(&mut self, knee: Knee) {
         let State::Try(trial) = &self.state else { return };
         let (other, up) = (trial.other, trial.other > self.limit);
         let before = self.limit;
-        match (verdict, up) {
-            (Verdict::Larger, true) | (Verdict::Smaller(_), false) => {
+        match (knee, up) {
+            (Knee::Above, true) | (Knee::Below, false) => {
                 self.limit = other;
                 (self.below_known, self.above_known) = (up, !up);
                 self.stride *= 2.0;
                 self.rest_s = REST_S;
             }
-            // too wide a step may have gone over the top of it
-            (Verdict::Smaller(_) | Verdict::Between(_), _) if self.stride > 1.0 => self.stride = 1.0,
-            (Verdict::Smaller(limit) | Verdict::Between(limit), true) => (self.limit, self.above_known) = (limit, true),
-            (Verdict::Between(limit), false) => (self.limit, self.below_known) = (limit, true),
-            (Verdict::Larger, false) => self.below_known = true,
+            (Knee::Below, true) => self.above_known = true,
+            (Knee::Above, false) => self.below_known = true,
+            (Knee::At(limit), _) => (self.limit, self.below_known, self.above_known) = (limit, true, true),
         }
         if self.limit != before {
             (self.usual, self.otherwise) = (None, 0);
@@ -434,8 +474,14 @@ enum Climbed {
 }
 
 impl Climb {
+    /// How much of the limit others may be let in for: a step that was too wide has let in twice as many as there is room for.
+    fn trusted(&self) -> f64 {
+        self.stepped_s.map_or(1.0, |since| (0.5 + 0.5 * since / CLIMB_TRUSTED_S).min(1.0))
+    }
+
     fn tick(&mut self, limit: u32, fill: f64, sample: &Sample) -> Option<Climbed> {
         self.settle_s -= sample.seconds;
+        self.stepped_s = self.stepped_s.map(|since| since + sample.seconds);
         if fill <= CLIMB_FREE {
             self.before = self.before.faded((-sample.seconds / MEMORY_S).exp()).plus(&sample.timings, 1.0);
         }
@@ -451,29 +497,30 @@ impl Climb {
         let elasticity = 1.0 - longer / more;
         let error = (self.here.error_squared() + self.before.error_squared()).sqrt() / more;
         let nothing_known = self.before.count < CLIMB_ANSWERS || more < CLIMB_MORE;
-        let after = if nothing_known || elasticity - SURE * error > ELASTICITY {
+        let sure = (elasticity - ELASTICITY).abs() >= SURE * error || self.here.count > CLIMB_ANSWERS_MAX;
+        let after = if nothing_known || (sure && elasticity > ELASTICITY) {
             Climbed::Higher
-        } else if elasticity + SURE * error < ELASTICITY || self.here.count > CLIMB_ANSWERS_MAX {
+        } else if sure {
             // of as many as there are, each takes as much longer as there are more than workers
             let workers = f64::from(limit) * (-longer).exp();
             if workers < 0.55 * f64::from(limit) { Climbed::Below(whole(workers)) } else { Climbed::Between(whole(workers).min(limit)) }
         } else {
             return None;
         };
-        *self = Self { before: self.here, here: Timings::NONE, settle_s: (2.0 * self.here.usual_s()).max(0.5) };
+        *self = Self { before: self.here, here: Timings::NONE, settle_s: (2.0 * self.here.usual_s()).max(0.5), stepped_s: Some(0.0) };
         Some(after)
     }
 }
 
-/// What a trial says about two limits.
+/// Where workers begin to be shared, as two limits tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The larger is right, or one above it.
-    Larger,
-    /// The smaller is, or this one not far above it, or one below.
-    Smaller(u32),
-    /// This one.
-    Between(u32),
+enum Knee {
+    /// At the smaller, or below it.
+    Below,
+    /// Between them.
+    At(u32),
+    /// At the larger, or above it.
+    Above,
 }
 
 impl Trial {
@@ -527,26 +574,28 @@ impl Trial {
         Some(base)
     }
 
-    /// Of the limit in force and the other.
-    fn judge(&self, limit: u32) -> Option<Verdict> {
+    /// What it says of the limit in force and the other, once it is sure.
+    fn judge(&self, limit: u32) -> Option<Knee> {
         if self.cycles.len() < CYCLES_MIN {
             return None;
         }
         let (slope, error) = slope(&self.cycles)?;
         let elasticity = 1.0 - slope;
-        let sure = SURE * error * (1.0 + 1.0 / (f64_of(self.cycles.len()) - 1.0));
-        // up to the workers throughput grows as the limit does, and beyond them not at all
-        let (smaller, larger) = (f64::from(limit.min(self.other)), f64::from(limit.max(self.other)));
-        // idle workers cost more than shared ones: in doubt the larger
-        let share = if self.other > limit { elasticity } else { elasticity + error };
-        let between = whole(smaller * (larger / smaller).powf(share.clamp(0.0, 1.0)));
-        if elasticity - sure > ELASTICITY {
-            Some(Verdict::Larger)
-        } else if elasticity + sure < ELASTICITY {
-            Some(Verdict::Smaller(between))
-        } else {
-            (self.cycles.len() >= CYCLES_MAX).then_some(Verdict::Between(between))
+        if std::env::var("DBG").is_ok() { eprintln!("cycles {} e {:.2} se {:.2} {limit} other {}", self.cycles.len(), 1.0 - slope, error, self.other); }
+        let sure = SURE * error;
+        if (elasticity - ELASTICITY).abs() < sure && error > ERROR_MIN && self.cycles.len() < CYCLES_MAX {
+            return None;
         }
+        // up to the workers throughput grows as the limit does, and beyond them it falls
+        let share = (elasticity + CONGESTION) / (1.0 + CONGESTION);
+        Some(if share <= error {
+            Knee::Below
+        } else if share >= 1.0 - error {
+            Knee::Above
+        } else {
+            let (smaller, larger) = (f64::from(limit.min(self.other)), f64::from(limit.max(self.other)));
+            Knee::At(whole(smaller * (larger / smaller).powf(share)))
+        })
     }
 }
 
@@ -564,7 +613,9 @@ fn slope(cycles: &[Timings]) -> Option<(f64, f64)> {
     let of_answers = (spread / loads).sqrt();
     let between: f64 = parts.iter().map(|part| (part.2 - slope * part.0).powi(2)).sum();
     let of_cycles = (between * groups / (groups - 1.0).max(1.0)).sqrt() / loads;
-    Some((slope, of_answers.max(of_cycles)))
+    let weight = (groups - 1.0) / (groups - 1.0 + ANSWERS_WEIGH);
+    let error = (of_cycles.powi(2) * weight + of_answers.powi(2) * (1.0 - weight)).sqrt();
+    Some((slope, error))
 }
 
 fn above(limit: u32, step: f64) -> u32 {

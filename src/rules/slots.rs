@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::concurrency::Timings;
+use super::concurrency::{Limit, Timings};
 use super::health::{Health, Takes};
 use super::time::Moment;
 use super::uniform::Uniform;
@@ -62,6 +62,7 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct Slots<W> {
     bounds: Bounds,
+    limit: Limit,
     servers: Vec<Server>,
     /// Those who wait and are under their bounds, oldest first; gated and open apart, since the bound of open routes holds for all of them.
     gated: BTreeMap<u64, Waiting<W>>,
@@ -120,6 +121,7 @@ impl<W> Slots<W> {
     pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
         Self {
             bounds,
+            limit: Limit::of(bounds.per_server),
             servers: vec![Server::new(); servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -160,7 +162,10 @@ impl<W> Slots<W> {
         let server = &mut self.servers[grant.server];
         let seconds = now.since(grant.at).as_secs_f64();
         if ask.counts && good && seconds > 0.0 {
-            self.usage.timings.add(seconds, (server.busy_s - grant.busy_s) / seconds);
+            let in_flight = (server.busy_s - grant.busy_s) / seconds;
+            if (self.limit.from..=self.limit.to).contains(&in_flight) {
+                self.usage.timings.add(seconds, in_flight);
+            }
         }
         let busy = if ask.counts { &mut server.counted } else { &mut server.uncounted };
         *busy = busy.saturating_sub(1);
@@ -228,6 +233,7 @@ impl<W> Slots<W> {
     /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
     pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
         self.bounds = bounds;
+        self.limit = Limit { per_server: bounds.per_server, ..self.limit };
         // whoever is still over a bound is held again when it would be next
         let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
         self.held_count = 0;
@@ -251,8 +257,9 @@ impl<W> Slots<W> {
 
     /// So many slots of each server from now on. The caller then calls [`Slots::next`] until it returns none; requests above a smaller
     /// number finish.
-    pub const fn limit(&mut self, per_server: u32) {
-        self.bounds.per_server = per_server;
+    pub const fn limit(&mut self, limit: Limit) {
+        self.bounds.per_server = limit.per_server;
+        self.limit = limit;
     }
 
     /// The health of a server.

@@ -56,7 +56,7 @@ impl Front {
         let upstream = &policy.upstream;
         let servers = upstream.servers.len();
         let gate = Gate::new(Arc::new(policy.clone()), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, now(0));
-        let per_server = gate.regime().max_in_flight;
+        let per_server = gate.regime().limit.per_server;
         let bounds = Bounds { per_server, queue: upstream.queue.length, per_pass: policy.session.in_flight };
         Ok(Self {
             deadline: micros(upstream.queue.deadline),
@@ -86,9 +86,8 @@ impl Front {
             usage: self.slots.usage(moment),
         };
         let _ = self.gate.tick(&standing, now(at));
-        let per_server = self.gate.regime().max_in_flight;
         let before = self.slots.total();
-        self.slots.limit(per_server);
+        self.slots.limit(self.gate.regime().limit);
         self.slots.total() > before
     }
 

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{Gate, Site};
 use crate::metrics::{Count, Metrics, OutcomeLabel, Shard, Timing};
+use crate::rules::concurrency::Limit;
 use crate::rules::policy;
 use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
@@ -105,7 +106,7 @@ impl Upstream {
         deadlines: &[Arc<Deadlines>],
         memory: Arc<BufferMemory>,
     ) -> Arc<Self> {
-        let per_server = gate.regime().max_in_flight;
+        let per_server = gate.regime().limit.per_server;
         let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
         let slots = Slots::new(bounds(policy, per_server), peers.len(), clock.moment());
         let workers = deadlines
@@ -124,7 +125,7 @@ impl Upstream {
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
             policy.upstream.servers.iter().map(|server| inner.peers.iter().position(|peer| peer.server == *server)).collect();
-        let per_server = self.gate.regime().max_in_flight;
+        let per_server = self.gate.regime().limit.per_server;
         let places = inner.slots.reconfigure(bounds(policy, per_server), &kept);
         for peer in &mut inner.peers {
             peer.live = false;
@@ -179,13 +180,14 @@ impl Upstream {
     }
 
     /// So many slots of each server from now on.
-    pub fn limit(self: &Arc<Self>, per_server: u32) {
+    pub fn limit(self: &Arc<Self>, limit: Limit) {
+        let per_server = limit.per_server;
         let mut inner = self.lock();
+        inner.slots.limit(limit);
         let before = std::mem::replace(&mut inner.settings.per_server, per_server);
         if before == per_server {
             return;
         }
-        inner.slots.limit(per_server);
         let Inner { slots, peers, .. } = &mut *inner;
         for (place, peer) in peers.iter_mut().enumerate() {
             // an idle connection holds a worker too

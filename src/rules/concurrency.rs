@@ -144,7 +144,7 @@ const SURE: f64 = 2.0;
 const FILLED: f64 = 0.9;
 
 /// A slice of a trial lasts for as many usual answers, one after the other, and gives so many.
-const SLICE_TIMES: f64 = 2.5;
+const SLICE_TIMES: f64 = 1.5;
 const SLICE_ANSWERS: f64 = 5.0;
 
 /// A slice that has not seen its answers after this has met something else.
@@ -177,7 +177,7 @@ const REST_S: f64 = 10.0;
 const REST_MAX_S: f64 = 160.0;
 
 /// A smaller limit wastes what it is tried on if the one in force is right, so it is tried after one rest in so many.
-const DOWN_AFTER_RESTS: u32 = 4;
+const DOWN_AFTER_RESTS: u32 = 8;
 
 /// Answers that take longer, or shorter, by this factor than when the limit was judged are of another site.
 const CHANGED: f64 = 1.4;
@@ -188,7 +188,7 @@ const CLIMB_ANSWERS: f64 = 20.0;
 const CLIMB_ANSWERS_MAX: f64 = 200.0;
 
 /// A new limit of the climb is let in for within this time.
-const CLIMB_TRUSTED_S: f64 = 4.0;
+const CLIMB_TRUSTED_S: f64 = 2.0;
 
 /// What was seen with so much of the limit used, or less, is what the climb compares with: far enough for ln(in flight) to differ by so
 /// much.
@@ -207,6 +207,8 @@ pub struct Concurrency {
     stride: f64,
     rest_s: f64,
     rests: u32,
+    /// Spent with trials since the last rest: a rest is as long at least.
+    tried_s: f64,
     /// Recent answers while the limit was filled, and the time that they came in.
     recent: Timings,
     recent_s: f64,
@@ -273,6 +275,7 @@ impl Concurrency {
             stride: 1.0,
             rest_s: REST_S,
             rests: 0,
+            tried_s: 0.0,
             recent: Timings::NONE,
             recent_s: 0.0,
             usual: None,
@@ -331,6 +334,7 @@ impl Concurrency {
                 }
             }
             State::Try(trial) => {
+                self.tried_s += sample.seconds;
                 // a larger limit need not be filled, since nobody has been let in for it yet; but it must be used
                 let over = trial.is_at_other() && trial.other > self.limit;
                 let filled = if over { sample.in_flight >= f64::from(self.limit) } else { fill >= FILLED };
@@ -396,7 +400,9 @@ impl Concurrency {
         match (knee, up) {
             (Knee::Above, true) | (Knee::Below, false) => {
                 self.limit = other;
-                (self.below_known, self.above_known) = (up, !up);
+                // a wide step may have gone past it
+                let known = f64::from(self.limit.max(before)) <= f64::from(self.limit.min(before)) * (1.0 + 2.0 * STEP_MIN);
+                (self.below_known, self.above_known) = (up && known, !up && known);
                 self.stride *= 2.0;
                 self.rest_s = REST_S;
             }
@@ -419,7 +425,8 @@ impl Concurrency {
             self.state = State::Try(Trial::of(below(self.limit, step)));
         } else {
             self.stride = 1.0;
-            self.state = State::Rest { left_s: self.rest_s, window: Timings::NONE, window_s: 0.0 };
+            let left_s = self.rest_s.max(std::mem::take(&mut self.tried_s));
+            self.state = State::Rest { left_s, window: Timings::NONE, window_s: 0.0 };
             self.rest_s = (self.rest_s * 2.0).min(REST_MAX_S);
         }
     }
@@ -525,7 +532,16 @@ enum Knee {
 
 impl Trial {
     const fn of(other: u32) -> Self {
-        Self { other, slice: 0, slice_s: 0.0, slice_answers: 0.0, unfilled_s: 0.0, cycle: Timings::NONE, base: Timings::NONE, cycles: Vec::new() }
+        Self {
+            other,
+            slice: 0,
+            slice_s: 0.0,
+            slice_answers: 0.0,
+            unfilled_s: 0.0,
+            cycle: Timings::NONE,
+            base: Timings::NONE,
+            cycles: Vec::new(),
+        }
     }
 
     const fn is_at_other(&self) -> bool {
@@ -581,7 +597,6 @@ impl Trial {
         }
         let (slope, error) = slope(&self.cycles)?;
         let elasticity = 1.0 - slope;
-        if std::env::var("DBG").is_ok() { eprintln!("cycles {} e {:.2} se {:.2} {limit} other {}", self.cycles.len(), 1.0 - slope, error, self.other); }
         let sure = SURE * error;
         if (elasticity - ELASTICITY).abs() < sure && error > ERROR_MIN && self.cycles.len() < CYCLES_MAX {
             return None;
@@ -634,4 +649,201 @@ fn whole(limit: f64) -> u32 {
 #[expect(clippy::cast_precision_loss, reason = "a few cycles")]
 const fn f64_of(count: usize) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A site whose requests share its workers, seen a tick of a second at a time; while it is busy the limit is full.
+    struct Site {
+        workers: f64,
+        service_s: f64,
+        /// Beside the work: time in which no worker is held.
+        apart_s: f64,
+        congestion: f64,
+        state: u64,
+    }
+
+    const SITE: Site = Site { workers: 32.0, service_s: 0.16, apart_s: 0.0, congestion: 0.15, state: 1 };
+
+    impl Site {
+        fn seconds(&self, in_flight: f64) -> f64 {
+            // with time apart the workers see only some of them: the number that they have in the long run
+            let free = self.apart_s + self.service_s;
+            let slowed = |working: f64| {
+                self.service_s * (working / self.workers).max(1.0) * (1.0 + self.congestion * (working / self.workers - 1.0).max(0.0))
+            };
+            if self.apart_s == 0.0 {
+                return slowed(in_flight);
+            }
+            let working = (in_flight * self.service_s / free).max(in_flight - self.apart_s * self.workers / self.service_s);
+            self.apart_s + slowed(working)
+        }
+
+        fn unit(&mut self) -> f64 {
+            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (f64::from(u32::try_from(self.state >> 33).unwrap()) + 0.5) / 2f64.powi(31)
+        }
+
+        /// A second with so many in flight.
+        fn second(&mut self, in_flight: f64) -> Sample {
+            let seconds = self.seconds(in_flight);
+            let mut timings = Timings::NONE;
+            let answers = in_flight / seconds;
+            let whole_answers = (0..10_000).take_while(|&n| f64::from(n) + self.unit() < answers).count();
+            for _ in 0..whole_answers {
+                // the sum of 12 draws is as good as normal; the spread is that of pages whose deviation is their mean
+                let normal: f64 = (0..12).map(|_| self.unit()).sum::<f64>() - 6.0;
+                timings.add(seconds * (0.83 * normal - 0.35).exp(), in_flight);
+            }
+            Sample { seconds: 1.0, in_flight, timings }
+        }
+
+        /// So many seconds in which everyone asks.
+        fn busy(&mut self, found: &mut Concurrency, seconds: u32) {
+            for _ in 0..seconds {
+                let sample = self.second(f64::from(found.limit().per_server));
+                found.tick(&sample);
+            }
+        }
+    }
+
+    fn near(found: &Concurrency, workers: f64) -> bool {
+        let limit = f64::from(found.limit);
+        (0.85 * workers..=1.3 * workers).contains(&limit)
+    }
+
+    #[test]
+    fn the_workers_are_found_from_nothing() {
+        for (workers, service_s) in [(8.0, 0.08), (32.0, 0.16), (320.0, 0.16), (100.0, 0.5)] {
+            for state in 1..=5 {
+                let mut site = Site { workers, service_s, state, ..SITE };
+                let mut found = Concurrency::new(None);
+                site.busy(&mut found, 180);
+                assert!(near(&found, workers), "{workers} {state}: {}", found.limit);
+                assert_eq!(found.found(), Some(found.limit));
+            }
+        }
+    }
+
+    #[test]
+    fn two_workers_are_found_too() {
+        for state in 1..=5 {
+            let mut site = Site { workers: 2.0, service_s: 0.45, state, ..SITE };
+            let mut found = Concurrency::new(None);
+            site.busy(&mut found, 600);
+            assert!((1..=3).contains(&found.limit), "{state}: {}", found.limit);
+        }
+    }
+
+    #[test]
+    fn workers_that_are_lost_are_noticed() {
+        let mut site = SITE;
+        let mut found = Concurrency::new(Some(32));
+        site.busy(&mut found, 120);
+        site.workers = 16.0;
+        site.busy(&mut found, 120);
+        assert!(near(&found, 16.0), "{}", found.limit);
+        site.workers = 32.0;
+        site.busy(&mut found, 400);
+        assert!(near(&found, 32.0), "{}", found.limit);
+    }
+
+    #[test]
+    fn pages_that_are_slower_are_not_workers_that_are_lost() {
+        for state in 1..=5 {
+            let mut site = Site { state, ..SITE };
+            let mut found = Concurrency::new(Some(32));
+            site.busy(&mut found, 120);
+            site.service_s *= 2.0;
+            site.busy(&mut found, 120);
+            assert!(near(&found, 32.0), "{state}: {}", found.limit);
+        }
+    }
+
+    #[test]
+    fn time_outside_the_workers_is_made_up_for() {
+        let mut site = SITE;
+        let mut found = Concurrency::new(Some(32));
+        site.busy(&mut found, 60);
+        site.apart_s = 0.3;
+        site.busy(&mut found, 300);
+        assert!(near(&found, 92.0), "{}", found.limit);
+    }
+
+    #[test]
+    fn a_limit_that_does_not_bind_is_left_alone() {
+        let mut site = SITE;
+        let mut found = Concurrency::new(Some(32));
+        for _ in 0..600 {
+            let sample = site.second(19.0);
+            found.tick(&sample);
+            assert_eq!((found.limit().per_server, found.found()), (32, Some(32)));
+        }
+    }
+
+    #[test]
+    fn an_unused_site_is_known_no_better_for_it() {
+        let mut found = Concurrency::new(None);
+        for _ in 0..100 {
+            found.tick(&Sample { seconds: 1.0, ..Sample::default() });
+        }
+        assert_eq!((found.limit().per_server, found.found()), (FIRST, None));
+    }
+
+    #[test]
+    fn a_site_that_answers_nothing_moves_no_limit() {
+        let mut site = SITE;
+        let mut found = Concurrency::new(Some(32));
+        site.busy(&mut found, 60);
+        let before = found.limit;
+        for _ in 0..120 {
+            let in_flight = f64::from(found.limit().per_server);
+            found.tick(&Sample { seconds: 1.0, in_flight, timings: Timings::NONE });
+        }
+        assert_eq!(found.limit, before);
+    }
+
+    #[test]
+    fn the_limit_stays_within_its_bounds_whatever_is_seen() {
+        let mut site = SITE;
+        let mut found = Concurrency::new(Some(0));
+        for second in 0..5000u32 {
+            let in_flight = f64::from(found.limit().per_server) * [1.0, 0.0, 3.0, 0.95][second as usize % 4];
+            let seconds = [0.0, 1.0, 60.0, 1e9][second as usize / 4 % 4];
+            let mut timings = Timings::NONE;
+            for _ in 0..30 {
+                timings.add([0.0, 1e-9, 1.0, 1e12][second as usize / 16 % 4] * site.unit(), [0.0, 1e12, 5.0][second as usize % 3]);
+            }
+            found.tick(&Sample { seconds, in_flight, timings });
+            assert!((1..=LIMIT_MAX).contains(&found.limit().per_server), "{}", found.limit().per_server);
+            assert!(found.sustained().is_finite() && found.sustained() > 0.0);
+        }
+    }
+
+    #[test]
+    fn while_two_limits_are_compared_people_are_let_in_for_their_mean() {
+        let mut found = Concurrency::new(Some(32));
+        assert!((found.sustained() - 32.0).abs() < 1e-9);
+        let mut site = SITE;
+        site.busy(&mut found, 1);
+        assert_eq!(found.limit(), Limit { per_server: 40, from: 32.0 * FILLED, to: 40.0 / FILLED });
+        assert!((found.sustained() - 36.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_slope_is_that_of_the_line_within_cycles() {
+        let cycle = |height: f64| {
+            let mut cycle = Timings::NONE;
+            for (n, in_flight) in [(0, 10.0), (1, 20.0), (2, 20.0), (3, 10.0)] {
+                let noise = [0.01, -0.01, 0.01, -0.01][n];
+                cycle.add((height + 0.7 * f64::ln(in_flight) + noise).exp(), in_flight);
+            }
+            cycle
+        };
+        let (slope, error) = slope(&[cycle(-3.0), cycle(-2.0), cycle(-1.0)]).unwrap();
+        assert!((slope - 0.7).abs() < 1e-6 && error < 0.02, "{slope} {error}");
+        assert!(super::slope(&[Timings::NONE]).is_none());
+    }
 }

@@ -63,12 +63,14 @@ impl Crowd {
         }
     }
 
-    /// Counts a ticket, unless it has been counted in this epoch.
-    pub(super) fn count(&self, id: u64, epoch: Epoch, length: Duration, weight: f64) {
-        if self.maps[index(generation(epoch.began, length))].insert(id) {
+    /// Counts a ticket, unless it has been counted in this epoch. Returns whether it had not been.
+    pub(super) fn count(&self, id: u64, epoch: Epoch, length: Duration, weight: f64) -> bool {
+        let first = self.maps[index(generation(epoch.began, length))].insert(id);
+        if first {
             self.weights.fetch_add(fixed(weight), Ordering::Relaxed);
             self.tickets.fetch_add(1, Ordering::Relaxed);
         }
+        first
     }
 
     /// Counts a ticket that has won and found no token, once a tick.

@@ -168,7 +168,7 @@ fn a_silent_site_without_capacity_gets_one_newcomer_in_five_seconds() {
 
 #[test]
 fn what_is_remembered_is_the_capacity_from_the_first_second() {
-    let remembered = Remembered { capacity: Some(CAPACITY), by_hand: None };
+    let remembered = Remembered { capacity: Some(CAPACITY), ..Remembered::default() };
     let settings = Settings { arrivals: vec![(60, 30.0)], ..Settings::default() };
     let mut cold = World::new(settings.clone());
     let mut warm = World::new(Settings { remembered, ..settings });

@@ -36,7 +36,7 @@ pub use regime::{ByHand, ModeInForce, Regime};
 pub use visit::{Decision, Visit};
 
 use attending::{CheckedIn, LastEpoch};
-use crowd::{Crowd, Sums};
+use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
 use regime::{LineInForce, Staked, fixed_odds, mode_in_force, whole, with_mode};
 
@@ -334,7 +334,7 @@ impl Gate {
         stake.is_ok_and(|stake| {
             // one that has won draws no more, and waits
             let weight = if ticket.won { 0.0 } else { stake.weight(issued) };
-            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight)
+            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight, issued < epoch.began)
         })
     }
 
@@ -395,11 +395,9 @@ impl Gate {
         let won = ticket.won || decision.reason == Reason::NoToken;
         decision.wait = regime.wait(&ticket, wall);
         decision.retry_after = if won {
-            // as long as the tokens take for those who have won before, spread so that they do not come all at once
-            let ahead = (regime.held / regime.usual_rate.max(0.1)).clamp(1.0, regime.epoch.as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a random share")]
             let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
-            Duration::from_secs_f64(1.0 + ahead * share)
+            Duration::from_secs_f64(1.0 + regime.held_spread() * share)
         } else {
             next.since(wall).max(Duration::from_secs(1))
         };
@@ -448,19 +446,20 @@ impl Gate {
         }
         let reading = self.read(&control, site, seconds);
         let turned_away = self.drain(|seen| &seen.turned_away);
-        let held = f64::from(self.crowd.take_held());
+        // who is held asks once in so long, and not each tick
+        let held = f64::from(self.crowd.take_held()) * (1.0 + old.held_spread() / 2.0);
         control.ticked = now.mono;
         control.usage = site.usage;
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
 
-        let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let Sum { weights, tickets: waiting, returned } = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
         let mut line = old.line.clone();
         line.clock.tick(now);
         let position = Position::at(line.clock.at(now.wall));
         let (attending, counted_s) = control.last_epoch.tick(&self.checked_in, old.epoch, seconds, position);
         (line.attending, line.counted_s) = (Arc::new(attending), counted_s);
-        let epoch = self.stretch(&mut control, &old, waiting, now);
+        let epoch = self.stretch(&mut control, &old, returned, now);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         if policy.admission.order == Order::Arrival {
             let room = room(&control, &line, policy, mode.mode, draw::left(law.newcomers, held), now);

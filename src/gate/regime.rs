@@ -124,6 +124,11 @@ impl Regime {
             }
     }
 
+    /// Over how many seconds those who are held come back: as long as the tokens take for them, so that they do not come all at once.
+    pub(super) fn held_spread(&self) -> f64 {
+        (self.held / self.usual_rate.max(0.1)).clamp(1.0, self.epoch.as_secs_f64())
+    }
+
     pub(super) fn position(&self, ticket: &Ticket) -> Position {
         Position::of(ticket.issued, self.keys.place(ticket.id))
     }

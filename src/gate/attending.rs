@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::rules::line::{Attending, Position};
 
-/// Bins of the histogram: 11 hours of arrivals, in 128 KiB. Who came before counts with the oldest of them.
-const BINS: u64 = 1 << 15;
+/// Bins of the histogram: 45 hours of arrivals, in 512 KiB, so that a crowd is told apart also when the clock has jumped by a day. Who
+/// came before counts with the oldest of them.
+const BINS: u64 = 1 << 17;
 
 /// Bins ahead of now: a worker's clock is a moment ahead of the ticker's.
 const AHEAD: u64 = 16;
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn over_many_epochs_each_who_attends_counts_once() {
-        let checked_in = CheckedIn::new(position(0));
+        let checked_in = CheckedIn::new(position(1000));
         let mut last = LastEpoch::default();
         for second in 0..100 {
             // each of 100 comes back every ten seconds, those of the first half for half of the time only
@@ -171,13 +172,14 @@ mod tests {
 
     #[test]
     fn a_new_length_keeps_everyone_in_place() {
-        let checked_in = CheckedIn::new(position(0));
+        let checked_in = CheckedIn::new(position(100));
         let mut last = LastEpoch::default();
         (0..100).for_each(|id| checked_in.count(position(id), 1.0));
         last.tick(&checked_in, E, 1.0, position(100));
         let twenty = Duration::from_secs(20);
         last.change_length(twenty);
-        assert!((last.attending().count() - 100.0).abs() < 1e-6 && (last.attending().before(position(50)) - 50.0).abs() < 1.0);
+        let attending = last.attending();
+        assert!((attending.count() - 100.0).abs() < 1e-6 && (attending.before(position(50)) - 50.0).abs() < 1.0, "{attending:?}");
         for second in 1..=20 {
             let (attending, covered) = last.tick(&checked_in, twenty, 1.0, position(100 + second));
             #[expect(clippy::cast_precision_loss, reason = "seconds of a test")]
@@ -197,14 +199,14 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range_counts_at_its_end() {
-        let checked_in = CheckedIn::new(position(100_000));
-        for at in [position(0), position(99_999), position(200_000)] {
+        let checked_in = CheckedIn::new(position(400_000));
+        for at in [position(0), position(399_999), position(500_000)] {
             checked_in.count(at, 1.0);
         }
-        let (attending, _) = LastEpoch::default().tick(&checked_in, E, 1.0, position(100_001));
+        let (attending, _) = LastEpoch::default().tick(&checked_in, E, 1.0, position(400_001));
         assert!((attending.count() - 3.0).abs() < 1e-9);
-        assert!((attending.before(position(60_000)) - 1.0).abs() < 1e-9, "an hour-old crowd is told apart, a day-old one is not");
-        assert!((attending.before(position(100_000)) - 2.0).abs() < 1e-9);
+        assert!((attending.before(position(300_000)) - 1.0).abs() < 1e-9, "a day-old crowd is told apart, a week-old one is not");
+        assert!((attending.before(position(400_000)) - 2.0).abs() < 1e-9);
     }
 
     #[test]

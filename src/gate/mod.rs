@@ -9,6 +9,7 @@ mod attending;
 mod crowd;
 mod keyed;
 mod regime;
+mod standing;
 mod visit;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens}
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::line::{IssueClock, Line, Position, Room};
+use crate::rules::line::{IssueClock, Position};
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::slots::{Appointments, Usage};
@@ -38,7 +39,8 @@ pub use visit::{Decision, Visit};
 use attending::{CheckedIn, LastEpoch};
 use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
-use regime::{LineInForce, Staked, fixed_odds, mode_in_force, whole, with_mode};
+use regime::{Staked, fixed_odds, mode_in_force, whole, with_mode};
+use standing::{LineInForce, Pace};
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -143,6 +145,14 @@ struct Control {
     turned_away: Moment,
 }
 
+impl Control {
+    fn pace(&self, mode: Mode, held: f64, policy: &Policy, epoch: Duration, now: Now) -> Pace {
+        // a crowd that stood in a saved line comes back as it was told to
+        let returning = self.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
+        Pace { mode, held, all_counted: !returning, epoch }
+    }
+}
+
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gate").finish_non_exhaustive()
@@ -163,7 +173,7 @@ impl Gate {
         // who stood in a line of long ago has lost the place
         let holds = decide::ticket_holds(policy.waiting_room.refresh_max);
         let saved = remembered.line.filter(|line| now.wall.since(line.clock) < holds);
-        let line = LineInForce::new(saved.map(|line| line.at), clock, now.wall);
+        let line = LineInForce::new(saved, clock, capacity, now.wall);
         let checked_in = CheckedIn::new(Position::at(clock.at(now.wall)));
         let sums = Sums::new(policy.waiting_room.refresh, now.wall);
         let tokens = Tokens::default().next(capacity, TICK.as_secs_f64(), 0);
@@ -314,7 +324,7 @@ impl Gate {
         };
         let (is_next, yes, no) = match regime.order() {
             Order::Lottery => (draws_in(regime, staked), Reason::Drew, Reason::NotDrawn),
-            Order::Arrival => (is_reached(regime, staked), Reason::InTurn, Reason::InLine),
+            Order::Arrival => (regime.line.has_reached(regime, staked), Reason::InTurn, Reason::InLine),
         };
         if !visit.may_draw || !(staked.ticket.won || is_next) {
             return Decision::new(Verdict::Wait, no);
@@ -446,8 +456,7 @@ impl Gate {
         }
         let reading = self.read(&control, site, seconds);
         let turned_away = self.drain(|seen| &seen.turned_away);
-        // who is held asks once in so long, and not each tick
-        let held = f64::from(self.crowd.take_held()) * (1.0 + old.held_spread() / 2.0);
+        let held = f64::from(self.crowd.take_held());
         control.ticked = now.mono;
         control.usage = site.usage;
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
@@ -457,14 +466,11 @@ impl Gate {
         let mut line = old.line.clone();
         line.clock.tick(now);
         let position = Position::at(line.clock.at(now.wall));
-        let (attending, counted_s) = control.last_epoch.tick(&self.checked_in, old.epoch, seconds, position);
-        (line.attending, line.counted_s) = (Arc::new(attending), counted_s);
+        line.measure(control.last_epoch.tick(&self.checked_in, old.epoch, seconds, position), law.newcomers, seconds);
         let epoch = self.stretch(&mut control, &old, returned, now);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         if policy.admission.order == Order::Arrival {
-            let room = room(&control, &line, policy, mode.mode, draw::left(law.newcomers, held), now);
-            let next = if mode.mode == Mode::Open { Line::empty(position) } else { line.line.advance(&line.attending, room) };
-            line.stand(next, room.may_enter, now.wall, epoch);
+            line.advance(control.pace(mode.mode, held, policy, epoch, now), now);
         }
         let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
         let mut odds = old.odds.clone();
@@ -545,10 +551,7 @@ impl Gate {
         let mut line = old.line.clone();
         if policy.admission.order == Order::Arrival && old.policy.admission.order == Order::Lottery {
             // a line of before is not that of this crowd; the weight of a ticket in a lottery needs no such care
-            let room = room(&control, &line, &policy, mode.mode, draw::left(old.law.newcomers, old.held), now);
-            let begun = Line::begin(&line.attending, room);
-            line = LineInForce { limits: Recent::new(now.wall, begun.limit()), ..line };
-            line.stand(begun, room.may_enter, now.wall, epoch);
+            line.begin(control.pace(mode.mode, old.held, &policy, epoch, now), now);
         }
         // nobody who comes back when told to loses the place to a reload
         let before = old.policy.waiting_room.refresh_max;
@@ -588,9 +591,8 @@ impl Gate {
     pub fn remembered(&self) -> Remembered {
         let capacity = self.control().controller.capacity();
         let regime = self.regime.load();
-        let line = regime.line.clone();
-        let stands = regime.policy.admission.order == Order::Arrival && !line.line.open;
-        let line = stands.then(|| RememberedLine { at: line.line.at, clock: line.clock.at(regime.tick_began) });
+        let line = Some(&regime.line).filter(|_| regime.policy.admission.order == Order::Arrival);
+        let line = line.and_then(|line| line.remembered(regime.tick_began));
         Remembered { capacity, by_hand: regime.mode.by_hand, line }
     }
 
@@ -622,23 +624,6 @@ impl Gate {
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Who may enter next: of what is `left` a second, in the time in which those who attend were counted.
-fn room(control: &Control, line: &LineInForce, policy: &Policy, mode: Mode, left: f64, now: Now) -> Room {
-    let may_enter = match mode {
-        Mode::Auto | Mode::Open | Mode::Observe => left.max(0.0) * line.counted_s,
-        // nobody is next, whatever is left
-        Mode::Closed | Mode::Fixed(_) => 0.0,
-    };
-    // a crowd that stood in a saved line comes back as it was told to
-    let returning = control.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
-    Room { may_enter, now: Position::at(line.clock.at(now.wall)), all_counted: !returning }
-}
-
-/// Whether the line has come to a ticket, as it stood when the ticket's epoch began.
-fn is_reached(regime: &Regime, staked: &Staked) -> bool {
-    staked.stake.is_ok_and(|stake| regime.position(&staked.ticket).grains() < regime.line.limits.at(stake.at))
 }
 
 /// Whether a ticket wins in this epoch.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::standing::LineInForce;
 use crate::page::Pages;
 use crate::rules::controller::Law;
 use crate::rules::draw::{self, Epoch, Recent, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::line::{self, Attending, IssueClock, Line, Place, Position};
+use crate::rules::line::{self, Place, Position};
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::time::{Moment, Now, UnixTime};
@@ -93,7 +94,7 @@ impl Regime {
 
     fn place_behind(&self, ahead: f64, next: Duration) -> Place {
         // those who are held have been passed by the line, and enter first
-        let wait = line::wait(ahead + self.held, self.entering, self.epoch, next).filter(|_| self.mode.mode != Mode::Closed);
+        let wait = line::wait(ahead + self.held, self.entering, next).filter(|_| self.mode.mode != Mode::Closed);
         Place { ahead: whole(ahead), wait }
     }
 
@@ -152,46 +153,6 @@ impl Regime {
         let epoch = Epoch::of(now, self.epoch, self.keys.phase(ticket.id));
         let issued = self.line.clock.wall(ticket.issued);
         Staked { ticket, issued, epoch, stake: Stake::of(epoch, issued, now) }
-    }
-}
-
-/// The line as it stands. Its clock and who attends are kept in a lottery too.
-#[derive(Clone)]
-pub(super) struct LineInForce {
-    pub(super) line: Line,
-    /// Where it stood: a ticket is held against that at the beginning of its epoch, so that reloading buys nothing.
-    pub(super) limits: Recent,
-    pub(super) attending: Arc<Attending>,
-    /// In how many seconds they were counted.
-    pub(super) counted_s: f64,
-    /// The share of them that may enter in that time, 0 to 1.
-    pub(super) share: f64,
-    pub(super) clock: IssueClock,
-}
-
-impl LineInForce {
-    /// One that nobody stands in, or the one that was saved.
-    pub(super) fn new(saved: Option<Position>, clock: IssueClock, now: UnixTime) -> Self {
-        let empty = Line::empty(Position::at(clock.at(now)));
-        let line = saved.map_or(empty, |at| Line { at, open: false });
-        Self {
-            line,
-            limits: Recent::new(now, line.limit()),
-            attending: Arc::default(),
-            counted_s: 0.0,
-            share: 1.0,
-            clock,
-        }
-    }
-
-    /// It stands there from now on.
-    pub(super) fn stand(&mut self, line: Line, may_enter: f64, now: UnixTime, epoch: Duration) {
-        self.share = if line.open { 1.0 } else { (may_enter / self.attending.count()).clamp(0.0, 1.0) };
-        if self.share.is_nan() {
-            self.share = 0.0;
-        }
-        self.line = line;
-        self.limits.push(now, line.limit(), epoch);
     }
 }
 

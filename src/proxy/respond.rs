@@ -121,9 +121,9 @@ pub(super) fn waiting(
         | Reason::NotDrawn
         | Reason::InLine
         | Reason::SlotDeadline
-        | Reason::SlotQueueFull => WaitingState::Waiting {
-            wait: if position.is_some() { WaitText::in_line(in_line_s) } else { WaitText::new(estimate) },
-        },
+        | Reason::SlotQueueFull => {
+            WaitingState::Waiting { wait: if position.is_some() { WaitText::in_line(in_line_s) } else { WaitText::new(estimate) } }
+        }
     };
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, position);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

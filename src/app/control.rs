@@ -162,7 +162,7 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     metrics.set(Gauge::AdmissionRate, regime.law.newcomers);
     metrics.set(Gauge::VisitorsActive, to_f64(regime.active));
     metrics.set(Gauge::VisitorsWaiting, to_f64(regime.waiting));
-    let line = regime.line().filter(|_| regime.limiting);
+    let line = regime.line();
     metrics.set(Gauge::LineTimestamp, line.map_or(0.0, |(at, _)| to_f64(at.as_millis()) / 1000.0));
     metrics.set(Gauge::LineLength, line.map_or(0.0, |(_, length)| to_f64(length)));
     metrics.set(Gauge::ExpectedWait, regime.expected_wait(shared.clock.now().wall).map_or(f64::INFINITY, |wait| wait.as_secs_f64()));

@@ -165,7 +165,7 @@ mod tests {
             let expected = [(10..50, 100.0), (60..100, 50.0)].into_iter().find(|(seconds, _)| seconds.contains(&second));
             if let Some((_, expected)) = expected {
                 assert!((attending.count() - expected).abs() < 0.1, "{second}: {}", attending.count());
-                assert!((attending.before(position(50)) - (expected - 50.0)).abs() < 1.0, "{second}: {attending:?}");
+                assert!((attending.ahead(position(50)) - (expected - 50.0)).abs() < 1.0, "{second}: {attending:?}");
             }
         }
     }
@@ -179,7 +179,7 @@ mod tests {
         let twenty = Duration::from_secs(20);
         last.change_length(twenty);
         let attending = last.attending();
-        assert!((attending.count() - 100.0).abs() < 1e-6 && (attending.before(position(50)) - 50.0).abs() < 1.0, "{attending:?}");
+        assert!((attending.count() - 100.0).abs() < 1e-6 && (attending.ahead(position(50)) - 50.0).abs() < 1.0, "{attending:?}");
         for second in 1..=20 {
             let (attending, covered) = last.tick(&checked_in, twenty, 1.0, position(100 + second));
             #[expect(clippy::cast_precision_loss, reason = "seconds of a test")]
@@ -205,8 +205,8 @@ mod tests {
         }
         let (attending, _) = LastEpoch::default().tick(&checked_in, E, 1.0, position(400_001));
         assert!((attending.count() - 3.0).abs() < 1e-9);
-        assert!((attending.before(position(300_000)) - 1.0).abs() < 1e-9, "a day-old crowd is told apart, a week-old one is not");
-        assert!((attending.before(position(400_000)) - 2.0).abs() < 1e-9);
+        assert!((attending.ahead(position(300_000)) - 1.0).abs() < 1e-9, "a day-old crowd is told apart, a week-old one is not");
+        assert!((attending.ahead(position(400_000)) - 2.0).abs() < 1e-9);
     }
 
     #[test]

@@ -88,20 +88,21 @@ impl Regime {
     /// How a ticket stands in the line, if there is one. It comes back in `next`.
     #[must_use]
     pub fn place(&self, ticket: &Ticket, next: Duration) -> Option<Place> {
-        let ahead = if ticket.won { 0.0 } else { self.line.attending.before(self.position(ticket)) };
+        let ahead = if ticket.won { 0.0 } else { self.line.attending.ahead(self.position(ticket)) };
         (self.order() == Order::Arrival).then(|| self.place_behind(ahead, next))
     }
 
     fn place_behind(&self, ahead: f64, next: Duration) -> Place {
         // those who are held have been passed by the line, and enter first
         let wait = line::wait(ahead + self.held, self.entering, next).filter(|_| self.mode.mode != Mode::Closed);
-        Place { ahead: whole(ahead), wait }
+        Place { ahead: whole(ahead.round()), wait }
     }
 
-    /// Where the line stands, in time of arrival, and how many attend in it; none in a lottery.
+    /// Where the line stands, as a time of arrival, and how many attend in it; none while it is open, and in a lottery.
     #[must_use]
     pub fn line(&self) -> Option<(UnixTime, u64)> {
-        (self.order() == Order::Arrival).then(|| (self.line.line.at.time(), whole(self.line.attending.count())))
+        (self.order() == Order::Arrival)
+            .then(|| (self.line.clock.wall(self.line.line.at.time()), whole(self.line.attending.count().round())))
     }
 
     /// How long who comes now waits, by and large (in a lottery: half of them); `None` while nobody is let in.

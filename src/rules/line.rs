@@ -110,13 +110,14 @@ impl Attending {
         self.bins.last().map_or(0.0, |bin| bin.before + bin.count)
     }
 
-    /// How many stand before a position. Within a bin they are spread evenly.
+    /// How many stand before one who attends. Within a bin they are spread evenly, itself aside.
     #[must_use]
-    pub fn before(&self, position: Position) -> f64 {
+    pub fn ahead(&self, position: Position) -> f64 {
         let of = position.bin();
         let after = self.bins.partition_point(|bin| bin.bin <= of);
         let Some(bin) = after.checked_sub(1).and_then(|index| self.bins.get(index)) else { return 0.0 };
-        if bin.bin == of { bin.before + bin.count * (position.0 * BINS).fract() } else { bin.before + bin.count }
+        let others = if bin.bin == of { (bin.count - 1.0).max(0.0) * (position.0 * BINS).fract() } else { bin.count };
+        bin.before + others
     }
 
     /// The position before which so many stand: behind the last, if there are fewer.
@@ -308,14 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn those_before_a_position_are_counted_to_within_a_bin() {
+    fn those_ahead_are_counted_to_within_a_bin() {
         let crowd = crowd(&[80.0, 0.0, 40.0]);
-        for (at, before) in [(-5.0, 0.0), (0.0, 0.0), (0.5, 40.0), (1.0, 80.0), (1.7, 80.0), (2.25, 90.0), (3.0, 120.0), (99.0, 120.0)] {
-            assert!((crowd.before(position(at)) - before).abs() < 1e-3, "{at}: {}", crowd.before(position(at)));
+        for (at, before) in
+            [(-5.0, 0.0), (0.0, 0.0), (0.5, 40.0), (0.0625, 4.5), (1.0, 80.0), (1.7, 80.0), (2.25, 90.0), (3.0, 120.0), (99.0, 120.0)]
+        {
+            assert!((crowd.ahead(position(at)) - before).abs() < 1e-3, "{at}: {}", crowd.ahead(position(at)));
         }
         for (count, at) in [(0.0, 0.0), (40.0, 0.5), (80.0, 1.0), (90.0, 2.25), (500.0, 3.0)] {
             assert!(close(crowd.reach(count), position(at)), "{count}: {:?}", crowd.reach(count));
         }
+        let alone = Attending::new([(position(0.3).bin(), 1.0)].into_iter());
+        assert!(alone.ahead(position(0.3)).abs() < 1e-9, "nobody stands before itself");
         assert_eq!(Attending::default().reach(5.0), Position::default());
         assert!(Attending::default().count().abs() < 1e-9 && (crowd.count() - 120.0).abs() < 1e-9);
     }

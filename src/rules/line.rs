@@ -217,9 +217,12 @@ impl Place {
 /// The line is as far ahead of those who enter as it takes who is passed to come back; nobody does before `next`.
 #[must_use]
 pub fn wait(ahead: f64, entering_per_second: f64, next: Duration) -> Option<Duration> {
-    let turn = ahead / entering_per_second;
-    (entering_per_second > 0.0).then(|| Duration::try_from_secs_f64(turn).unwrap_or(Duration::MAX).max(next))
+    let turn = (ahead + 1.0) / entering_per_second;
+    (entering_per_second >= NOBODY).then(|| Duration::try_from_secs_f64(turn).unwrap_or(Duration::MAX).max(next))
 }
+
+/// Fewer than this a second are nobody: a mean over the recent past is never nothing again.
+const NOBODY: f64 = 0.01;
 
 /// The clock by which tickets are issued: the wall clock, but one that is never set back. A ticket that was issued after another stands
 /// behind it, whatever the wall clock did between.
@@ -408,7 +411,8 @@ mod tests {
         assert_eq!(wait(100.0, 2.0, 10), Some(50));
         assert_eq!(wait(1.0, 2.0, 7), Some(7));
         assert_eq!(wait(100.0, 0.0, 10), None);
-        assert_eq!(wait(1e300, 1e-9, 10), Some(u64::MAX));
+        assert_eq!(wait(1e300, 1.0, 10), Some(u64::MAX));
+        assert_eq!(wait(1.0, 0.001, 10), None);
     }
 
     fn now(mono: u64, wall: u64) -> Now {

@@ -33,7 +33,7 @@ use crate::rules::time::UnixTime;
 use crate::rules::token::VisitorId;
 
 pub use keys::{KeyFault, KeyStatus, ListedKey, keys_fingerprint, list_keys, load_keys, retire_key, rotate_keys};
-pub use state::{LoadedState, SavedMode, SavedState, StateFault};
+pub use state::{LoadedState, SavedLine, SavedMode, SavedState, StateFault};
 
 /// The data directory, held for this process until dropped.
 #[derive(Debug)]

@@ -134,12 +134,14 @@ fn figures(status: &Value) -> Vec<Figure> {
     let known = |path: &str, form: fn(f64) -> String| number(status, path).map_or_else(|| DASH.to_owned(), form);
     let of = |path: &str| number(status, path).map_or_else(String::new, |most| format!("of {}", whole(most)));
     let slots_queue = number(status, "/slots/queue").map_or_else(String::new, |queue| format!(", {} queued", whole(queue)));
-    let epoch = number(status, "/epoch_s").map_or_else(String::new, |epoch| format!("draw every {}", span(epoch)));
+    let in_line = text(status, "/order").as_deref() == Some("arrival");
+    let (odds, drawn) = if in_line { ("of the line in each epoch", "back") } else { ("of draws are won", "draw") };
+    let epoch = number(status, "/epoch_s").map_or_else(String::new, |epoch| format!("{drawn} every {}", span(epoch)));
     let figure_of = |name, value, note: String| Figure { name, value, note };
     vec![
         figure_of("Load", known("/load", percent), "of capacity".to_owned()),
         figure_of("Capacity", known("/capacity", figure), "answers a second".to_owned()),
-        figure_of("Probability", known("/probability", percent), "of draws are won".to_owned()),
+        figure_of("Probability", known("/probability", percent), odds.to_owned()),
         figure_of("Newcomers", known("/admission_rate", figure), "a second may enter".to_owned()),
         figure_of("Active", known("/active", whole), "visitors inside".to_owned()),
         figure_of("Waiting", known("/waiting", whole), epoch),

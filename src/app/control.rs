@@ -14,7 +14,7 @@ use super::status;
 use crate::gate::{Site, TICK};
 use crate::metrics::{Count, Gauge, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
-use crate::store::{SavedMode, SavedState};
+use crate::store::{SavedLine, SavedMode, SavedState};
 use crate::upstream;
 
 /// The recent past, for the dashboard.
@@ -163,6 +163,10 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     metrics.set(Gauge::AdmissionRate, regime.law.newcomers);
     metrics.set(Gauge::VisitorsActive, to_f64(regime.active));
     metrics.set(Gauge::VisitorsWaiting, to_f64(regime.waiting));
+    let line = regime.line();
+    metrics.set(Gauge::LineTimestamp, line.map_or(0.0, |(at, _)| to_f64(at.as_millis()) / 1000.0));
+    metrics.set(Gauge::LineLength, line.map_or(0.0, |(_, length)| to_f64(length)));
+    metrics.set(Gauge::ExpectedWait, regime.expected_wait(shared.clock.now().wall).map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
     metrics.set(Gauge::UpstreamInFlight, f64::from(site.in_flight));
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
@@ -206,7 +210,8 @@ pub(super) fn save(shared: &Shared) -> bool {
     let remembered = shared.gate.remembered();
     let mode = remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until });
     let mut last: MutexGuard<'_, Option<SavedState>> = shared.saved.lock().unwrap_or_else(PoisonError::into_inner);
-    let same = last.is_some_and(|last| (last.capacity, last.mode) == (remembered.capacity, mode));
+    let line = remembered.line.map(|line| SavedLine { at: line.at, clock: line.clock });
+    let same = last.is_some_and(|last| (last.capacity, last.line, last.mode) == (remembered.capacity, line, mode));
     if same {
         return true;
     }
@@ -214,7 +219,7 @@ pub(super) fn save(shared: &Shared) -> bool {
         saved_at: shared.clock.now().wall,
         capacity: remembered.capacity,
         max_in_flight: remembered.max_in_flight,
-        line: None,
+        line,
         mode,
     };
     match shared.store.save_state(&state) {

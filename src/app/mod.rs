@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::admin::{self, AdminBackend, AdminState, AdminToken, ModeRequest, ReloadAnswer};
 use crate::clock::Clock;
 use crate::deadlines::Deadlines;
-use crate::gate::{ByHand, Gate, Regime, Remembered};
+use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Connections, Stage, Worker};
 use crate::reload::{self, Parts, Reloader, chain};
@@ -347,7 +347,8 @@ fn remembered(store: &Store, policy: &Policy, clock: &Clock) -> Result<Remembere
                 let file = policy.admission.mode.name();
                 tracing::warn!(mode = by_hand.mode.name(), until, file, "a mode set by hand outranks gate.yaml");
             }
-            Ok(Remembered { capacity: saved.capacity, max_in_flight: saved.max_in_flight, by_hand })
+            let line = saved.line.map(|line| RememberedLine { at: line.at, clock: line.clock });
+            Ok(Remembered { capacity: saved.capacity, max_in_flight: saved.max_in_flight, by_hand, line })
         }
         LoadedState::Corrupt { fault, set_aside } => {
             let to = set_aside.map_or_else(|error| chain(&error), |path| path.display().to_string());

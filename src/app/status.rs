@@ -6,7 +6,7 @@ use super::control::History;
 use crate::gate::Regime;
 use crate::metrics::{Count, Metrics, OutcomeLabel};
 use crate::reload::Outcome;
-use crate::rules::policy::Mode;
+use crate::rules::policy::{Mode, Order};
 use crate::rules::time::{Now, UnixTime};
 use crate::upstream::ServerStatus;
 
@@ -81,6 +81,9 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "requests_per_newcomer": round(regime.law.requests_per_newcomer),
         "active": regime.active,
         "waiting": regime.waiting,
+        "order": regime.order().name(),
+        "line": line(regime),
+        "expected_wait_s": regime.expected_wait(now.wall).map(|wait| wait.as_secs()),
         "epoch_s": regime.epoch.as_secs(),
         "slots": { "in_flight": in_flight, "of": snapshot.slots, "queue": snapshot.queue },
         "upstream": servers
@@ -95,6 +98,12 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "uptime_s": now.mono.as_micros() / 1_000_000,
         "draining": snapshot.draining,
     })
+}
+
+/// Who came before this may enter, and how many stand in the line; nothing while nobody is held back, and in a lottery.
+fn line(regime: &Regime) -> Option<Value> {
+    let (at, length) = regime.line()?;
+    Some(json!({ "at": timestamp(at), "length": length }))
 }
 
 fn site(snapshot: &Snapshot<'_>, in_flight: u32) -> Site {
@@ -134,10 +143,14 @@ fn gate_summary(snapshot: &Snapshot<'_>) -> String {
     if snapshot.draining {
         return "The gate is shutting down.".to_owned();
     }
+    let order = match regime.order() {
+        Order::Lottery => "",
+        Order::Arrival => " in the order in which they came",
+    };
     match regime.mode.mode {
         Mode::Auto if regime.limiting => format!(
-            "The gate is letting in {:.1} newcomers a second, because those inside already ask for {:.0} % of the {:.1} answers a second \
-             that the site can give; {waiting} waiting.",
+            "The gate is letting in {:.1} newcomers a second{order}, because those inside already ask for {:.0} % of the {:.1} answers a \
+             second that the site can give; {waiting} waiting.",
             law.newcomers,
             law.load * 100.0,
             law.capacity

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Policy,
-    Revoked, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Policy, Revoked,
+    Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -99,14 +99,10 @@ fn print_admission(yaml: &mut Yaml, Admission { mode, order, queue_wait, probe_r
         Mode::Fixed(probability) => Some(probability),
         Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => None,
     };
-    let order = match order {
-        Order::Lottery => "lottery",
-        Order::Arrival => "arrival",
-    };
     yaml.section("admission", |yaml| {
         yaml.key("mode", mode.name());
         yaml.optional("probability", probability);
-        yaml.key("order", order);
+        yaml.key("order", order.name());
         yaml.key("queue_wait", print_duration(queue_wait));
         yaml.key("probe_rate", probe_rate);
     });

@@ -152,9 +152,6 @@ fn admission(mut section: Section<'_>) -> Admission {
         queue_wait: section.read("queue_wait", ms(200), duration(bounds::QUEUE_WAIT)),
         probe_rate: section.read("probe_rate", 0.2, number(bounds::PROBE_RATE)),
     };
-    if admission.order == Order::Arrival {
-        section.fault("order", "arrival is not in this version: only lottery is".to_owned());
-    }
     section.finish();
     admission
 }

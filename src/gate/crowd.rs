@@ -28,6 +28,7 @@ pub(super) struct Crowd {
     held: Bits,
     weights: AtomicU64,
     tickets: AtomicU64,
+    returned: AtomicU64,
 }
 
 /// A set of ids, by one bit of a hash of each.
@@ -60,15 +61,19 @@ impl Crowd {
             held: Bits::new(HELD_BITS),
             weights: AtomicU64::new(0),
             tickets: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
         }
     }
 
-    /// Counts a ticket, unless it has been counted in this epoch.
-    pub(super) fn count(&self, id: u64, epoch: Epoch, length: Duration, weight: f64) {
-        if self.maps[index(generation(epoch.began, length))].insert(id) {
+    /// Counts a ticket, unless it has been counted in this epoch. `returned`: it was issued before. Returns whether it had not been counted.
+    pub(super) fn count(&self, id: u64, epoch: Epoch, length: Duration, weight: f64, returned: bool) -> bool {
+        let first = self.maps[index(generation(epoch.began, length))].insert(id);
+        if first {
             self.weights.fetch_add(fixed(weight), Ordering::Relaxed);
             self.tickets.fetch_add(1, Ordering::Relaxed);
+            self.returned.fetch_add(u64::from(returned), Ordering::Relaxed);
         }
+        first
     }
 
     /// Counts a ticket that has won and found no token, once a tick.
@@ -82,9 +87,9 @@ impl Crowd {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "sums of one tick")]
-    fn take(&self) -> (f64, f64) {
-        let weights = self.weights.swap(0, Ordering::Relaxed) as f64 / UNIT;
-        (weights, self.tickets.swap(0, Ordering::Relaxed) as f64)
+    fn take(&self) -> Sum {
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed) as f64;
+        Sum { weights: take(&self.weights) / UNIT, tickets: take(&self.tickets), returned: take(&self.returned) }
     }
 
     fn clear(&self, map: u64) {
@@ -92,11 +97,32 @@ impl Crowd {
     }
 }
 
+/// The tickets of some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sum {
+    /// What they weigh together.
+    pub(super) weights: f64,
+    pub(super) tickets: f64,
+    /// Tickets that have come back in an epoch after that in which they were issued: whoever throws tickets away and takes new ones is
+    /// not the crowd that the refresh interval is made for.
+    pub(super) returned: f64,
+}
+
+impl Sum {
+    fn plus(self, other: Self, share: f64) -> Self {
+        Self {
+            weights: self.weights + other.weights * share,
+            tickets: self.tickets + other.tickets * share,
+            returned: self.returned + other.returned * share,
+        }
+    }
+}
+
 /// The sums of the last epoch, tick by tick. The ticker's own.
 #[derive(Debug)]
 pub(super) struct Sums {
-    /// Seconds, weights and tickets, the newest last.
-    ticks: VecDeque<(f64, f64, f64)>,
+    /// Seconds and sums, the newest last.
+    ticks: VecDeque<(f64, Sum)>,
     cleared: Option<(u64, Duration)>,
 }
 
@@ -112,10 +138,9 @@ impl Sums {
         Self { ticks: VecDeque::new(), cleared: Some((generation(wall, length) + 1, length)) }
     }
 
-    /// Takes in one tick. Returns the weights and the number of the tickets that drew in the last epoch.
-    pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, seconds: f64, wall: UnixTime) -> (f64, f64) {
-        let (weights, tickets) = crowd.take();
-        self.ticks.push_back((seconds.min(TICK_MAX_S), weights, tickets));
+    /// Takes in one tick. Returns the tickets that drew in the last epoch.
+    pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, seconds: f64, wall: UnixTime) -> Sum {
+        self.ticks.push_back((seconds.min(TICK_MAX_S), crowd.take()));
         let mut covered: f64 = self.ticks.iter().map(|tick| tick.0).sum();
         while let Some(&(first, ..)) = self.ticks.front()
             && covered - first >= length.as_secs_f64() - HALF_A_TICK_S
@@ -129,20 +154,20 @@ impl Sums {
 
     /// Epochs have another length from now on. The last epoch's sums stand for the next one's until that is over, spread evenly.
     pub(super) fn change_length(&mut self, crowd: &Crowd, length: Duration, wall: UnixTime) {
-        let (weights, tickets) = self.sum();
+        let sum = self.sum();
         let seconds = length.as_secs_f64();
         self.ticks.clear();
         let mut left = seconds;
         while left > 0.0 {
             let tick = left.min(1.0);
-            self.ticks.push_back((tick, weights * tick / seconds, tickets * tick / seconds));
+            self.ticks.push_back((tick, Sum::default().plus(sum, tick / seconds)));
             left -= tick;
         }
         self.make_room(crowd, length, wall);
     }
 
-    fn sum(&self) -> (f64, f64) {
-        self.ticks.iter().fold((0.0, 0.0), |sum, &(_, weights, tickets)| (sum.0 + weights, sum.1 + tickets))
+    fn sum(&self) -> Sum {
+        self.ticks.iter().fold(Sum::default(), |sum, &(_, tick)| sum.plus(tick, 1.0))
     }
 
     /// Empties the map of the next epoch before anyone is in it.
@@ -199,10 +224,10 @@ mod tests {
         sums.tick(&crowd, E, 1.0, wall(0));
         for _ in 0..50 {
             for id in 0..1000 {
-                crowd.count(id, Epoch::of(wall(1), E, id * 7), E, 2.0);
+                crowd.count(id, Epoch::of(wall(1), E, id * 7), E, 2.0, true);
             }
         }
-        let (weights, tickets) = sums.tick(&crowd, E, 1.0, wall(1));
+        let Sum { weights, tickets, .. } = sums.tick(&crowd, E, 1.0, wall(1));
         assert!((tickets - 1000.0).abs() < 1.0 && (weights - 2000.0).abs() < 2.0, "{tickets} {weights}");
     }
 
@@ -211,8 +236,8 @@ mod tests {
         let crowd = Crowd::new();
         let mut sums = Sums::new(E, wall(1));
         for _ in 0..2 {
-            crowd.count(7, Epoch::of(wall(1), E, 0), E, 1.0);
-            let (_, tickets) = sums.tick(&crowd, E, 1.0, wall(1));
+            crowd.count(7, Epoch::of(wall(1), E, 0), E, 1.0, true);
+            let Sum { tickets, .. } = sums.tick(&crowd, E, 1.0, wall(1));
             assert!((tickets - 1.0).abs() < 1e-9, "{tickets}");
         }
     }
@@ -221,15 +246,15 @@ mod tests {
     fn over_many_epochs_the_count_is_that_of_one() {
         let crowd = Crowd::new();
         let mut sums = Sums::new(E, wall(0));
-        let mut last = (0.0, 0.0);
+        let mut last = Sum::default();
         for second in 0..65 {
             // each of 1000 tickets comes back every ten seconds, at its own second
             for id in (0..1000u64).filter(|id| id % 10 == second % 10) {
-                crowd.count(id, Epoch::of(wall(second), E, id.wrapping_mul(0x9e37_79b9)), E, 1.0);
+                crowd.count(id, Epoch::of(wall(second), E, id.wrapping_mul(0x9e37_79b9)), E, 1.0, second >= 10);
             }
             last = sums.tick(&crowd, E, 1.0, wall(second));
         }
-        assert!((last.1 - 1000.0).abs() <= 10.0, "{last:?}");
+        assert!((last.tickets - 1000.0).abs() <= 10.0 && (last.returned - last.tickets).abs() < 1e-9, "{last:?}");
     }
 
     #[test]
@@ -237,18 +262,18 @@ mod tests {
         let crowd = Crowd::new();
         let mut sums = Sums::new(E, wall(0));
         for id in 0..1000 {
-            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 2.0);
+            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 2.0, true);
         }
         sums.tick(&crowd, E, 1.0, wall(0));
         let twenty = Duration::from_secs(20);
         sums.change_length(&crowd, twenty, wall(1));
         for second in 1..=5 {
-            let (weights, tickets) = sums.tick(&crowd, twenty, 1.0, wall(second));
+            let Sum { weights, tickets, .. } = sums.tick(&crowd, twenty, 1.0, wall(second));
             let left = 1000.0 - 50.0 * f64::from(u32::try_from(second).unwrap());
             assert!((tickets - left).abs() < 1.0 && (weights - 2.0 * left).abs() < 2.0, "{second}: {weights} {tickets}");
         }
-        crowd.count(1, Epoch::of(wall(2), twenty, 0), twenty, 1.0);
-        let (_, tickets) = sums.tick(&crowd, twenty, 1.0, wall(6));
+        crowd.count(1, Epoch::of(wall(2), twenty, 0), twenty, 1.0, true);
+        let Sum { tickets, .. } = sums.tick(&crowd, twenty, 1.0, wall(6));
         assert!((tickets - 701.0).abs() < 1.0, "{tickets}");
     }
 
@@ -257,10 +282,10 @@ mod tests {
         let crowd = Crowd::new();
         let mut sums = Sums::new(E, wall(0));
         for id in 0..1000 {
-            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 1.0);
+            crowd.count(id, Epoch::of(wall(0), E, id * 7), E, 1.0, true);
         }
         sums.tick(&crowd, E, 1.0, wall(1));
-        assert!((sums.tick(&crowd, E, 60.0, wall(61)).1 - 1000.0).abs() < 2.0);
+        assert!((sums.tick(&crowd, E, 60.0, wall(61)).tickets - 1000.0).abs() < 2.0);
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //!
 //! Absent: clocks, sockets, files, and randomness (`entropy` is an argument), so that a simulation drives this very code.
 
+mod attending;
 mod crowd;
 mod keyed;
 mod regime;
+mod standing;
 mod visit;
 
 #[cfg(test)]
@@ -23,9 +25,10 @@ use crate::page::Pages;
 use crate::rules::concurrency::{Concurrency, Limit, Sample};
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Reason, Verdict};
-use crate::rules::draw::{self, Odds, Weights};
+use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{MaxInFlight, Mode, Policy};
+use crate::rules::line::{IssueClock, Position};
+use crate::rules::policy::{MaxInFlight, Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
@@ -34,9 +37,11 @@ use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
 pub use regime::{ByHand, ModeInForce, Regime};
 pub use visit::{Decision, Visit};
 
-use crowd::{Crowd, Sums};
+use attending::{CheckedIn, LastEpoch};
+use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
-use regime::{Staked, fixed_odds, mode_in_force, with_mode};
+use regime::{Staked, fixed_odds, mode_in_force, whole, with_mode};
+use standing::{LineInForce, Pace};
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -69,6 +74,17 @@ pub struct Remembered {
     pub max_in_flight: Option<u32>,
     /// A mode set by hand.
     pub by_hand: Option<ByHand>,
+    /// The line, if someone stood in it.
+    pub line: Option<RememberedLine>,
+}
+
+/// The line as it stood.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RememberedLine {
+    /// Where.
+    pub at: Position,
+    /// What the clock showed by which tickets are issued.
+    pub clock: UnixTime,
 }
 
 /// What a worker has seen, appended by its requests and read by the ticker. One a worker, on cache lines of its own.
@@ -106,6 +122,7 @@ pub struct Gate {
     passes: Keyed,
     clients: Keyed,
     crowd: Crowd,
+    checked_in: CheckedIn,
     /// Newcomers that may still enter in this tick.
     tokens: AtomicU32,
     appointments: Mutex<Appointments>,
@@ -121,12 +138,23 @@ struct Control {
     concurrency: Concurrency,
     tokens: Tokens,
     sums: Sums,
+    last_epoch: LastEpoch,
+    /// Since when those who stood in a saved line have been coming back.
+    restored: Option<Moment>,
     usage: Usage,
     ticked: Moment,
     /// Since when epochs have another length than at the start.
     stretched: Option<Moment>,
     /// When a newcomer was last turned away.
     turned_away: Moment,
+}
+
+impl Control {
+    fn pace(&self, mode: Mode, held: f64, policy: &Policy, epoch: Duration, now: Now) -> Pace {
+        // a crowd that stood in a saved line comes back as it was told to
+        let returning = self.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
+        Pace { mode, held, all_counted: !returning, epoch }
+    }
 }
 
 impl std::fmt::Debug for Gate {
@@ -144,10 +172,15 @@ impl Gate {
         let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(limit.per_server);
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
-        let mut odds = Odds::default();
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
-        odds.push(now.wall, usual_odds, policy.waiting_room.refresh);
+        let odds = Recent::new(now.wall, usual_odds);
+        let clock = IssueClock::new(now, remembered.line.map(|line| line.clock));
+        // who stood in a line of long ago has lost the place
+        let holds = decide::ticket_holds(policy.waiting_room.refresh_max);
+        let saved = remembered.line.filter(|line| now.wall.since(line.clock) < holds);
+        let line = LineInForce::new(saved, clock, capacity, now.wall);
+        let checked_in = CheckedIn::new(Position::at(clock.at(now.wall)));
         let sums = Sums::new(policy.waiting_room.refresh, now.wall);
         let tokens = Tokens::default().next(capacity, TICK.as_secs_f64(), 0);
         let regime = Regime {
@@ -167,7 +200,9 @@ impl Gate {
             odds,
             usual_odds,
             usual_rate: capacity,
+            entering: capacity,
             held: 0.0,
+            line,
             promised: (Duration::ZERO, now.mono),
         };
         Self {
@@ -175,6 +210,7 @@ impl Gate {
             passes: Keyed::new(),
             clients: Keyed::new(),
             crowd: Crowd::new(),
+            checked_in,
             tokens: AtomicU32::new(tokens),
             appointments: Mutex::default(),
             seen: (0..workers.max(1)).map(|_| Seen::default()).collect(),
@@ -184,6 +220,8 @@ impl Gate {
                 concurrency,
                 tokens: Tokens::default(),
                 sums,
+                last_epoch: LastEpoch::default(),
+                restored: saved.map(|_| now.mono),
                 usage: Usage::default(),
                 ticked: now.mono,
                 stretched: None,
@@ -240,12 +278,8 @@ impl Gate {
     fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
         let unbroken = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, regime.refresh_max(now.mono)).is_ok());
         let staked = unbroken.map(|ticket| regime.staked(ticket, now.wall));
-        if let Some(staked) = &staked
-            && visit.may_draw
-            && regime.mode.mode != Mode::Open
-        {
-            self.count(regime, staked);
-        }
+        let drawing = staked.as_ref().filter(|_| visit.may_draw && regime.mode.mode != Mode::Open);
+        let newly_counted = drawing.filter(|staked| self.count(regime, staked));
         let mut decision = match regime.mode.mode {
             Mode::Open => Decision::new(Verdict::Admit, Reason::ModeOpen),
             Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
@@ -254,11 +288,16 @@ impl Gate {
         decision.observed = regime.mode.mode == Mode::Observe;
         decision.ticket_void = visit.ticket.is_some() && unbroken.is_none();
         if decision.verdict == Verdict::Admit {
-            match unbroken.filter(|ticket| decision.reason == Reason::Drew && self.passes.knows(ticket.id.0)) {
+            let is_turn = matches!(decision.reason, Reason::Drew | Reason::InTurn);
+            match unbroken.filter(|ticket| is_turn && self.passes.knows(ticket.id.0)) {
                 Some(ticket) => self.admit_again(worker, regime, visit, ticket, &mut decision, now),
-                None => self.admit(worker, visit, unbroken, &mut decision, now),
+                None => self.admit(worker, visit, staked.as_ref(), &mut decision, now),
             }
         } else {
+            // who is held has been passed by the line
+            if let Some(Staked { ticket, .. }) = newly_counted.filter(|staked| !staked.ticket.won && decision.reason != Reason::NoToken) {
+                self.checked_in.count(regime.position(ticket), 1.0);
+            }
             if visit.may_draw {
                 self.seen(worker).turned_away.fetch_add(1, Ordering::Relaxed);
             }
@@ -285,44 +324,44 @@ impl Gate {
     /// Whether a newcomer is next.
     fn judge(&self, regime: &Regime, visit: &Visit, staked: Option<&Staked>) -> Decision {
         let Some(staked) = staked else {
-            let room = visit.may_draw && regime.odds.current() >= 1.0 && regime.held < 1.0;
-            return if room && self.take_token(regime) {
+            return if visit.may_draw && regime.has_room() && self.take_token(regime) {
                 Decision::new(Verdict::Admit, Reason::Room)
             } else {
                 Decision::new(Verdict::Wait, Reason::NoTicket)
             };
         };
-        if !visit.may_draw {
-            return Decision::new(Verdict::Wait, Reason::NotDrawn);
+        let (is_next, yes, no) = match regime.order() {
+            Order::Lottery => (draws_in(regime, staked), Reason::Drew, Reason::NotDrawn),
+            Order::Arrival => (regime.line.has_reached(regime, staked), Reason::InTurn, Reason::InLine),
+        };
+        if !visit.may_draw || !(staked.ticket.won || is_next) {
+            return Decision::new(Verdict::Wait, no);
         }
         let id = staked.ticket.id;
-        if !staked.ticket.won && !draws_in(regime, staked) {
-            return Decision::new(Verdict::Wait, Reason::NotDrawn);
-        }
         if self.passes.knows(id.0) || self.take_token(regime) {
-            return Decision::new(Verdict::Admit, Reason::Drew);
+            return Decision::new(Verdict::Admit, yes);
         }
         self.crowd.hold(id.0);
         Decision::new(Verdict::Wait, Reason::NoToken)
     }
 
-    /// Counts a ticket in its epoch, with what it draws with.
-    fn count(&self, regime: &Regime, staked: &Staked) {
-        let Staked { ticket, epoch, stake } = *staked;
+    /// Counts a ticket in its epoch, with what it draws with. Returns whether it had not been counted.
+    fn count(&self, regime: &Regime, staked: &Staked) -> bool {
+        let Staked { ticket, issued, epoch, stake } = *staked;
         // one that is too young was counted when it was given
-        if let Ok(stake) = stake {
+        stake.is_ok_and(|stake| {
             // one that has won draws no more, and waits
-            let weight = if ticket.won { 0.0 } else { stake.weight(ticket.issued) };
-            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight);
-        }
+            let weight = if ticket.won { 0.0 } else { stake.weight(issued) };
+            self.crowd.count(ticket.id.0, epoch, regime.epoch, weight, issued < epoch.began)
+        })
     }
 
-    fn admit(&self, worker: usize, visit: &Visit, ticket: Option<Ticket>, decision: &mut Decision, now: Now) {
-        let id = ticket.map_or(VisitorId(visit.entropy), |ticket| ticket.id);
+    fn admit(&self, worker: usize, visit: &Visit, staked: Option<&Staked>, decision: &mut Decision, now: Now) {
+        let id = staked.map_or(VisitorId(visit.entropy), |staked| staked.ticket.id);
         decision.set_pass = Some(Pass::admitted(id, now.wall));
         decision.pass = Some(id);
         decision.counts = visit.signal;
-        decision.waited = Some(ticket.map_or(Duration::ZERO, |ticket| now.wall.since(ticket.issued)));
+        decision.waited = Some(staked.map_or(Duration::ZERO, |staked| now.wall.since(staked.issued)));
         self.passes.admit(id.0, now.mono);
         let seen = self.seen(worker);
         seen.admitted.fetch_add(1, Ordering::Relaxed);
@@ -349,9 +388,10 @@ impl Gate {
 
     fn keep_waiting(&self, regime: &Regime, visit: &Visit, staked: Option<&Staked>, decision: &mut Decision, now: Now) {
         let wall = now.wall;
-        let Some(&Staked { ticket, epoch, stake }) = staked else {
+        let Some(&Staked { ticket, epoch, stake, .. }) = staked else {
+            let ticket = Ticket { id: VisitorId(visit.entropy), issued: regime.line.clock.at(wall), seen: wall, won: false };
             decision.retry_after = if decision.reason == Reason::Closed { regime.epoch } else { draw::FIRST_RETURN };
-            decision.wait = regime.wait(wall, wall);
+            decision.wait = regime.wait(&ticket, wall);
             if !visit.may_draw {
                 decision.reason = Reason::TicketWithheld;
                 return;
@@ -361,24 +401,25 @@ impl Gate {
                 decision.retry_after = regime.epoch;
                 return;
             }
-            let ticket = Ticket { id: VisitorId(visit.entropy), issued: wall, seen: wall, won: false };
-            // the next odds are made with its first draw in mind
-            self.count(regime, &regime.staked(ticket, wall.plus(draw::FIRST_RETURN)));
+            // the next odds are made with its first draw in mind; in the line it counts until it is counted again
+            let staked = regime.staked(ticket, wall.plus(draw::FIRST_RETURN));
+            self.count(regime, &staked);
+            self.checked_in.count(regime.position(&ticket), staked.epoch.ends.since(wall).as_secs_f64() / regime.epoch.as_secs_f64());
+            decision.place = regime.place(&ticket, decision.retry_after);
             decision.set_ticket = Some(ticket);
             return;
         };
         let next = stake.err().unwrap_or(epoch.ends);
         let won = ticket.won || decision.reason == Reason::NoToken;
-        decision.wait = regime.wait(ticket.issued, wall);
+        decision.wait = regime.wait(&ticket, wall);
         decision.retry_after = if won {
-            // as long as the tokens take for those who have won before, spread so that they do not come all at once
-            let ahead = (regime.held / regime.usual_rate.max(0.1)).clamp(1.0, regime.epoch.as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a random share")]
             let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
-            Duration::from_secs_f64(1.0 + ahead * share)
+            Duration::from_secs_f64(1.0 + regime.held_spread() * share)
         } else {
             next.since(wall).max(Duration::from_secs(1))
         };
+        decision.place = regime.place(&Ticket { won, ..ticket }, decision.retry_after);
         // a ticket that was renewed a moment ago need not be again
         let stale = ticket.seen > wall || wall.since(ticket.seen) >= regime.policy.waiting_room.refresh / 2;
         if visit.may_draw && (stale || won != ticket.won) {
@@ -436,21 +477,30 @@ impl Gate {
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
 
-        let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
-        let epoch = self.stretch(&mut control, &old, waiting, now);
+        let Sum { weights, tickets: waiting, returned } = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let mut line = old.line.clone();
+        line.clock.tick(now);
+        let position = Position::at(line.clock.at(now.wall));
+        line.measure(control.last_epoch.tick(&self.checked_in, old.epoch, seconds, position), law.newcomers, seconds);
+        let epoch = self.stretch(&mut control, &old, returned, now);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
+        if policy.admission.order == Order::Arrival {
+            line.advance(control.pace(mode.mode, held, policy, epoch, now), now);
+        }
         let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
         let mut odds = old.odds.clone();
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
         let usual_rate = old.usual_rate + (law.newcomers - old.usual_rate) * forgotten;
         let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(usual_rate, epoch, 0.0, weights));
+        let entering = old.entering + (f64::from(reading.admitted) / seconds - old.entering) * forgotten;
 
         self.refill(&mut control, law.newcomers, seconds);
         if turned_away > 0 {
             control.turned_away = now.mono;
         }
-        let room = value >= 1.0 || waiting <= 0.0;
+        let in_line = policy.admission.order == Order::Arrival && !matches!(mode.mode, Mode::Fixed(_));
+        let room = waiting <= 0.0 || if in_line { line.line.open } else { value >= 1.0 };
         let lately = now.mono.since(control.turned_away) < LIMITING_KEPT;
         let limiting = turned_away > 0 || (old.limiting && (lately || !room));
         self.clients.sweep(Duration::ZERO, now.mono);
@@ -471,7 +521,9 @@ impl Gate {
             odds,
             usual_odds,
             usual_rate,
+            entering,
             held,
+            line,
             ..Regime::clone(&old)
         }));
         report
@@ -486,10 +538,15 @@ impl Gate {
         let room = &old.policy.waiting_room;
         let epoch = draw::stretch(old.epoch, waiting, room.refresh, room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = Some(now.mono);
-            control.sums.change_length(&self.crowd, epoch, now.wall);
+            self.change_length(control, epoch, now);
         }
         epoch
+    }
+
+    fn change_length(&self, control: &mut Control, epoch: Duration, now: Now) {
+        control.stretched = Some(now.mono);
+        control.sums.change_length(&self.crowd, epoch, now.wall);
+        control.last_epoch.change_length(epoch);
     }
 
     fn refill(&self, control: &mut Control, newcomers: f64, seconds: f64) {
@@ -505,8 +562,12 @@ impl Gate {
         let mode = mode_in_force(&policy, old.mode.by_hand, now.wall);
         let epoch = old.epoch.clamp(policy.waiting_room.refresh, policy.waiting_room.refresh_max);
         if epoch != old.epoch {
-            control.stretched = Some(now.mono);
-            control.sums.change_length(&self.crowd, epoch, now.wall);
+            self.change_length(&mut control, epoch, now);
+        }
+        let mut line = old.line.clone();
+        if policy.admission.order == Order::Arrival && old.policy.admission.order == Order::Lottery {
+            // a line of before is not that of this crowd; the weight of a ticket in a lottery needs no such care
+            line.begin(control.pace(mode.mode, old.held, &policy, epoch, now), now);
         }
         // nobody who comes back when told to loses the place to a reload
         let before = old.policy.waiting_room.refresh_max;
@@ -527,6 +588,7 @@ impl Gate {
             pages,
             mode,
             epoch,
+            line,
             ..Regime::clone(&old)
         }));
     }
@@ -545,10 +607,14 @@ impl Gate {
     #[must_use]
     pub fn remembered(&self) -> Remembered {
         let control = self.control();
+        let regime = self.regime.load();
+        let line = Some(&regime.line).filter(|_| regime.policy.admission.order == Order::Arrival);
+        let line = line.and_then(|line| line.remembered(regime.tick_began));
         Remembered {
             capacity: control.controller.capacity(),
             max_in_flight: control.concurrency.found(),
-            by_hand: self.regime.load().mode.by_hand,
+            by_hand: regime.mode.by_hand,
+            line,
         }
     }
 
@@ -588,9 +654,9 @@ impl Gate {
 
 /// Whether a ticket wins in this epoch.
 fn draws_in(regime: &Regime, staked: &Staked) -> bool {
-    let Staked { ticket, epoch, stake: Ok(stake) } = staked else { return false };
+    let Staked { ticket, issued, epoch, stake: Ok(stake) } = staked else { return false };
     let weight = match regime.weights() {
-        Weights::Growing => stake.weight(ticket.issued),
+        Weights::Growing => stake.weight(*issued),
         Weights::Even => stake.part,
     };
     draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
@@ -615,8 +681,3 @@ const LIMITING_KEPT: Duration = Duration::from_secs(5);
 
 /// So many epochs after their length has changed, the crowd is counted as it is again.
 const SETTLED_AFTER: u32 = 2;
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tickets")]
-const fn whole(count: f64) -> u64 {
-    count as u64
-}

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::standing::LineInForce;
 use crate::page::Pages;
 use crate::rules::concurrency::Limit;
 use crate::rules::controller::Law;
-use crate::rules::draw::{self, Epoch, Odds, Stake, Wait, Weights};
+use crate::rules::draw::{self, Epoch, Recent, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{Mode, Policy};
+use crate::rules::line::{self, Place, Position};
+use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::Ticket;
@@ -38,12 +40,15 @@ pub struct Regime {
     pub active: u64,
     /// When this tick began.
     pub(super) tick_began: UnixTime,
-    pub(super) odds: Odds,
+    pub(super) odds: Recent,
     /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
     pub(super) usual_odds: f64,
     /// That rate, newcomers a second.
     pub(super) usual_rate: f64,
+    /// Newcomers a second who did enter in the last half minute.
+    pub(super) entering: f64,
     pub(super) held: f64,
+    pub(super) line: LineInForce,
     /// A longer `refresh_max` of a policy before, by which visitors were told when to come back, and until when that holds.
     pub(super) promised: (Duration, Moment),
     pub(super) pass_rate: Rate,
@@ -51,16 +56,86 @@ pub struct Regime {
 }
 
 impl Regime {
-    /// The share of weight-1 draws that are won now.
+    /// The share of weight-1 draws that are won now; of a line, the share of those in it who may enter in an epoch.
     #[must_use]
     pub fn probability(&self) -> f64 {
-        self.odds.current()
+        match self.order() {
+            Order::Lottery => self.odds.current(),
+            Order::Arrival => self.line.share,
+        }
     }
 
-    /// How long a ticket of this age still waits.
+    /// The order in force: the operator's odds are of a draw, whatever the policy says.
     #[must_use]
-    pub fn wait(&self, issued: UnixTime, now: UnixTime) -> Option<Wait> {
-        draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)
+    pub fn order(&self) -> Order {
+        match self.mode.mode {
+            Mode::Fixed(_) => Order::Lottery,
+            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => self.policy.admission.order,
+        }
+    }
+
+    /// How long a ticket has waited.
+    #[must_use]
+    pub fn waited(&self, ticket: &Ticket, now: UnixTime) -> Duration {
+        now.since(self.line.clock.wall(ticket.issued))
+    }
+
+    /// How long a ticket still waits, in a lottery.
+    #[must_use]
+    pub fn wait(&self, ticket: &Ticket, now: UnixTime) -> Option<Wait> {
+        let issued = self.line.clock.wall(ticket.issued);
+        let drawn = self.order() == Order::Lottery;
+        drawn.then(|| draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)).flatten()
+    }
+
+    /// How a ticket stands in the line, if there is one. It comes back in `next`.
+    #[must_use]
+    pub fn place(&self, ticket: &Ticket, next: Duration) -> Option<Place> {
+        let ahead = if ticket.won { 0.0 } else { self.line.attending.ahead(self.position(ticket)) };
+        (self.order() == Order::Arrival).then(|| self.place_behind(ahead, next))
+    }
+
+    fn place_behind(&self, ahead: f64, next: Duration) -> Place {
+        // those who are held have been passed by the line, and enter first
+        let wait = line::wait(ahead + self.held, self.entering, next).filter(|_| self.mode.mode != Mode::Closed);
+        Place { ahead: whole(ahead.round()), wait }
+    }
+
+    /// Where the line stands, as a time of arrival, and how many attend in it; none while it is open, and in a lottery.
+    #[must_use]
+    pub fn line(&self) -> Option<(UnixTime, u64)> {
+        (self.order() == Order::Arrival)
+            .then(|| (self.line.clock.wall(self.line.line.at.time()), whole(self.line.attending.count().round())))
+    }
+
+    /// How long who comes now waits, by and large (in a lottery: half of them); `None` while nobody is let in.
+    #[must_use]
+    pub fn expected_wait(&self, now: UnixTime) -> Option<Duration> {
+        if self.mode.mode == Mode::Open || self.has_room() {
+            return Some(Duration::ZERO);
+        }
+        match self.order() {
+            Order::Lottery => draw::wait(self.usual_odds, self.weights(), now, now, self.epoch).map(|wait| wait.half),
+            Order::Arrival => self.place_behind(self.line.attending.count(), draw::FIRST_RETURN).wait,
+        }
+    }
+
+    /// Who comes now may enter: there is room for everyone, and nobody has found it taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.held < 1.0
+            && match self.order() {
+                Order::Lottery => self.odds.current() >= 1.0,
+                Order::Arrival => self.line.line.open,
+            }
+    }
+
+    /// Over how many seconds those who are held come back: as long as the tokens take for them, so that they do not come all at once.
+    pub(super) fn held_spread(&self) -> f64 {
+        (self.held / self.usual_rate.max(0.1)).clamp(1.0, self.epoch.as_secs_f64())
+    }
+
+    pub(super) fn position(&self, ticket: &Ticket) -> Position {
+        Position::of(ticket.issued, self.keys.place(ticket.id))
     }
 
     /// The longest refresh interval that a visitor may have been told.
@@ -80,7 +155,8 @@ impl Regime {
 
     pub(super) fn staked(&self, ticket: Ticket, now: UnixTime) -> Staked {
         let epoch = Epoch::of(now, self.epoch, self.keys.phase(ticket.id));
-        Staked { ticket, epoch, stake: Stake::of(epoch, ticket.issued, now) }
+        let issued = self.line.clock.wall(ticket.issued);
+        Staked { ticket, issued, epoch, stake: Stake::of(epoch, issued, now) }
     }
 }
 
@@ -88,6 +164,8 @@ impl Regime {
 #[derive(Clone, Copy)]
 pub(super) struct Staked {
     pub(super) ticket: Ticket,
+    /// When it was issued, by the wall clock as it stands.
+    pub(super) issued: UnixTime,
     pub(super) epoch: Epoch,
     /// If it is too young to draw: when it may.
     pub(super) stake: Result<Stake, UnixTime>,
@@ -127,10 +205,15 @@ pub(super) const fn fixed_odds(mode: Mode) -> Option<f64> {
 }
 
 /// The odds under a mode that holds from now on, and not only from the next tick.
-pub(super) fn with_mode(odds: &Odds, mode: Mode, epoch: Duration, now: Now) -> Odds {
+pub(super) fn with_mode(odds: &Recent, mode: Mode, epoch: Duration, now: Now) -> Recent {
     let mut odds = odds.clone();
     if let Some(value) = fixed_odds(mode) {
         odds.push(now.wall, value, epoch);
     }
     odds
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tickets")]
+pub(super) const fn whole(count: f64) -> u64 {
+    count as u64
 }

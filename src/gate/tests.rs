@@ -2,5 +2,6 @@
 
 mod doors;
 mod fairness;
+mod line;
 mod surge;
 mod world;

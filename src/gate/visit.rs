@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::rules::decide::{Ended, Reason, Verdict};
 use crate::rules::draw::Wait;
+use crate::rules::line::Place;
 use crate::rules::token::{Pass, Ticket, VisitorId};
 
 /// What the gate needs to know of a request.
@@ -42,8 +43,10 @@ pub struct Decision {
     pub set_ticket: Option<Ticket>,
     /// When a waiting visitor comes back.
     pub retry_after: Duration,
-    /// How long it still waits.
+    /// How long it still waits, in a lottery.
     pub wait: Option<Wait>,
+    /// How it stands in the line, if there is one.
+    pub place: Option<Place>,
     /// The pass that asks for a slot.
     pub pass: Option<VisitorId>,
     /// How long a newcomer waited, if this lets it in.
@@ -68,6 +71,7 @@ impl Decision {
             set_ticket: None,
             retry_after: Duration::ZERO,
             wait: None,
+            place: None,
             pass: None,
             waited: None,
             counts: false,

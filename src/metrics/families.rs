@@ -119,6 +119,19 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
         Gauge::AdmissionRate => ("tidegate_admission_rate", "Newcomers a second that may enter now."),
         Gauge::VisitorsActive => ("tidegate_visitors_active", "Visitors with a pass that was seen within session.active."),
         Gauge::VisitorsWaiting => ("tidegate_visitors_waiting", "Visitors with a ticket that checked in during the last epoch."),
+        Gauge::LineTimestamp => (
+            "tidegate_line_timestamp_seconds",
+            "With order arrival: visitors who came before this may enter, in seconds since 1970. 0 while nobody is held back, and in a \
+             lottery.",
+        ),
+        Gauge::LineLength => (
+            "tidegate_line_length",
+            "With order arrival: visitors who stand in the line and attend. 0 while nobody is held back, and in a lottery.",
+        ),
+        Gauge::ExpectedWait => (
+            "tidegate_expected_wait_seconds",
+            "How long a visitor who comes now waits, by and large (in a lottery: half of them). +Inf while nobody is let in.",
+        ),
         Gauge::UpstreamInFlight => ("tidegate_upstream_in_flight", "Slots in use: requests that are at an upstream server now."),
         Gauge::SlotQueueLength => ("tidegate_slot_queue_length", "Requests that may enter and wait for a slot now."),
         Gauge::DownstreamConnections => ("tidegate_downstream_connections", "Connections from clients that are open now."),

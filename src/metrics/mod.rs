@@ -33,6 +33,12 @@ pub enum Gauge {
     VisitorsActive,
     /// Waiting visitors.
     VisitorsWaiting,
+    /// Who came before this may enter, seconds since 1970; 0 if nobody stands in a line.
+    LineTimestamp,
+    /// Visitors who stand in the line.
+    LineLength,
+    /// How long who comes now waits, in seconds.
+    ExpectedWait,
     /// Slots in use.
     UpstreamInFlight,
     /// Requests that wait for a slot.
@@ -56,6 +62,9 @@ impl Gauge {
         Self::AdmissionRate,
         Self::VisitorsActive,
         Self::VisitorsWaiting,
+        Self::LineTimestamp,
+        Self::LineLength,
+        Self::ExpectedWait,
         Self::UpstreamInFlight,
         Self::SlotQueueLength,
         Self::DownstreamConnections,
@@ -221,6 +230,9 @@ mod tests {
             ("tidegate_admission_rate", "gauge"),
             ("tidegate_visitors_active", "gauge"),
             ("tidegate_visitors_waiting", "gauge"),
+            ("tidegate_line_timestamp_seconds", "gauge"),
+            ("tidegate_line_length", "gauge"),
+            ("tidegate_expected_wait_seconds", "gauge"),
             ("tidegate_upstream_outcomes_total", "counter"),
             ("tidegate_upstream_first_byte_seconds", "histogram"),
             ("tidegate_upstream_in_flight", "gauge"),

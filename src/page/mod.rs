@@ -284,7 +284,8 @@ fn every_view() -> impl Iterator<Item = WaitingView> {
         [(None, None), (Some(100), Some(400)), (Some(100), None), (None, Some(400)), (Some(2400), Some(9000)), (Some(9000), Some(9000))];
     let waiting =
         WAITS.map(|(half_s, nine_of_ten_s)| WaitingState::Waiting { wait: WaitText::new(WaitEstimate { half_s, nine_of_ten_s }) });
-    let states = waiting.into_iter().chain([WaitingState::Closed, WaitingState::NoTicket, WaitingState::Next]);
+    let in_line = [None, Some(100), Some(9000)].map(|expected_s| WaitingState::Waiting { wait: WaitText::in_line(expected_s) });
+    let states = waiting.into_iter().chain(in_line).chain([WaitingState::Closed, WaitingState::NoTicket, WaitingState::Next]);
     states.flat_map(|state| {
         [(false, None), (false, Some(1)), (false, Some(123_456)), (true, None), (true, Some(7))]
             .map(|(form_refused, position)| WaitingView::new(state, 10, form_refused, position))

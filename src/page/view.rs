@@ -12,11 +12,18 @@ pub struct WaitEstimate {
     pub nine_of_ten_s: Option<u64>,
 }
 
-/// A [`WaitEstimate`], rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct WaitText {
-    half: Option<Span>,
-    nine_of_ten: Option<Span>,
+/// A [`WaitEstimate`], or that of a place in the line, rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WaitText {
+    /// Who is next is drawn.
+    Drawn {
+        /// In which half of them get in.
+        half: Option<Span>,
+        /// In which nine of ten do.
+        nine_of_ten: Option<Span>,
+    },
+    /// First come, first served.
+    InLine(Option<Span>),
 }
 
 impl WaitText {
@@ -24,13 +31,22 @@ impl WaitText {
     #[must_use]
     pub fn new(estimate: WaitEstimate) -> Self {
         let half = estimate.half_s.map(Span::from_secs);
-        Self { half, nine_of_ten: estimate.nine_of_ten_s.map(Span::from_secs).map(|nine| half.map_or(nine, |half| half.max(nine))) }
+        let nine_of_ten = estimate.nine_of_ten_s.map(Span::from_secs).map(|nine| half.map_or(nine, |half| half.max(nine)));
+        Self::Drawn { half, nine_of_ten }
+    }
+
+    /// Of one who stands in the line, and gets in after so many seconds if people go on being let in as they are; `None` if it can't be
+    /// said.
+    #[must_use]
+    pub fn in_line(expected_s: Option<u64>) -> Self {
+        Self::InLine(expected_s.map(Span::from_secs))
     }
 
     /// Both figures as words, such as `within about 2 minutes`, if both can be said and differ.
     #[must_use]
     pub fn figures(self) -> Option<(String, String)> {
-        match (self.half?, self.nine_of_ten?) {
+        let Self::Drawn { half, nine_of_ten } = self else { return None };
+        match (half?, nine_of_ten?) {
             (_, Span::MoreThanTwoHours) => None,
             (half, nine_of_ten) if half == nine_of_ten => None,
             (half, nine_of_ten) => Some((half.to_string(), nine_of_ten.to_string())),
@@ -42,7 +58,13 @@ impl fmt::Display for WaitText {
     /// One sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const OVER: Span = Span::MoreThanTwoHours;
-        match (self.half, self.nine_of_ten) {
+        let (half, nine_of_ten) = match self {
+            Self::Drawn { half, nine_of_ten } => (*half, *nine_of_ten),
+            Self::InLine(None) => (None, None),
+            Self::InLine(Some(OVER)) => return write!(f, "If people go on being let in as now, it takes more than 2 hours."),
+            Self::InLine(Some(span)) => return write!(f, "If people go on being let in as now, you get in {span}."),
+        };
+        match (half, nine_of_ten) {
             (None, None) => write!(f, "We cannot say yet how long it will take."),
             (Some(OVER), _) => write!(f, "More than half of those who wait now need more than 2 hours."),
             (None, Some(OVER)) => write!(f, "Some of those who wait now need more than 2 hours."),
@@ -327,6 +349,15 @@ mod tests {
             "Half of those who wait now get in within about 40 minutes; some need more than 2 hours."
         );
         assert_eq!(sentence(Some(9000), Some(90_000)), "More than half of those who wait now need more than 2 hours.");
+    }
+
+    #[test]
+    fn the_truth_about_a_line_is_one_sentence() {
+        let sentence = |seconds| WaitText::in_line(seconds).to_string();
+        assert_eq!(sentence(Some(290)), "If people go on being let in as now, you get in within about 5 minutes.");
+        assert_eq!(sentence(Some(90_000)), "If people go on being let in as now, it takes more than 2 hours.");
+        assert_eq!(sentence(None), "We cannot say yet how long it will take.");
+        assert_eq!(WaitText::in_line(Some(290)).figures(), None, "it is one figure, and not two");
     }
 
     #[test]

@@ -65,14 +65,15 @@ fn own_status(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
         let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };
         serde_json::json!({ "verdict": verdict, "pass": pass.id.to_string() })
     } else if let Some(ticket) = ticket() {
-        let wait = regime.wait(ticket.issued, now.wall);
+        let place = regime.place(&ticket, regime.epoch);
+        let wait = regime.wait(&ticket, now.wall).map(|wait| wait.half).or_else(|| place?.wait);
         serde_json::json!({
             "verdict": "wait",
             "ticket": ticket.id.to_string(),
             "retry_after_s": respond::seconds(regime.epoch),
-            "waited_s": now.wall.since(ticket.issued).as_secs(),
-            "expected_wait_s": wait.map(|wait| wait.half.as_secs()),
-            "position": null,
+            "waited_s": regime.waited(&ticket, now.wall).as_secs(),
+            "expected_wait_s": wait.map(|wait| wait.as_secs()),
+            "position": place.map(|place| place.number()),
             "void_after_s": ticket_holds(refresh_max).as_secs(),
         })
     } else {

@@ -65,8 +65,8 @@ impl Kept {
     }
 }
 
-/// Different pages that are kept: estimates are rounded, so that there are fewer.
-const PAGES_MAX: usize = 512;
+/// Different pages that are kept, in 8 MiB: estimates and positions are rounded, so that even a long line has fewer.
+const PAGES_MAX: usize = 1024;
 
 impl PageCache {
     /// The head and the body of a waiting page.
@@ -103,6 +103,8 @@ pub(super) fn waiting(
         half_s: decision.wait.map(|wait| wait.half.as_secs()),
         nine_of_ten_s: decision.wait.map(|wait| wait.nine_of_ten.as_secs()),
     };
+    let in_line_s = decision.place.and_then(|place| place.wait).map(|wait| wait.as_secs());
+    let position = decision.place.map(|place| place.number());
     let state = match decision.reason {
         Reason::Closed => WaitingState::Closed,
         Reason::TicketWithheld => WaitingState::NoTicket,
@@ -114,12 +116,16 @@ pub(super) fn waiting(
         | Reason::ModeOpen
         | Reason::Room
         | Reason::Drew
+        | Reason::InTurn
         | Reason::NoTicket
         | Reason::NotDrawn
+        | Reason::InLine
         | Reason::SlotDeadline
-        | Reason::SlotQueueFull => WaitingState::Waiting { wait: WaitText::new(estimate) },
+        | Reason::SlotQueueFull => {
+            WaitingState::Waiting { wait: if position.is_some() { WaitText::in_line(in_line_s) } else { WaitText::new(estimate) } }
+        }
     };
-    let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
+    let view = WaitingView::new(state, seconds(regime.epoch), form_refused, position);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let retry = number(retry_s);
     let mut answer = match form {
@@ -131,7 +137,7 @@ pub(super) fn waiting(
             return with_headers(status, headers, body);
         }
         Form::Json => {
-            let waiting = WaitingJson { retry_after_s: retry_s, expected_wait_s: estimate.half_s, position: None };
+            let waiting = WaitingJson { retry_after_s: retry_s, expected_wait_s: in_line_s.or(estimate.half_s), position };
             json(status, page::waiting_json(&waiting))
         }
         Form::Text => text(status, page::waiting_text(&view)),

@@ -54,6 +54,8 @@ pub enum Reason {
     Room,
     /// The draw was won.
     Drew,
+    /// The line has come to its position.
+    InTurn,
     /// The mode is `closed`.
     Closed,
     /// No ticket yet: it is given now, and draws from its return on.
@@ -62,7 +64,9 @@ pub enum Reason {
     TicketWithheld,
     /// The draw was not won.
     NotDrawn,
-    /// The draw was won, and there is no token yet.
+    /// The line has not come to its position.
+    InLine,
+    /// The draw was won, or the line has come to its position, and there is no token yet.
     NoToken,
     /// No slot came free before the deadline.
     SlotDeadline,
@@ -82,10 +86,12 @@ impl Reason {
             Self::ModeOpen => "mode_open",
             Self::Room => "room",
             Self::Drew => "drew",
+            Self::InTurn => "in_turn",
             Self::Closed => "closed",
             Self::NoTicket => "no_ticket",
             Self::TicketWithheld => "ticket_withheld",
             Self::NotDrawn => "not_drawn",
+            Self::InLine => "in_line",
             Self::NoToken => "no_token",
             Self::SlotDeadline => "slot_deadline",
             Self::SlotQueueFull => "slot_queue_full",

@@ -95,38 +95,46 @@ impl Stake {
     }
 }
 
-/// The odds of the recent past, newest last: each ticket draws against those at the beginning of its epoch.
-#[derive(Clone, Debug, Default)]
-pub struct Odds {
+/// A figure of the recent past, newest last, such as the odds: each ticket draws against those at the beginning of its epoch, and is
+/// held against where the line stood then.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// Never empty.
     ring: VecDeque<(UnixTime, f64)>,
 }
 
-impl Odds {
-    /// Adds the odds from `now` on, and forgets what no epoch still begins in.
-    pub fn push(&mut self, now: UnixTime, odds: f64, epoch: Duration) {
+impl Recent {
+    /// What holds from `now` on, and has held before.
+    #[must_use]
+    pub fn new(now: UnixTime, value: f64) -> Self {
+        Self { ring: VecDeque::from([(now, value)]) }
+    }
+
+    /// Adds what holds from `now` on, and forgets what no epoch still begins in.
+    pub fn push(&mut self, now: UnixTime, value: f64, epoch: Duration) {
         // a wall clock set back leaves entries of the future: they no longer hold
         while self.ring.back().is_some_and(|&(time, _)| time >= now) {
             self.ring.pop_back();
         }
-        self.ring.push_back((now, odds));
+        self.ring.push_back((now, value));
         let oldest = now.minus(epoch);
         while self.ring.len() > 1 && self.ring[1].0 <= oldest {
             self.ring.pop_front();
         }
     }
 
-    /// The odds now; 1 before the first tick.
+    /// What holds now.
     #[must_use]
     pub fn current(&self) -> f64 {
-        self.ring.back().map_or(1.0, |&(_, odds)| odds)
+        self.ring.back().map_or(0.0, |&(_, value)| value)
     }
 
-    /// The odds as they stood at `time`.
+    /// What held at `time`.
     #[must_use]
     pub fn at(&self, time: UnixTime) -> f64 {
         let after = self.ring.partition_point(|&(start, _)| start <= time);
         let found = self.ring.get(after.saturating_sub(1));
-        found.map_or(1.0, |&(_, odds)| odds)
+        found.map_or(0.0, |&(_, value)| value)
     }
 }
 
@@ -134,10 +142,16 @@ impl Odds {
 /// just come would win an epoch's worth of tokens in its first seconds, and those who ask most often would get them.
 const HELD_SETTLE: Duration = Duration::from_secs(2);
 
-/// The odds that fill a rate of newcomers. `held` tickets have won before and wait for a token: they come first.
+/// What is left of a rate of newcomers for those who have not won yet. `held` tickets have, and wait for a token: they come first.
+#[must_use]
+pub fn left(newcomers_per_second: f64, held: f64) -> f64 {
+    newcomers_per_second - held / HELD_SETTLE.as_secs_f64()
+}
+
+/// The odds that fill a rate of newcomers after the `held`.
 #[must_use]
 pub fn odds(newcomers_per_second: f64, epoch: Duration, held: f64, weights: f64) -> f64 {
-    let left = newcomers_per_second - held / HELD_SETTLE.as_secs_f64();
+    let left = left(newcomers_per_second, held);
     if weights <= 0.0 {
         return if left > 0.0 { 1.0 } else { 0.0 };
     }
@@ -254,7 +268,7 @@ mod tests {
 
     #[test]
     fn odds_are_those_at_the_beginning_of_the_epoch() {
-        let mut odds = Odds::default();
+        let mut odds = Recent::new(at(0), 1.0);
         assert!((odds.at(at(0)) - 1.0).abs() < 1e-9);
         for (tick, value) in [(0, 1.0), (1000, 0.5), (2000, 0.2)] {
             odds.push(at(tick), value, E);
@@ -267,7 +281,7 @@ mod tests {
 
     #[test]
     fn old_odds_are_forgotten_after_an_epoch() {
-        let mut odds = Odds::default();
+        let mut odds = Recent::new(at(0), 1.0);
         for tick in 0..1000u32 {
             odds.push(at(u64::from(tick) * 1000), f64::from(tick) / 1000.0, E);
         }
@@ -277,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_drops_the_odds_of_the_future() {
-        let mut odds = Odds::default();
+        let mut odds = Recent::new(at(0), 1.0);
         odds.push(at(100_000), 1.0, E);
         odds.push(at(1000), 0.1, E);
         assert!((odds.current() - 0.1).abs() < 1e-9 && (odds.at(at(200_000)) - 0.1).abs() < 1e-9);

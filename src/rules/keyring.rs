@@ -107,6 +107,14 @@ impl Keyring {
         self.draw.hash(&message)
     }
 
+    /// The place of a ticket among those that were issued in the same grain of time, uniform over all of `u64`: the same for as long
+    /// as the ticket lives, and across rotations. Nobody can tell it before the ticket is there.
+    #[must_use]
+    pub fn place(&self, id: VisitorId) -> u64 {
+        // no epoch begins there
+        self.draw(id, u64::MAX)
+    }
+
     /// Where in an epoch a ticket's own epoch begins, uniform over all of `u64`: two visitors who came together don't come back together.
     ///
     /// The finaliser of splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014) over the id and a secret. It
@@ -745,6 +753,7 @@ mod tests {
         let ring = ring(1, &[2]);
         assert_uniform("draws of many tickets", (0..16_384).map(|id| ring.draw(VisitorId(id), 170_000_000)));
         assert_uniform("draws of one ticket", (0..16_384).map(|epoch| ring.draw(VisitorId(77), epoch)));
+        assert_uniform("places", (0..16_384).map(|id| ring.place(VisitorId(id))));
         assert_uniform("phases", (0..16_384).map(|id| ring.phase(VisitorId(id))));
         assert_uniform("clients", (0..16_384_u32).map(|prefix| ring.client_hash(&prefix.to_be_bytes())));
     }

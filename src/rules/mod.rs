@@ -8,6 +8,7 @@ pub mod draw;
 pub mod headers;
 pub mod health;
 pub mod keyring;
+pub mod line;
 pub mod negotiate;
 pub mod policy;
 pub mod rate;

@@ -193,6 +193,17 @@ pub enum Order {
     Arrival,
 }
 
+impl Order {
+    /// The word for it in gate.yaml.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lottery => "lottery",
+            Self::Arrival => "arrival",
+        }
+    }
+}
+
 /// `session`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {

@@ -49,7 +49,7 @@ pub struct Ticket {
     pub issued: UnixTime,
     /// When it was last renewed: a ticket not seen for too long is void.
     pub seen: UnixTime,
-    /// It has won its draw and waits for a place in the rate of newcomers.
+    /// It has won its draw, or the line has come to it, and it waits for a place in the rate of newcomers.
     pub won: bool,
 }
 

@@ -1,6 +1,6 @@
 //! What is written down while a simulation runs, and what it comes to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::figures::{Figures, Second};
 use super::timeline::Micros;
@@ -21,7 +21,24 @@ pub(super) struct Book {
     latencies: Vec<f64>,
     lately: VecDeque<Vec<f64>>,
     waits: Vec<f64>,
+    /// Waits of those who kept their ticket, by the minute in which they came.
+    by_minute: BTreeMap<u64, Vec<f64>>,
+    /// When the last to come of those who are in came.
+    newest: Micros,
 }
+
+/// Who was let in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) arrived: Micros,
+    /// The waiting room was shown.
+    pub(super) waited: bool,
+    /// The ticket was kept all the time, and with it the place.
+    pub(super) kept: bool,
+}
+
+/// Fewer in a minute say nothing of its p95.
+const MINUTE_MIN: usize = 100;
 
 const LATELY: usize = 5;
 
@@ -38,6 +55,8 @@ impl Book {
             latencies: Vec::new(),
             lately: VecDeque::new(),
             waits: Vec::new(),
+            by_minute: BTreeMap::new(),
+            newest: 0,
         }
     }
 
@@ -74,11 +93,20 @@ impl Book {
         }
     }
 
-    /// Someone who waited was let in.
-    pub(super) fn waited(&mut self, at: Micros, wait: Micros) {
-        if self.measures(at) {
-            self.waits.push(seconds(wait));
+    /// Someone was let in.
+    pub(super) fn entered(&mut self, at: Micros, entry: Entry) {
+        let wait = seconds(at - entry.arrived);
+        if entry.waited && self.measures(at) {
+            self.waits.push(wait);
         }
+        if entry.waited && entry.kept && self.measures(entry.arrived) {
+            self.by_minute.entry(entry.arrived / 60_000_000).or_default().push(wait);
+        }
+        if entry.kept && self.measures(at) {
+            let inversion = seconds(self.newest.saturating_sub(entry.arrived));
+            self.figures.inversion_max_s = self.figures.inversion_max_s.max(inversion);
+        }
+        self.newest = self.newest.max(entry.arrived);
     }
 
     pub(super) fn diverted(&mut self, at: Micros) {
@@ -124,6 +152,8 @@ impl Book {
         }
         self.waits.sort_by(f64::total_cmp);
         let wait = |share| quantile(&self.waits, share).unwrap_or(0.0);
+        let mut spreads: Vec<f64> = self.by_minute.into_values().filter_map(spread).collect();
+        spreads.sort_by(f64::total_cmp);
         let latency = |share| self.all.quantile(share).map_or(0.0, |latency| latency.as_secs_f64());
         let figures = Figures {
             goodput: if could > 0.0 { good / could } else { 1.0 },
@@ -134,10 +164,18 @@ impl Book {
             wait_p95_s: wait(0.95),
             wait_p99_s: wait(0.99),
             wait_max_s: wait(1.0),
+            wait_spread: quantile(&spreads, 0.5),
             ..self.figures
         };
         (figures, self.seconds)
     }
+}
+
+/// The wait of 95 % over that of half, if there are enough.
+fn spread(mut waits: Vec<f64>) -> Option<f64> {
+    waits.sort_by(f64::total_cmp);
+    let enough = waits.len() >= MINUTE_MIN;
+    enough.then(|| Some(quantile(&waits, 0.95)? / quantile(&waits, 0.5)?)).flatten()
 }
 
 /// By nearest rank, of what is sorted.

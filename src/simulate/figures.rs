@@ -95,6 +95,11 @@ pub struct Figures {
     pub wait_p99_s: f64,
     /// The longest wait.
     pub wait_max_s: f64,
+    /// Wait of 95 % over that of half, of those who kept their ticket, came in the same minute and waited: the median of the minutes with at
+    /// least 100 of them; none if there was no such minute.
+    pub wait_spread: Option<f64>,
+    /// By how much someone who was let in before came later, at the most, in seconds: of those who kept their ticket.
+    pub inversion_max_s: f64,
     /// From the first second of the measured part to the first waiting page; none if there was none.
     pub limiting_after_s: Option<f64>,
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::figures::{Figures, Run};
 use super::plot::{self, Plot};
-use super::words::{count, percent, span, span_short};
+use super::words::{count, percent, rough, span, span_short};
 
 const PAGE: &str = include_str!("report.html");
 
@@ -169,7 +169,7 @@ struct Column {
     form: fn(f64) -> String,
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 13] = [
     Column { group: "", name: "Goodput", of: |f| f.goodput, form: percent },
     Column { group: "Latency", name: "p50", of: |f| f.p50_s, form: span_short },
     Column { group: "Latency", name: "p95", of: |f| f.p95_s, form: span_short },
@@ -181,6 +181,8 @@ const COLUMNS: [Column; 11] = [
     Column { group: "Wait", name: "p50", of: |f| wait(f, f.wait_p50_s), form: span_short },
     Column { group: "Wait", name: "p95", of: |f| wait(f, f.wait_p95_s), form: span_short },
     Column { group: "Wait", name: "max", of: |f| wait(f, f.wait_max_s), form: span_short },
+    Column { group: "Wait", name: "same minute p95 ÷ p50", of: |f| f.wait_spread.unwrap_or(f64::NAN), form: rough },
+    Column { group: "Wait", name: "inversion", of: |f| wait(f, f.inversion_max_s), form: span_short },
 ];
 
 /// One figure over several seeds.

@@ -5,8 +5,8 @@ use super::scenario::{Expect, Scenario};
 
 /// The head of the table.
 pub const HEADING: &str = "\
-| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | first page s |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | same minute p95/p50 | inversion s | first page s |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// One row: the mean of the runs of one scenario, with the gate or without it.
@@ -29,8 +29,14 @@ pub fn row(runs: &[&Run]) -> String {
     let waits: [&dyn Fn(&Figures) -> f64; 4] = [&|f| f.wait_p50_s, &|f| f.wait_p95_s, &|f| f.wait_p99_s, &|f| f.wait_max_s];
     times.iter().for_each(|of| row.push_str(&format!(" {:.2} |", mean(of))));
     counts.iter().chain(&waits).for_each(|of| row.push_str(&format!(" {:.0} |", mean(of))));
-    let first = if limiting.is_empty() { "–".to_owned() } else { format!("{:.1}", limiting.iter().sum::<f64>() / limiting.len() as f64) };
-    row + &format!(" {first} |\n")
+    let same_minute: Vec<f64> = runs.iter().filter_map(|run| run.figures.wait_spread).collect();
+    let inversion = mean(&|figures| figures.inversion_max_s);
+    row + &format!(" {} | {inversion:.0} | {} |\n", mean_of(&same_minute, 2), mean_of(&limiting, 1))
+}
+
+/// A dash if there is none.
+fn mean_of(values: &[f64], places: usize) -> String {
+    if values.is_empty() { "–".to_owned() } else { format!("{:.places$}", values.iter().sum::<f64>() / values.len() as f64) }
 }
 
 /// By how much the goodput of the seeds differs.
@@ -42,7 +48,8 @@ fn spread(runs: &[&Run]) -> f64 {
 /// What the runs with the gate should have come to, and did not: a sentence each.
 #[must_use]
 pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
-    let Expect { goodput, p99, worst_p99, sessions_failed, shed, waited, limiting_after, spread: most_spread } = scenario.expect;
+    let expect = scenario.expect;
+    let Expect { goodput, p99, worst_p99, sessions_failed, shed, waited, limiting_after, spread: most_spread, .. } = expect;
     let mut found = Vec::new();
     for run in runs {
         let figures = &run.figures;
@@ -52,7 +59,12 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
         if let Some(least) = goodput.filter(|least| figures.goodput < least.0) {
             fault("goodput", round(figures.goodput), "below", least.0);
         }
-        for (what, is, most) in [("p99_s", figures.p99_s, p99), ("worst_p99_s", figures.worst_p99_s, worst_p99)] {
+        let times = [
+            ("p99_s", figures.p99_s, p99),
+            ("worst_p99_s", figures.worst_p99_s, worst_p99),
+            ("inversion_max_s", figures.inversion_max_s, expect.inversion_max),
+        ];
+        for (what, is, most) in times {
             if let Some(most) = most.filter(|most| is > most.seconds()) {
                 fault(what, round(is), "above", most.seconds());
             }
@@ -66,6 +78,9 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
             if let Some(most) = most.filter(|most| is > most.0) {
                 fault(what, is.into(), "above", most.0.into());
             }
+        }
+        if let Some(most) = expect.wait_spread.filter(|most| figures.wait_spread.is_none_or(|is| is > most.0)) {
+            fault("wait_spread", figures.wait_spread.map_or(f64::NAN, round), "above", most.0);
         }
         if figures.diverted_inside > 0 {
             fault("diverted_inside", figures.diverted_inside.into(), "above", 0.0);

@@ -307,6 +307,10 @@ pub struct Expect {
     pub waited: Option<Count>,
     /// The first waiting page comes so soon.
     pub limiting_after: Option<Span>,
+    /// Of those who came in the same minute, the wait of 95 % over that of half, at the most.
+    pub wait_spread: Option<Positive>,
+    /// Someone who was let in before came later by so much at the most.
+    pub inversion_max: Option<Span>,
     /// The runs of different seeds differ by so much at the most, in goodput.
     pub spread: Option<Share>,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::book::{Book, seconds};
+use super::book::{Book, Entry, seconds};
 use super::figures::{Figures, Second};
 use super::front::{self, Front, micros, moment};
 use super::scenario::{Arrivals as Step, Change, Crowd, Health, Scenario};
@@ -412,13 +412,12 @@ impl<'a> World<'a> {
         let now = self.now;
         let Some(visitor) = self.visitor(id).filter(|visitor| !visitor.inside) else { return };
         (visitor.inside, visitor.tab) = (true, tab);
-        let (arrived, seen_room) = (visitor.arrived, visitor.seen_room);
+        let kept = !matches!(visitor.behaviour, Behaviour::Dropper | Behaviour::Churner);
+        let entry = Entry { arrived: visitor.arrived, waited: visitor.seen_room, kept };
         self.book.now.inside += 1;
         self.book.now.admitted += 1;
-        if seen_room {
-            self.book.now.waiting -= 1;
-            self.book.waited(now, now - arrived);
-        }
+        self.book.now.waiting -= u32::from(entry.waited);
+        self.book.entered(now, entry);
     }
 
     /// The waiting room is shown.

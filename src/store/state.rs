@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::files::{exists, read_bounded, sync_directory, write_whole};
+use crate::rules::line::Position;
 use crate::rules::policy::Mode;
 use crate::rules::time::UnixTime;
 
@@ -41,10 +42,19 @@ pub struct SavedState {
     pub capacity: Option<f64>,
     /// The limit of each server that was found; none of 0.
     pub max_in_flight: Option<u32>,
-    /// The line L of `order: arrival`, in epochs; finite.
-    pub line: Option<f64>,
+    /// The line of `order: arrival`, if someone stood in it.
+    pub line: Option<SavedLine>,
     /// The operator's mode, if one outranks the file.
     pub mode: Option<SavedMode>,
+}
+
+/// Where the line stood.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SavedLine {
+    /// Its position.
+    pub at: Position,
+    /// What the clock showed by which tickets are issued.
+    pub clock: UnixTime,
 }
 
 /// A mode set by `POST /mode`.
@@ -105,6 +115,13 @@ fn parse_state(content: &[u8]) -> Result<SavedState, StateFault> {
     if file.max_in_flight == Some(0) {
         return Err(StateFault::Value { key: "max_in_flight" });
     }
+    let line = match file.line {
+        Some(LineFile { grains, clock_unix_ms }) => {
+            let at = Position::from_grains(grains).ok_or(StateFault::Value { key: "line.grains" })?;
+            Some(SavedLine { at, clock: UnixTime::from_millis(clock_unix_ms) })
+        }
+        None => None,
+    };
     let mode = match file.mode {
         Some(ModeFile { name, probability, until_unix_ms }) => {
             let mode = match (name.as_str(), probability) {
@@ -124,7 +141,7 @@ fn parse_state(content: &[u8]) -> Result<SavedState, StateFault> {
         saved_at: UnixTime::from_millis(file.saved_at_unix_ms),
         capacity: file.capacity,
         max_in_flight: file.max_in_flight,
-        line: file.line,
+        line,
         mode,
     })
 }
@@ -157,8 +174,14 @@ struct StateFile {
     capacity: Option<f64>,
     #[serde(default)]
     max_in_flight: Option<u32>,
-    line: Option<f64>,
+    line: Option<LineFile>,
     mode: Option<ModeFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LineFile {
+    grains: f64,
+    clock_unix_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,7 +198,7 @@ impl From<&SavedState> for StateFile {
             saved_at_unix_ms: state.saved_at.as_millis(),
             capacity: state.capacity,
             max_in_flight: state.max_in_flight,
-            line: state.line,
+            line: state.line.map(|line| LineFile { grains: line.at.grains(), clock_unix_ms: line.clock.as_millis() }),
             mode: state.mode.map(|SavedMode { mode, until }| ModeFile {
                 name: mode.name().to_owned(),
                 probability: if let Mode::Fixed(probability) = mode { Some(probability) } else { None },
@@ -205,7 +228,7 @@ mod tests {
             saved_at: UnixTime::from_millis(1_800_000_000_123),
             capacity: Some(187.5),
             max_in_flight: Some(33),
-            line: Some(180_000_000.25),
+            line: Some(SavedLine { at: Position::from_grains(180_000_000.25).unwrap(), clock: UnixTime::from_secs(1_800_000_100) }),
             mode: Some(SavedMode { mode: Mode::Fixed(0.25), until: Some(UnixTime::from_secs(1_800_003_600)) }),
         }
     }
@@ -238,8 +261,8 @@ mod tests {
     fn what_json_cannot_say_is_left_out() {
         let scratch = Scratch::new();
         let store = Store::open(scratch.path()).unwrap();
-        store.save_state(&SavedState { capacity: Some(f64::NAN), line: Some(f64::INFINITY), ..state() }).unwrap();
-        assert_eq!(saved(&store), SavedState { capacity: None, line: None, ..state() });
+        store.save_state(&SavedState { capacity: Some(f64::NAN), ..state() }).unwrap();
+        assert_eq!(saved(&store), SavedState { capacity: None, ..state() });
     }
 
     #[test]
@@ -249,7 +272,7 @@ mod tests {
         let path = scratch.path().join(STATE);
         store.save_state(&state()).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
-        let cases: [(String, Check); 10] = [
+        let cases: [(String, Check); 11] = [
             (String::new(), |fault| matches!(fault, StateFault::Json(_))),
             (whole[..whole.len() / 2].to_owned(), |fault| matches!(fault, StateFault::Json(_))),
             ("\0".repeat(100), |fault| matches!(fault, StateFault::Json(_))),
@@ -257,6 +280,7 @@ mod tests {
             (r#"{"version":2,"other":1}"#.to_owned(), |fault| matches!(fault, StateFault::Version(2))),
             (whole.replace("187.5", "-1.0"), |fault| matches!(fault, StateFault::Value { key: "capacity" })),
             (whole.replace(":33", ":0"), |fault| matches!(fault, StateFault::Value { key: "max_in_flight" })),
+            (whole.replace("180000000.25", "-1.0"), |fault| matches!(fault, StateFault::Value { key: "line.grains" })),
             (whole.replace("0.25,\"until", "1.5,\"until"), |fault| matches!(fault, StateFault::Value { key: "mode.probability" })),
             (whole.replace("0.25,\"until", "null,\"until"), |fault| matches!(fault, StateFault::Value { key: "mode.probability" })),
             (whole.replace("fixed", "ajar"), |fault| matches!(fault, StateFault::Value { key: "mode.name" })),

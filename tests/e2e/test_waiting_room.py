@@ -1,9 +1,10 @@
 """What a visitor's browser sees."""
 
 import re
+import threading
 
 from browser import Browser
-from world import Site, World, ask, path_and_query
+from world import Site, World, ask, path_and_query, until
 
 
 class WaitingRoom(World):
@@ -41,6 +42,29 @@ class WaitingRoom(World):
         browser.wait(lambda driver: driver.get_cookie("tidegate_ticket"), "a ticket")
         browser.check_look(gate.url)
         self.assertEqual(browser.complaints(), [])
+
+    def test_who_stands_in_a_line_sees_the_place(self):
+        gate = self.serve(admission="{ order: arrival }", waiting_room="{ refresh: 20s, refresh_max: 60s }", session="{ in_flight: 100 }")
+        visitor = ask(gate.address, headers={"Accept": "application/json"}).cookies()
+        # every worker is busy, and nothing is answered: nobody can be let in
+        busy = [threading.Thread(target=ask, args=(gate.address, "/hold"), kwargs={"cookies": visitor}) for _ in range(Site.WORKERS)]
+        for each in busy:
+            each.start()
+        try:
+            json = {"Accept": "application/json"}
+            first = until(lambda: ask(gate.address, headers=json).cookies().get("tidegate_ticket"), "someone to wait")
+            self.assertTrue(first)
+            browser = Browser(self)
+            browser.open(gate.url)
+            browser.wait(lambda driver: "Your place in the order of arrival:" in browser.text(), "a place")
+            self.assertRegex(browser.text(), "If people go on being let in as now|We cannot say yet how long")
+            browser.check_look(gate.url)
+            self.assertEqual(browser.complaints(), [])
+        finally:
+            self.site.release.set()
+            for each in busy:
+                each.join()
+        browser.wait_for_title(Site.TITLE)
 
     def test_the_page_needs_no_script_and_nothing_from_the_site(self):
         gate = self.serve(admission="{ mode: closed }")

@@ -69,6 +69,29 @@ fn after_a_kill_passes_tickets_mode_and_capacity_hold() {
 }
 
 #[test]
+fn after_a_kill_the_line_stands_where_it_stood() {
+    let upstream = Upstream::answering("the site");
+    let scratch = Scratch::new();
+    let file = scratch.write("gate.yaml", &policy(&upstream, "admission: { mode: closed, order: arrival }\n"));
+    let mut gate = Gate::serve(&file);
+    let ticket = gate.get("/", &[BROWSER]).ticket();
+    let saved = until("the line to be saved", || {
+        let state: Value = serde_json::from_slice(&fs::read(scratch.path().join("data/state.json")).ok()?).unwrap();
+        state["line"]["grains"].as_f64()
+    });
+    gate.process.kill();
+    let gate = Gate::serve(&file);
+    let stands = until("the line to be told", || Some(gate.status()).filter(|status| status["line"].is_object()))["line"]["at"].clone();
+    let stands: jiff::Timestamp = stands.as_str().unwrap().parse().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "a time of this century")]
+    let grains = stands.as_millisecond() as f64 / 10_000.0;
+    assert!((grains - saved).abs() < 0.001, "{grains} is not {saved}");
+    let own: Value = serde_json::from_slice(&gate.get("/.tidegate/status", &[&ticket]).body).unwrap();
+    assert_eq!((own["verdict"].as_str(), own["position"].as_u64()), (Some("wait"), Some(1)));
+    gate.end();
+}
+
+#[test]
 fn a_mode_whose_time_ran_out_while_the_gate_was_down_is_over() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();

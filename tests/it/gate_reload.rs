@@ -250,3 +250,22 @@ fn a_request_under_way_ends_where_it_began() {
     door.open();
     assert_eq!(slow.answer().text(), "old");
 }
+
+#[test]
+fn a_change_of_order_keeps_the_place() {
+    let upstream = Upstream::answering("the site");
+    let policy =
+        |order: &str| format!("upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: closed, order: {order} }}\n", upstream.url());
+    let world = World::start(&policy("lottery"));
+    let ticket = world.get("/", &["Accept: application/json"]).ticket();
+    let own = || -> Value { serde_json::from_slice(&world.get("/.tidegate/status", &[&ticket]).body).unwrap() };
+    let before = own();
+    assert!(before["position"].is_null() && before["verdict"] == "wait", "{before}");
+    for (order, place) in [("arrival", Some(1)), ("lottery", None), ("arrival", Some(1))] {
+        apply(&world, &policy(order));
+        let now = own();
+        assert_eq!((now["position"].as_u64(), now["ticket"].as_str()), (place, before["ticket"].as_str()), "{now}");
+        assert!(now["waited_s"].as_u64() >= before["waited_s"].as_u64());
+        assert!(world.get("/", &["Accept: application/json", &ticket]).all("set-cookie").is_empty(), "it was given another ticket");
+    }
+}

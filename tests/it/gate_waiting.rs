@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Answer, Upstream, World, request};
+use crate::support::{Answer, Upstream, World, request, until};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8";
 const API: &str = "Accept: application/json";
@@ -161,4 +161,60 @@ fn who_waits_is_told_how_long() {
     assert_eq!(json["retry_after_s"], 2);
     assert_eq!(answer.header("retry-after"), Some("2"));
     assert!(json["expected_wait_s"].as_u64().is_some_and(|wait| wait > 0), "{json}");
+}
+
+// the order of arrival
+
+/// A closed gate with a line, in which everyone checks in each second.
+fn line() -> (Upstream, World) {
+    let upstream = Upstream::answering("the site");
+    let world = World::start(&format!(
+        "upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: closed, order: arrival }}\nwaiting_room: {{ refresh: 1s, refresh_max: 10s }}",
+        upstream.url()
+    ));
+    (upstream, world)
+}
+
+fn position(answer: &Answer) -> Option<u64> {
+    serde_json::from_slice::<Value>(&answer.body).unwrap()["position"].as_u64()
+}
+
+#[test]
+fn who_stands_in_a_line_is_told_the_place() {
+    let (_upstream, world) = line();
+    let first: Vec<String> = (0..5).map(|_| world.get("/", &[API]).ticket()).collect();
+    let check_in = || first.iter().map(|ticket| position(&world.get("/", &[API, ticket])).unwrap()).max().unwrap();
+    until("all five to be counted", || {
+        let last = check_in();
+        assert!(last <= 5, "{last}");
+        (last >= 4).then_some(())
+    });
+    // who comes in a later grain of time stands behind all of them, as long as they attend
+    let last = until("someone to stand behind all", || {
+        check_in();
+        Some(world.get("/", &[API])).filter(|answer| position(answer).is_some_and(|position| position >= 6))
+    });
+    let own: Value = serde_json::from_slice(&world.get("/.tidegate/status", &[&last.ticket()]).body).unwrap();
+    assert!(own["position"].as_u64().is_some_and(|position| position >= 5), "{own}");
+    assert!(own["expected_wait_s"].is_null(), "nobody is let in: {own}");
+    let page = world.get("/", &[BROWSER, &last.ticket()]).text();
+    assert!(page.contains("Your place in the order of arrival: ") && page.contains("let in by order of arrival"), "{page}");
+    world.until_metric("tidegate_line_length", |length| length >= 5.0);
+    assert!(world.metric("tidegate_line_timestamp_seconds") > 1.7e9);
+    assert!(world.metric("tidegate_expected_wait_seconds").is_infinite());
+    let status = world.status();
+    assert!(status["order"] == "arrival" && status["line"]["length"].as_u64().is_some_and(|length| length >= 5), "{status}");
+}
+
+#[test]
+fn when_there_is_room_again_the_line_goes_in() {
+    let (_upstream, world) = line();
+    let mut tickets: Vec<String> = (0..5).map(|_| world.get("/", &[API]).ticket()).collect();
+    world.admin_post("/mode", "application/json", r#"{"mode":"auto"}"#);
+    until("everyone to be in", || {
+        tickets.retain(|ticket| world.get("/", &[API, ticket]).status == 503);
+        tickets.is_empty().then_some(())
+    });
+    // and who comes then need not wait
+    until("the line to be open", || Some(()).filter(|()| world.get("/", &[API]).status == 200));
 }

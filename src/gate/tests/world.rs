@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Dropper,
     /// Throws a ticket away as soon as it has not won, and takes a new one.
     Churner,
+    /// Does not come back.
+    Gone,
 }
 
 /// How the site answers.
@@ -237,6 +239,17 @@ impl World {
         visitor
     }
 
+    /// The gate ends and starts again, with what it has remembered; those inside go on.
+    pub(super) fn restart(&mut self, remembered: Remembered) {
+        let regime = self.gate.regime.load_full();
+        let (policy, keys, pages) = (Arc::clone(&regime.policy), Arc::clone(&regime.keys), Arc::clone(&regime.pages));
+        let now = self.now();
+        self.gate = Gate::new(policy, keys, pages, remembered, 2, now);
+        // what the slots have been used for so far is behind
+        self.gate.control().usage = self.slots.usage(now.mono);
+        self.tokens = self.gate.tokens.load(Ordering::Relaxed);
+    }
+
     pub(super) fn revive(&mut self) {
         self.health = Health::Up;
         let mut hung: Vec<u64> = self.at_site.keys().copied().collect();
@@ -292,6 +305,9 @@ impl World {
     fn ask(&mut self, index: usize) {
         let now = self.now();
         let visitor = self.visitors[index].clone();
+        if visitor.kind == Kind::Gone {
+            return;
+        }
         let visit = Visit {
             gated: true,
             signal: true,
@@ -336,6 +352,7 @@ impl World {
                 0.05
             }
             Kind::Churner => told.min(2.0) + 0.1 * self.random.unit(),
+            Kind::Gone => return,
         };
         self.after(back, Event::Ask(index));
     }

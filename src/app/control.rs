@@ -133,7 +133,7 @@ fn tick(shared: &Shared) {
     let site = shared.upstream.site();
     let report = shared.gate.tick(&site, now);
     let regime = shared.gate.regime();
-    shared.upstream.limit(regime.limit);
+    shared.upstream.limit(regime.server_limit);
     let law = &regime.law;
     match report.limiting {
         Some(true) => tracing::info!(

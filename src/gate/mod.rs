@@ -22,7 +22,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::page::Pages;
-use crate::rules::concurrency::{Concurrency, Limit, Sample};
+use crate::rules::concurrency::{Concurrency, Sample, ServerLimit};
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
@@ -168,8 +168,8 @@ impl Gate {
     #[must_use]
     pub fn new(policy: Arc<Policy>, keys: Arc<Keyring>, pages: Arc<Pages>, remembered: Remembered, workers: usize, now: Now) -> Self {
         let concurrency = Concurrency::new(remembered.max_in_flight);
-        let limit = limit(&policy, &concurrency);
-        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(limit.per_server);
+        let server_limit = server_limit(&policy, &concurrency);
+        let slots = u32::try_from(policy.upstream.servers.len()).unwrap_or(u32::MAX).saturating_mul(server_limit.per_server);
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
@@ -191,7 +191,7 @@ impl Gate {
             keys,
             pages,
             mode,
-            limit,
+            server_limit,
             law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
             limiting: false,
             waiting: 0,
@@ -511,7 +511,7 @@ impl Gate {
         };
         self.regime.store(Arc::new(Regime {
             mode,
-            limit: limit(policy, &control.concurrency),
+            server_limit: server_limit(policy, &control.concurrency),
             law,
             epoch,
             limiting,
@@ -582,7 +582,7 @@ impl Gate {
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
-            limit: limit(&policy, &control.concurrency),
+            server_limit: server_limit(&policy, &control.concurrency),
             policy,
             keys,
             pages,
@@ -663,10 +663,10 @@ fn draws_in(regime: &Regime, staked: &Staked) -> bool {
 }
 
 /// The slots of each server until the next tick.
-fn limit(policy: &Policy, found: &Concurrency) -> Limit {
+fn server_limit(policy: &Policy, found: &Concurrency) -> ServerLimit {
     match policy.upstream.max_in_flight {
         MaxInFlight::Auto => found.limit(),
-        MaxInFlight::Fixed(per_server) => Limit::of(per_server),
+        MaxInFlight::Fixed(per_server) => ServerLimit::of(per_server),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::standing::LineInForce;
 use crate::page::Pages;
-use crate::rules::concurrency::Limit;
+use crate::rules::concurrency::ServerLimit;
 use crate::rules::controller::Law;
 use crate::rules::draw::{self, Epoch, Recent, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
@@ -27,7 +27,7 @@ pub struct Regime {
     /// The mode in force, and who set it.
     pub mode: ModeInForce,
     /// Slots of each server.
-    pub limit: Limit,
+    pub server_limit: ServerLimit,
     /// What the last tick said.
     pub law: Law,
     /// The refresh interval in force.

@@ -95,7 +95,7 @@ impl Timings {
 
 /// The limit in force for each server, and what is to be learned under it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limit {
+pub struct ServerLimit {
     /// Requests in flight, at the most.
     pub per_server: u32,
     /// Only answers that were made with as many in flight, in the mean, tell something: what was begun under other limits does not.
@@ -104,7 +104,7 @@ pub struct Limit {
     pub to: f64,
 }
 
-impl Limit {
+impl ServerLimit {
     /// Under which every answer counts.
     #[must_use]
     pub const fn of(per_server: u32) -> Self {
@@ -286,17 +286,17 @@ impl Concurrency {
 
     /// The limit in force until the next tick.
     #[must_use]
-    pub fn limit(&self) -> Limit {
+    pub fn limit(&self) -> ServerLimit {
         match &self.state {
             State::Try(trial) => {
                 let (smaller, larger) = (self.limit.min(trial.other), self.limit.max(trial.other));
-                Limit {
+                ServerLimit {
                     per_server: if trial.is_at_other() { trial.other } else { self.limit },
                     from: f64::from(smaller) * FILLED,
                     to: f64::from(larger) / FILLED,
                 }
             }
-            State::Climb(_) | State::Rest { .. } => Limit::of(self.limit),
+            State::Climb(_) | State::Rest { .. } => ServerLimit::of(self.limit),
         }
     }
 
@@ -828,7 +828,7 @@ mod tests {
         assert!((found.sustained() - 32.0).abs() < 1e-9);
         let mut site = SITE;
         site.busy(&mut found, 1);
-        assert_eq!(found.limit(), Limit { per_server: 40, from: 32.0 * FILLED, to: 40.0 / FILLED });
+        assert_eq!(found.limit(), ServerLimit { per_server: 40, from: 32.0 * FILLED, to: 40.0 / FILLED });
         assert!((found.sustained() - 36.0).abs() < 1e-9);
     }
 

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::concurrency::{Limit, Timings};
+use super::concurrency::{ServerLimit, Timings};
 use super::health::{Health, Takes};
 use super::time::Moment;
 use super::uniform::Uniform;
@@ -62,7 +62,7 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct Slots<W> {
     bounds: Bounds,
-    limit: Limit,
+    limit: ServerLimit,
     servers: Vec<Server>,
     /// Those who wait and are under their bounds, oldest first; gated and open apart, since the bound of open routes holds for all of them.
     gated: BTreeMap<u64, Waiting<W>>,
@@ -121,7 +121,7 @@ impl<W> Slots<W> {
     pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
         Self {
             bounds,
-            limit: Limit::of(bounds.per_server),
+            limit: ServerLimit::of(bounds.per_server),
             servers: vec![Server::new(); servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -233,7 +233,7 @@ impl<W> Slots<W> {
     /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
     pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
         self.bounds = bounds;
-        self.limit = Limit { per_server: bounds.per_server, ..self.limit };
+        self.limit = ServerLimit { per_server: bounds.per_server, ..self.limit };
         // whoever is still over a bound is held again when it would be next
         let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
         self.held_count = 0;
@@ -257,7 +257,7 @@ impl<W> Slots<W> {
 
     /// So many slots of each server from now on. The caller then calls [`Slots::next`] until it returns none; requests above a smaller
     /// number finish.
-    pub const fn limit(&mut self, limit: Limit) {
+    pub const fn limit(&mut self, limit: ServerLimit) {
         self.bounds.per_server = limit.per_server;
         self.limit = limit;
     }

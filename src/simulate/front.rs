@@ -56,7 +56,7 @@ impl Front {
         let upstream = &policy.upstream;
         let servers = upstream.servers.len();
         let gate = Gate::new(Arc::new(policy.clone()), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, now(0));
-        let per_server = gate.regime().limit.per_server;
+        let per_server = gate.regime().server_limit.per_server;
         let bounds = Bounds { per_server, queue: upstream.queue.length, per_pass: policy.session.in_flight };
         Ok(Self {
             deadline: micros(upstream.queue.deadline),
@@ -87,7 +87,7 @@ impl Front {
         };
         let _ = self.gate.tick(&standing, now(at));
         let before = self.slots.total();
-        self.slots.limit(self.gate.regime().limit);
+        self.slots.limit(self.gate.regime().server_limit);
         self.slots.total() > before
     }
 

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{Gate, Site};
 use crate::metrics::{Count, Metrics, OutcomeLabel, Shard, Timing};
-use crate::rules::concurrency::Limit;
+use crate::rules::concurrency::ServerLimit;
 use crate::rules::policy;
 use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
@@ -106,7 +106,7 @@ impl Upstream {
         deadlines: &[Arc<Deadlines>],
         memory: Arc<BufferMemory>,
     ) -> Arc<Self> {
-        let per_server = gate.regime().limit.per_server;
+        let per_server = gate.regime().server_limit.per_server;
         let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
         let slots = Slots::new(bounds(policy, per_server), peers.len(), clock.moment());
         let workers = deadlines
@@ -125,7 +125,7 @@ impl Upstream {
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
             policy.upstream.servers.iter().map(|server| inner.peers.iter().position(|peer| peer.server == *server)).collect();
-        let per_server = self.gate.regime().limit.per_server;
+        let per_server = self.gate.regime().server_limit.per_server;
         let places = inner.slots.reconfigure(bounds(policy, per_server), &kept);
         for peer in &mut inner.peers {
             peer.live = false;
@@ -180,7 +180,7 @@ impl Upstream {
     }
 
     /// So many slots of each server from now on.
-    pub fn limit(self: &Arc<Self>, limit: Limit) {
+    pub fn limit(self: &Arc<Self>, limit: ServerLimit) {
         let per_server = limit.per_server;
         let mut inner = self.lock();
         inner.slots.limit(limit);

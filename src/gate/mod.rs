@@ -24,14 +24,16 @@ use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens}
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Odds, Weights};
 use crate::rules::keyring::Keyring;
+use crate::rules::limit::Limit;
 use crate::rules::policy::{Mode, Policy};
 use crate::rules::rate::Rate;
+use crate::rules::rehearsal::{Asked, Rehearsal, Rehearsed};
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
 
 pub use regime::{ByHand, ModeInForce, Regime};
-pub use visit::{Decision, Visit};
+pub use visit::{Decision, Drawn, Visit};
 
 use crowd::{Crowd, Sums};
 use keyed::Keyed;
@@ -80,6 +82,10 @@ struct Seen {
     returning: AtomicU32,
     admitted: AtomicU32,
     turned_away: AtomicU32,
+    /// Under `observe`: requests of those who would wait, of those inside that would have been shed, and newcomers.
+    outside: AtomicU32,
+    sheds: AtomicU32,
+    newcomers: AtomicU32,
 }
 
 impl Default for Seen {
@@ -93,6 +99,9 @@ impl Default for Seen {
             returning: zero(),
             admitted: zero(),
             turned_away: zero(),
+            outside: zero(),
+            sheds: zero(),
+            newcomers: zero(),
         }
     }
 }
@@ -118,6 +127,7 @@ struct Control {
     tokens: Tokens,
     sums: Sums,
     usage: Usage,
+    rehearsal: Rehearsal,
     ticked: Moment,
     /// Since when epochs have another length than at the start.
     stretched: Option<Moment>,
@@ -152,8 +162,11 @@ impl Gate {
             keys,
             pages,
             mode,
-            law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
+            law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, requests: capacity, ..Law::default() },
             limiting: false,
+            measured: controller.capacity().is_some(),
+            limit: Limit::of(&Law::default(), mode.mode, usual_odds),
+            rehearsed: None,
             waiting: 0,
             active: 0,
             tick_began: now.wall,
@@ -177,6 +190,7 @@ impl Gate {
                 tokens: Tokens::default(),
                 sums,
                 usage: Usage::default(),
+                rehearsal: Rehearsal::default(),
                 ticked: now.mono,
                 stretched: None,
                 turned_away: now.mono,
@@ -206,6 +220,7 @@ impl Gate {
             Some(Err(_)) | None => self.newcomer(worker, regime, visit, now),
         };
         decision.pass_ended = judged.and_then(Result::err);
+        decision.observed = regime.observes();
         decision
     }
 
@@ -217,16 +232,25 @@ impl Gate {
         };
         let mut decision = Decision { pass: Some(pass.id), counts: visit.signal, ..Decision::new(verdict, reason) };
         decision.too_often = self.passes.take(pass.id.0, regime.pass_rate, now.mono).err();
-        if decision.too_often.is_some() {
+        if decision.too_often.is_some() && !regime.observes() {
             return decision;
         }
         decision.set_pass = renew.then_some(Pass { renewed: now.wall, ..pass });
-        if visit.signal {
+        if visit.signal && decision.too_often.is_none() {
             let seen = self.seen(worker);
             let count = self.age(regime, &pass, now.wall).map_or(&seen.returning, |age| &seen.by_age[age]);
             count.fetch_add(1, Ordering::Relaxed);
+            self.rehearse_slot(worker, regime, &mut decision);
         }
         decision
+    }
+
+    /// Under `observe`, whether a request of one who would be inside would have found a slot in time.
+    fn rehearse_slot(&self, worker: usize, regime: &Regime, decision: &mut Decision) {
+        if regime.observes() && regime.rehearsed.is_some_and(|rehearsed| rehearsed.sheds) {
+            decision.sheds = true;
+            self.seen(worker).sheds.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
@@ -243,12 +267,17 @@ impl Gate {
             Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
             Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(regime, visit, staked.as_ref()),
         };
-        decision.observed = regime.mode.mode == Mode::Observe;
+        decision.newcomer = visit.may_draw && unbroken.is_none();
         decision.ticket_void = visit.ticket.is_some() && unbroken.is_none();
         if decision.verdict == Verdict::Admit {
             match unbroken.filter(|ticket| decision.reason == Reason::Drew && self.passes.knows(ticket.id.0)) {
                 Some(ticket) => self.admit_again(worker, regime, visit, ticket, &mut decision, now),
-                None => self.admit(worker, visit, unbroken, &mut decision, now),
+                None => {
+                    self.admit(worker, visit, unbroken, &mut decision, now);
+                    if visit.signal {
+                        self.rehearse_slot(worker, regime, &mut decision);
+                    }
+                }
             }
         } else {
             if visit.may_draw {
@@ -256,9 +285,16 @@ impl Gate {
             }
             self.keep_waiting(regime, visit, staked.as_ref(), &mut decision, now);
         }
-        if decision.observed && decision.verdict == Verdict::Wait && visit.signal {
-            decision.counts = true;
-            self.seen(worker).returning.fetch_add(1, Ordering::Relaxed);
+        if regime.observes() {
+            let seen = self.seen(worker);
+            if decision.newcomer {
+                seen.newcomers.fetch_add(1, Ordering::Relaxed);
+            }
+            // its answer tells what the site can do; but it is none of those whose requests leave no room for others
+            if decision.verdict == Verdict::Wait && visit.signal {
+                decision.counts = true;
+                seen.outside.fetch_add(1, Ordering::Relaxed);
+            }
         }
         decision
     }
@@ -288,14 +324,16 @@ impl Gate {
             return Decision::new(Verdict::Wait, Reason::NotDrawn);
         }
         let id = staked.ticket.id;
-        if !staked.ticket.won && !draws_in(regime, staked) {
-            return Decision::new(Verdict::Wait, Reason::NotDrawn);
-        }
-        if self.passes.knows(id.0) || self.take_token(regime) {
-            return Decision::new(Verdict::Admit, Reason::Drew);
-        }
-        self.crowd.hold(id.0);
-        Decision::new(Verdict::Wait, Reason::NoToken)
+        let (won, drawn) = if staked.ticket.won { (true, None) } else { draw(regime, staked) };
+        let (verdict, reason) = if !won {
+            (Verdict::Wait, Reason::NotDrawn)
+        } else if self.passes.knows(id.0) || self.take_token(regime) {
+            (Verdict::Admit, Reason::Drew)
+        } else {
+            self.crowd.hold(id.0);
+            (Verdict::Wait, Reason::NoToken)
+        };
+        Decision { drawn, ..Decision::new(verdict, reason) }
     }
 
     /// Counts a ticket in its epoch, with what it draws with.
@@ -413,18 +451,29 @@ impl Gate {
         if seconds <= 0.0 {
             return Report::default();
         }
-        let reading = self.read(&control, site, seconds);
+        let mut reading = self.read(&control, site, seconds);
+        let over_s = (site.usage.over_s - control.usage.over_s).max(0.0);
+        reading.slot_seconds = control.rehearsal.slot_seconds(seconds, reading.slot_seconds, over_s, reading.good);
+        let rehearsed = self.rehearse(&mut control, &old, &reading);
+        if let Some(rehearsed) = &rehearsed {
+            // nobody waits for a slot, and those who would have queued for one are what the law is to see
+            reading.queued = usize::try_from(whole(rehearsed.queued)).unwrap_or(usize::MAX);
+        }
         let turned_away = self.drain(|seen| &seen.turned_away);
         let held = f64::from(self.crowd.take_held());
         control.ticked = now.mono;
         control.usage = site.usage;
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
+        let law = rehearsed.map_or(law, |rehearsed| rehearsed.law(law));
 
         let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
         let epoch = self.stretch(&mut control, &old, waiting, now);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
-        let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
+        let value = fixed_odds(mode.mode).unwrap_or_else(|| {
+            let odds = draw::odds(law.newcomers, epoch, held, weights);
+            rehearsed.map_or(odds, |rehearsed| rehearsed.odds(odds, epoch))
+        });
         let mut odds = old.odds.clone();
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
@@ -449,6 +498,9 @@ impl Gate {
             law,
             epoch,
             limiting,
+            measured: control.controller.capacity().is_some(),
+            limit: Limit::of(&law, mode.mode, value),
+            rehearsed,
             waiting: whole(waiting),
             active: active as u64,
             tick_began: now.wall,
@@ -459,6 +511,24 @@ impl Gate {
             ..Regime::clone(&old)
         }));
         report
+    }
+
+    /// Under `observe`: what would have come of holding back, as of this tick.
+    fn rehearse(&self, control: &mut Control, old: &Regime, reading: &Reading) -> Option<Rehearsed> {
+        let (outside, sheds) = (self.drain(|seen| &seen.outside), self.drain(|seen| &seen.sheds));
+        let newcomers = self.drain(|seen| &seen.newcomers);
+        if !old.observes() {
+            control.rehearsal.rest();
+            return None;
+        }
+        let inside = reading.by_age.iter().fold(reading.returning, |sum, count| sum.saturating_add(*count));
+        let asked = Asked {
+            seconds: reading.seconds,
+            inside: f64::from(inside.saturating_sub(sheds)),
+            outside: f64::from(outside),
+            newcomers: f64::from(newcomers),
+        };
+        Some(control.rehearsal.tick(&asked, old.law.requests, old.policy.upstream.queue.deadline))
     }
 
     /// The length of epochs from now on.
@@ -499,9 +569,12 @@ impl Gate {
         } else {
             old.promised
         };
+        let odds = with_mode(&old.odds, mode.mode, epoch, now);
         self.regime.store(Arc::new(Regime {
             promised,
-            odds: with_mode(&old.odds, mode.mode, epoch, now),
+            limit: Limit::of(&old.law, mode.mode, odds.current()),
+            rehearsed: old.rehearsed.filter(|_| mode.mode == Mode::Observe),
+            odds,
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
@@ -521,7 +594,9 @@ impl Gate {
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
-        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, ..Regime::clone(&old) }));
+        let limit = Limit::of(&old.law, mode.mode, odds.current());
+        let rehearsed = old.rehearsed.filter(|_| mode.mode == Mode::Observe);
+        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, limit, rehearsed, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.
@@ -560,14 +635,17 @@ impl Gate {
     }
 }
 
-/// Whether a ticket wins in this epoch.
-fn draws_in(regime: &Regime, staked: &Staked) -> bool {
-    let Staked { ticket, epoch, stake: Ok(stake) } = staked else { return false };
+/// Whether a ticket wins in this epoch, and by which draw.
+#[expect(clippy::cast_precision_loss, reason = "what is told of a draw, and 53 bits of it are enough to tell it by")]
+fn draw(regime: &Regime, staked: &Staked) -> (bool, Option<Drawn>) {
+    let Staked { ticket, epoch, stake: Ok(stake) } = staked else { return (false, None) };
     let weight = match regime.weights() {
         Weights::Growing => stake.weight(ticket.issued),
         Weights::Even => stake.part,
     };
-    draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
+    let (draw, probability) = (regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at));
+    let drawn = Drawn { draw: draw as f64 / 2f64.powi(64), probability, weight };
+    (draw::wins(draw, probability, weight), Some(drawn))
 }
 
 /// The tick of the law.

@@ -15,7 +15,10 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
-pub use self::labels::{EmailRefusal, InvitationResult, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel};
+pub use self::labels::{
+    EmailRefusal, InvitationResult, ModeLabel, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection,
+    VerdictLabel,
+};
 pub use self::shard::{Count, Shard, Timing};
 
 /// A value that goes up and down. The ticker sets all of them.
@@ -45,6 +48,12 @@ pub enum Gauge {
     EmailsWaiting,
     /// 1 if addresses can be written down, else 0.
     EmailWritable,
+    /// Mode `observe`: requests a second that everyone asks for.
+    ObservedDemand,
+    /// Mode `observe`: the wait that a newcomer would have, in seconds.
+    ObservedWait,
+    /// The mode in force, by its place in [`ModeLabel::ALL`].
+    Mode,
 }
 
 impl Gauge {
@@ -62,6 +71,9 @@ impl Gauge {
         Self::ConfigLastApplied,
         Self::EmailsWaiting,
         Self::EmailWritable,
+        Self::ObservedDemand,
+        Self::ObservedWait,
+        Self::Mode,
     ];
 }
 

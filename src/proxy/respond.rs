@@ -117,7 +117,8 @@ pub(super) fn waiting(
         | Reason::NoTicket
         | Reason::NotDrawn
         | Reason::SlotDeadline
-        | Reason::SlotQueueFull => WaitingState::Waiting { wait: WaitText::new(estimate) },
+        | Reason::SlotQueueFull
+        | Reason::PassRate => WaitingState::Waiting { wait: WaitText::new(estimate) },
     };
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, None);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

@@ -93,6 +93,8 @@ pub struct Usage {
     pub counted_s: f64,
     /// By all others.
     pub uncounted_s: f64,
+    /// By what was over the bound, of either kind: it has no slot, and stands in neither of them.
+    pub over_s: f64,
 }
 
 impl<W> Slots<W> {
@@ -134,6 +136,19 @@ impl<W> Slots<W> {
         let server = if self.may_have(ask) { self.pick(draws)? } else { return None };
         self.take(server, ask, now);
         Some(server)
+    }
+
+    /// Takes a slot though none may be free, for who must not be held up: at the server with the fewest requests.
+    pub fn take_anyway(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> usize {
+        let server = self.pick(draws).unwrap_or_else(|| {
+            let live = |server: &Server| server.live;
+            let takes = |server: &Server| server.live && server.health.takes() != Takes::None;
+            let any_up = self.servers.iter().any(takes);
+            let places = (0..self.servers.len()).filter(|&i| if any_up { takes(&self.servers[i]) } else { live(&self.servers[i]) });
+            places.min_by_key(|&i| self.servers[i].busy()).unwrap_or(0)
+        });
+        self.take(server, ask, now);
+        server
     }
 
     /// Gives a slot back. The caller then calls [`Slots::next`] until it returns none.
@@ -346,9 +361,13 @@ impl<W> Slots<W> {
     fn account(&mut self, now: Moment) {
         let elapsed = now.since(self.used_at).as_secs_f64();
         self.used_at = self.used_at.max(now);
-        let (counted, uncounted) = self.servers.iter().fold((0, 0), |(c, u), server| (c + server.counted, u + server.uncounted));
-        self.usage.counted_s += f64::from(counted) * elapsed;
-        self.usage.uncounted_s += f64::from(uncounted) * elapsed;
+        for server in &self.servers {
+            // a server has no more workers than slots: what is over the bound waits there, and uses none
+            let share = f64::from(self.bounds.per_server) / f64::from(server.busy().max(self.bounds.per_server).max(1));
+            self.usage.counted_s += f64::from(server.counted) * share * elapsed;
+            self.usage.uncounted_s += f64::from(server.uncounted) * share * elapsed;
+            self.usage.over_s += f64::from(server.busy()) * (1.0 - share) * elapsed;
+        }
     }
 }
 
@@ -517,7 +536,32 @@ mod tests {
         slots.ask(gated(1), [0, 0], at(1000), 0);
         slots.ask(OPEN, [0, 0], at(1500), 0);
         slots.release(0, gated(1), at(3000));
-        assert_eq!(slots.usage(at(4000)), Usage { counted_s: 2.0, uncounted_s: 2.5 });
+        assert_eq!(slots.usage(at(4000)), Usage { counted_s: 2.0, uncounted_s: 2.5, over_s: 0.0 });
+    }
+
+    #[test]
+    fn who_must_not_be_held_up_goes_over_every_bound() {
+        let mut slots = Slots::new(Bounds { queue: 0, ..BOUNDS }, 2, at(0));
+        for _ in 0..12 {
+            slots.take_anyway(gated(1), [0, 0], at(0));
+        }
+        assert_eq!((slots.busy(0), slots.busy(1), slots.queued()), (6, 6, 0));
+        assert_eq!(slots.ask(gated(2), [0, 0], at(0), 7), Answer::Full(7), "nobody else does");
+        for _ in 0..5 {
+            slots.health(0).bad(at(0));
+        }
+        assert_eq!(slots.take_anyway(OPEN, [0, 0], at(0)), 1, "an ejected server is left alone");
+    }
+
+    #[test]
+    fn what_is_over_the_bound_uses_no_slot_time() {
+        let mut slots: Slots<()> = Slots::new(BOUNDS, 1, at(0));
+        for pass in 0..6 {
+            slots.take_anyway(gated(pass), [0, 0], at(0));
+        }
+        slots.take_anyway(OPEN, [0, 0], at(0));
+        slots.take_anyway(OPEN, [0, 0], at(0));
+        assert_eq!(slots.usage(at(2000)), Usage { counted_s: 6.0, uncounted_s: 2.0, over_s: 8.0 });
     }
 
     #[test]

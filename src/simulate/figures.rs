@@ -54,6 +54,10 @@ pub struct Second {
     pub probability: f64,
     /// What the law takes for the capacity; 0 without a gate.
     pub measured: f64,
+    /// Requests a second of those inside, as a share of what the site can do; 0 without a gate.
+    pub load: f64,
+    /// Under `observe`: how long a newcomer would wait, in seconds; infinite if the site can do nothing.
+    pub would_wait_s: f64,
     /// The longest of 99 % of this second's answers, in seconds; none if there was no answer.
     pub p99_s: Option<f64>,
 }
@@ -83,6 +87,8 @@ pub struct Figures {
     pub too_often: u32,
     /// Visitors who were shown the waiting room.
     pub waited: u32,
+    /// Under `observe`: visitors who would have been shown the waiting room at their first request.
+    pub would_wait: u32,
     /// Visitors who left the waiting room without having been let in.
     pub gave_up: u32,
     /// Wait of those who were shown the waiting room and let in, in seconds.

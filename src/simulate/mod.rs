@@ -81,6 +81,38 @@ mod tests {
     }
 
     #[test]
+    fn a_rehearsal_tells_what_holding_back_would_have_come_to() {
+        // a site that is slow when it is full, and no worse than that: of one that breaks down nothing could be learned
+        let more = |policy: &str| {
+            format!(
+                "- name: a\n  length: 50m\n  measure: {{ from: 30m, to: 50m }}\n  \
+                 site: {{ workers: 4, service: 80ms, congestion: 0, threads: 1000000 }}\n  \
+                 crowd: {{ patience: 24h, timeout: 24h, arrivals: [{{ at: 0s, load: 0.6 }}, {{ at: 30m, load: 1.8 }}, {{ at: 34m, load: 0.6 }}] }}\n  \
+                 policy: '{policy}'\n"
+            )
+        };
+        let run = |policy: &str| gated(&scenario::parse(&more(policy), "test").unwrap().remove(0), 1);
+        let (held, observed) = (run(""), run("admission: { mode: observe }"));
+        let figures = &observed.figures;
+        assert_eq!((figures.waited, figures.shed, figures.too_often, figures.diverted_inside), (0, 0, 0, 0), "nobody is diverted");
+        assert!(observed.seconds.iter().all(|second| second.diverted == 0 && second.queued == 0));
+
+        let (would, did) = (f64::from(figures.would_wait), f64::from(held.figures.waited));
+        assert!((would / did - 1.0).abs() < 0.15, "{would} would have been shown the waiting room, and {did} were");
+        // five visitors a second can be served
+        let waits = |run: &Run, of: fn(&figures::Second) -> f64| run.seconds.iter().map(of).fold(0.0, f64::max);
+        let (would, did) = (waits(&observed, |second| second.would_wait_s), waits(&held, |second| f64::from(second.waiting) / 5.0));
+        assert!((would / did - 1.0).abs() < 0.25, "the longest wait would have been {would} s, and was {did} s");
+        let limited = |run: &Run| {
+            let limited = |second: &&figures::Second| second.probability < 1.0;
+            run.seconds.iter().filter(limited).count() as f64
+        };
+        assert!((limited(&observed) / limited(&held) - 1.0).abs() < 0.2, "{} {}", limited(&observed), limited(&held));
+        let full = |run: &Run| run.seconds[2000..2100].iter().map(|second| second.load).sum::<f64>() / 100.0;
+        assert!((full(&observed) - full(&held)).abs() < 0.05, "{} {}", full(&observed), full(&held));
+    }
+
+    #[test]
     fn visitors_are_neither_lost_nor_counted_twice() {
         let hostile = "  crowd: { pages: 6, think: 4s, patience: 1m, reloaders: 0.2, droppers: 0.1, churners: 0.1, multi_tab: 0.2, \
                        subrequests: 2, arrivals: [{ at: 0s, load: 3 }] }\n  changes: [{ at: 2m, health: refuses, lasts: 20s }, { at: 3m, burst: 200, returning: 50 }]";

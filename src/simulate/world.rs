@@ -14,6 +14,7 @@ use super::timeline::{Micros, Timeline};
 use crate::gate::Visit;
 use crate::models::arrivals::{self, Arrivals};
 use crate::models::random::Random;
+use crate::rules::decide::Verdict;
 use crate::rules::slots::{Answer, Ask};
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, Ticket, VisitorId};
@@ -245,6 +246,8 @@ impl<'a> World<'a> {
             standing.queued = count(front.slots.queued());
             standing.probability = regime.probability();
             standing.measured = regime.law.capacity;
+            standing.load = regime.law.load;
+            standing.would_wait_s = regime.rehearsed.map_or(0.0, |told| told.wait.map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
         }
         self.book.turn(self.now);
     }
@@ -388,7 +391,10 @@ impl<'a> World<'a> {
             visitor.pass = decision.set_pass.or(visitor.pass);
             visitor.ticket = decision.set_ticket.or(visitor.ticket);
         }
-        if let Some(later) = decision.too_often {
+        if decision.observed && decision.newcomer && decision.verdict == Verdict::Wait {
+            self.book.count(now, |figures| &mut figures.would_wait);
+        }
+        if let Some(later) = decision.too_often.filter(|_| !decision.observed) {
             self.book.count(now, |figures| &mut figures.too_often);
             if is_page {
                 self.tries_again(id, later.as_secs_f64().max(1.0));
@@ -680,7 +686,7 @@ impl<'a> World<'a> {
                     let number = self.open(id, Ask { open: false, pass: None, counts: false }, false);
                     self.reach_site(number);
                 }
-                Some(decision) if decision.enters() && decision.too_often.is_none() => {
+                Some(decision) if decision.enters() && (decision.observed || decision.too_often.is_none()) => {
                     let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
                     self.take_slot(id, ask, false);
                 }

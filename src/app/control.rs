@@ -167,7 +167,9 @@ fn tick(shared: &Shared) {
     }
     show(shared, &site);
     let (outcomes, newcomers) = (status::outcomes(&shared.metrics), status::newcomers(&shared.metrics));
-    shared.history().push(law.load, regime.waiting, regime.probability(), outcomes, newcomers);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of visitors; `as` saturates")]
+    let waiting = regime.rehearsed.map_or(regime.waiting, |rehearsed| rehearsed.waiting as u64);
+    shared.history().push(law.load, waiting, regime.probability(), outcomes, newcomers);
 }
 
 /// Puts the regime in force, and the site, into the metrics.

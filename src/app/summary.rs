@@ -101,21 +101,24 @@ fn observing(facts: &Facts) -> String {
     let Some(rehearsed) = facts.rehearsed else { return format!("The gate only observes from now on, and turns nobody away: {would}") };
     let why = match rehearsed.wait {
         None => "the site gives no good answers".to_owned(),
-        Some(wait) => {
-            let share = 100.0 * rehearsed.asked / law.requests.max(1e-9);
-            let asked = format!("all together ask for {share:.0} % of the {:.1} answers a second that the site can give", law.capacity);
-            if !rehearsed.has_line() {
-                asked
-            } else {
-                format!(
-                    "the last of them would wait {}, since {asked} and {:.0} people would be in line",
-                    span(wait.as_secs()),
-                    rehearsed.waiting
-                )
-            }
-        }
+        Some(wait) if rehearsed.has_line() => format!(
+            "who comes now would wait {} in a line of {:.0}, since more was asked for than the {:.1} answers a second that the site can give",
+            span(wait.as_secs()),
+            rehearsed.waiting,
+            law.capacity
+        ),
+        Some(_) => format!(
+            "all together ask for {:.0} % of the {:.1} answers a second that the site can give",
+            100.0 * rehearsed.asked / law.requests.max(1e-9),
+            law.capacity
+        ),
     };
-    format!("The gate only observes, and turns nobody away; {would}: {why}")
+    let over = if facts.in_flight > facts.slots {
+        format!("; {} requests are at the {} slots of the site, which nothing protects", facts.in_flight, facts.slots)
+    } else {
+        String::new()
+    };
+    format!("The gate only observes, and turns nobody away; {would}: {why}{over}")
 }
 
 fn requests(count: usize) -> String {
@@ -260,10 +263,10 @@ mod tests {
         );
         let line = Rehearsed { asked: 130.0, wait: Some(Duration::from_secs(45)), waiting: 450.2, ..REHEARSED };
         says(
-            Facts { rehearsed: Some(line), newcomers: (780, 120), ..OBSERVING },
+            Facts { rehearsed: Some(line), newcomers: (780, 120), in_flight: 240, ..OBSERVING },
             "The gate only observes, and turns nobody away; it would have shown the waiting room to 120 of 900 newcomers in the last minute: \
-             the last of them would wait 45 s, since all together ask for 130 % of the 100.0 answers a second that the site can give and \
-             450 people would be in line.",
+             who comes now would wait 45 s in a line of 450, since more was asked for than the 100.0 answers a second that the site can \
+             give; 240 requests are at the 16 slots of the site, which nothing protects.",
         );
         says(
             Facts { rehearsed: Some(Rehearsed { wait: None, ..REHEARSED }), newcomers: (0, 0), ..OBSERVING },

@@ -116,6 +116,7 @@ impl Book {
             backlog += second.demand;
             let served = f64::min(second.capacity, backlog);
             backlog -= served;
+            second.could = served;
             let at = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000_000);
             if (self.from..self.to).contains(&at) {
                 could += served;

@@ -30,6 +30,8 @@ pub struct Second {
     pub capacity: f64,
     /// Requests that visitors would have made in this second, had nobody ever waited.
     pub demand: f64,
+    /// Good requests that could have been answered: no more than the capacity, nor than has been asked for by then, had nobody ever waited.
+    pub could: f64,
     /// Requests answered well, and soon enough.
     pub good: u32,
     /// Requests answered well, but too late to be counted as good.
@@ -67,7 +69,8 @@ pub struct Second {
 pub struct Figures {
     /// Good answers, as a share of what could have been answered.
     pub goodput: f64,
-    /// Latency of the answers to those inside, in seconds: of a request, from being asked for the first time.
+    /// Latency of the answers to those inside, in seconds: of single requests, the wait for a slot included. One that was shed or has failed
+    /// is asked for again by a request of its own.
     pub p50_s: f64,
     /// 95 % are not above it.
     pub p95_s: f64,

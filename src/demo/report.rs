@@ -20,6 +20,8 @@ pub struct Counts {
     pub failed: u64,
     /// Waiting-room answers.
     pub waits: u64,
+    /// Visitors who were shown the waiting room, each once.
+    pub kept_waiting: u64,
     /// Answers that let a visitor in, but had no place for the page.
     pub sheds: u64,
     /// Visitors who already had a page of the site and then were shown the waiting room, each once. Clients that drop cookies don't
@@ -53,6 +55,7 @@ impl Counts {
         self.good += other.good;
         self.failed += other.failed;
         self.waits += other.waits;
+        self.kept_waiting += other.kept_waiting;
         self.sheds += other.sheds;
         self.diverted += other.diverted;
         self.started += other.started;

@@ -135,11 +135,12 @@ impl Visitor {
     }
 
     fn shown_waiting_room(&mut self) {
-        self.waited = true;
+        let first = !std::mem::replace(&mut self.waited, true);
         let diverted = self.inside && self.keeps_cookies && !self.diverted;
         self.diverted |= diverted;
         self.tally.count(|counts| {
             counts.waits += 1;
+            counts.kept_waiting += u64::from(first);
             counts.diverted += u64::from(diverted);
         });
     }
@@ -246,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn waits_its_turn_and_then_sees_its_pages() {
         let counts = visit("wwpp", |_| {}).await;
-        assert_eq!((counts.waits, counts.diverted, counts.pages(), counts.completed), (2, 0, 2, 1));
+        assert_eq!((counts.waits, counts.kept_waiting, counts.diverted, counts.pages(), counts.completed), (2, 1, 0, 2, 1));
     }
 
     #[tokio::test]

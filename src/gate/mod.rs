@@ -8,6 +8,7 @@
 mod crowd;
 mod keyed;
 mod regime;
+mod rehearse;
 mod visit;
 
 #[cfg(test)]
@@ -27,7 +28,7 @@ use crate::rules::keyring::Keyring;
 use crate::rules::limit::Limit;
 use crate::rules::policy::{Mode, Policy};
 use crate::rules::rate::Rate;
-use crate::rules::rehearsal::{Asked, Rehearsal, Rehearsed};
+use crate::rules::rehearsal::Rehearsal;
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
@@ -245,14 +246,6 @@ impl Gate {
         decision
     }
 
-    /// Under `observe`, whether a request of one who would be inside would have found a slot in time.
-    fn rehearse_slot(&self, worker: usize, regime: &Regime, decision: &mut Decision) {
-        if regime.observes() && regime.rehearsed.is_some_and(|rehearsed| rehearsed.sheds) {
-            decision.sheds = true;
-            self.seen(worker).sheds.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     fn newcomer(&self, worker: usize, regime: &Regime, visit: &Visit, now: Now) -> Decision {
         let unbroken = visit.ticket.filter(|ticket| decide::judge_ticket(ticket, now, regime.refresh_max(now.mono)).is_ok());
         let staked = unbroken.map(|ticket| regime.staked(ticket, now.wall));
@@ -286,15 +279,7 @@ impl Gate {
             self.keep_waiting(regime, visit, staked.as_ref(), &mut decision, now);
         }
         if regime.observes() {
-            let seen = self.seen(worker);
-            if decision.newcomer {
-                seen.newcomers.fetch_add(1, Ordering::Relaxed);
-            }
-            // its answer tells what the site can do; but it is none of those whose requests leave no room for others
-            if decision.verdict == Verdict::Wait && visit.signal {
-                decision.counts = true;
-                seen.outside.fetch_add(1, Ordering::Relaxed);
-            }
+            self.let_through(worker, visit, &mut decision);
         }
         decision
     }
@@ -454,7 +439,8 @@ impl Gate {
         let mut reading = self.read(&control, site, seconds);
         let over_s = (site.usage.over_s - control.usage.over_s).max(0.0);
         reading.slot_seconds = control.rehearsal.slot_seconds(seconds, reading.slot_seconds, over_s, reading.good);
-        let rehearsed = self.rehearse(&mut control, &old, &reading);
+        let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
+        let rehearsed = self.rehearse(&mut control, &old, &reading).filter(|_| mode.mode == Mode::Observe);
         if let Some(rehearsed) = &rehearsed {
             // nobody waits for a slot, and those who would have queued for one are what the law is to see
             reading.queued = usize::try_from(whole(rehearsed.queued)).unwrap_or(usize::MAX);
@@ -469,7 +455,6 @@ impl Gate {
 
         let (weights, waiting) = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
         let epoch = self.stretch(&mut control, &old, waiting, now);
-        let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         let value = fixed_odds(mode.mode).unwrap_or_else(|| {
             let odds = draw::odds(law.newcomers, epoch, held, weights);
             rehearsed.map_or(odds, |rehearsed| rehearsed.odds(odds, epoch))
@@ -511,24 +496,6 @@ impl Gate {
             ..Regime::clone(&old)
         }));
         report
-    }
-
-    /// Under `observe`: what would have come of holding back, as of this tick.
-    fn rehearse(&self, control: &mut Control, old: &Regime, reading: &Reading) -> Option<Rehearsed> {
-        let (outside, sheds) = (self.drain(|seen| &seen.outside), self.drain(|seen| &seen.sheds));
-        let newcomers = self.drain(|seen| &seen.newcomers);
-        if !old.observes() {
-            control.rehearsal.rest();
-            return None;
-        }
-        let inside = reading.by_age.iter().fold(reading.returning, |sum, count| sum.saturating_add(*count));
-        let asked = Asked {
-            seconds: reading.seconds,
-            inside: f64::from(inside.saturating_sub(sheds)),
-            outside: f64::from(outside),
-            newcomers: f64::from(newcomers),
-        };
-        Some(control.rehearsal.tick(&asked, old.law.requests, old.policy.upstream.queue.deadline))
     }
 
     /// The length of epochs from now on.

@@ -112,11 +112,19 @@ fn observe_sheds_and_refuses_nobody_and_tells_who_would_have_been() {
     gate.tick(&SITE, at(2));
     let late = ask(60, 2);
     assert!(late.sheds && late.enters() && late.verdict == Verdict::Admit, "fifty requests a second for a site of one: {late:?}");
-    // a mode that holds back ends the rehearsal
-    gate.set_mode(by_hand(Mode::Auto, None), at(2));
+    // a mode that holds back ends the rehearsal, whether it is set or comes back by itself
+    gate.set_mode(by_hand(Mode::Auto, Some(4)), at(2));
     assert!(gate.regime().rehearsed.is_none());
     let held = ask(61, 2);
     assert!(!held.sheds && !held.observed, "{held:?}");
+    gate.tick(&SITE, at(4));
+    gate.tick(&SITE, at(5));
+    assert!(gate.regime().observes() && gate.regime().rehearsed.is_some());
+    gate.set_mode(by_hand(Mode::Observe, Some(6)), at(5));
+    let regime = gate.regime.load_full();
+    gate.publish(policy(1, ""), Arc::clone(&regime.keys), Arc::clone(&regime.pages), at(5));
+    gate.tick(&SITE, at(6));
+    assert!(!gate.regime().observes() && gate.regime().rehearsed.is_none());
 }
 
 #[test]

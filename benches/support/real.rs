@@ -25,6 +25,11 @@ use super::support::{Directory, pause};
 pub(super) struct Outcome {
     /// Answers within `good_within` of their request, as a share of what could have been answered.
     pub(super) goodput: f64,
+    /// Pages within that of when their visitor first asked for them, as a share of the same.
+    pub(super) in_time: f64,
+    /// Requests that failed, and visitors who saw all of their pages.
+    pub(super) failed: f64,
+    pub(super) done: f64,
     /// Latency of answers, from the request to the last byte, in seconds; 0 without an answer.
     pub(super) p50_s: f64,
     pub(super) p95_s: f64,
@@ -51,6 +56,12 @@ pub(super) fn simulated(scenario: &Scenario, with_gate: bool, seeds: u64) -> any
     };
     let outcome = Outcome {
         goodput: mean(&|run| run.figures.goodput),
+        in_time: mean(&|run| run.figures.in_time),
+        failed: mean(&|run| {
+            let (from, to) = measured(run);
+            run.seconds[from..to].iter().map(|second| f64::from(second.failed)).sum()
+        }),
+        done: mean(&|run| run.figures.sessions_done.into()),
         p50_s: mean(&|run| run.figures.p50_s),
         p95_s: mean(&|run| run.figures.p95_s),
         p99_s: mean(&|run| run.figures.p99_s),
@@ -96,6 +107,9 @@ pub(super) fn run(scenario: &Scenario, front: Front, could: f64) -> anyhow::Resu
     let counts = window.counts;
     let outcome = Outcome {
         goodput: counts.good as f64 / could.max(1.0),
+        in_time: counts.within_2s as f64 / could.max(1.0),
+        failed: counts.failed as f64,
+        done: counts.completed as f64,
         p50_s: seconds(&window.answer, 0.5),
         p95_s: seconds(&window.answer, 0.95),
         p99_s: seconds(&window.answer, 0.99),

@@ -17,6 +17,8 @@ pub(super) struct Book {
     demand: Vec<f64>,
     pub(super) figures: Figures,
     all: Histogram,
+    /// Good answers of the measured part that came soon enough after their page was first asked for.
+    in_time: u32,
     /// Latencies of this second, in seconds, and of the four before.
     latencies: Vec<f64>,
     lately: VecDeque<Vec<f64>>,
@@ -35,6 +37,7 @@ impl Book {
             demand: vec![0.0; length_s],
             figures: Figures::default(),
             all: Histogram::default(),
+            in_time: 0,
             latencies: Vec::new(),
             lately: VecDeque::new(),
             waits: Vec::new(),
@@ -72,6 +75,11 @@ impl Book {
         if self.measures(at) {
             self.all.record(std::time::Duration::from_micros(latency));
         }
+    }
+
+    /// A good answer came soon enough after its page was first asked for.
+    pub(super) fn in_time(&mut self, at: Micros) {
+        self.in_time += u32::from(self.measures(at));
     }
 
     /// Someone who waited was let in.
@@ -128,6 +136,7 @@ impl Book {
         let latency = |share| self.all.quantile(share).map_or(0.0, |latency| latency.as_secs_f64());
         let figures = Figures {
             goodput: if could > 0.0 { good / could } else { 1.0 },
+            in_time: if could > 0.0 { f64::from(self.in_time) / could } else { 1.0 },
             p50_s: latency(0.5),
             p95_s: latency(0.95),
             p99_s: latency(0.99),

@@ -69,6 +69,9 @@ pub struct Second {
 pub struct Figures {
     /// Good answers, as a share of what could have been answered.
     pub goodput: f64,
+    /// Pages that came well within `good_within` of when their visitor first asked for them, as a share of the same: what was shed or has
+    /// failed before is part of it, and the waiting room is not.
+    pub in_time: f64,
     /// Latency of the answers to those inside, in seconds: of single requests, the wait for a slot included. One that was shed or has failed
     /// is asked for again by a request of its own.
     pub p50_s: f64,

@@ -64,6 +64,7 @@ mod tests {
         assert!(with.figures.goodput > 0.9, "{:?}", with.figures);
         assert!(without.figures.goodput < 0.2, "{:?}", without.figures);
         assert_eq!((with.figures.sessions_failed, with.figures.diverted_inside), (0, 0));
+        assert!((with.figures.in_time - with.figures.goodput).abs() < 0.01, "nothing was shed: {:?}", with.figures);
         assert!(with.figures.waited > 100 && with.figures.wait_p50_s > 5.0, "{:?}", with.figures);
         assert!(without.figures.sessions_failed > 0 && without.figures.waited == 0, "{:?}", without.figures);
         assert!(with.seconds.iter().all(|second| second.in_flight <= 4), "the gate holds its slots");
@@ -131,6 +132,7 @@ mod tests {
         let capacity = |second: usize| run.seconds[second].capacity;
         assert!((capacity(170) - 50.0).abs() < 1e-9 && capacity(185).abs() < 1e-9 && (capacity(195) - 50.0).abs() < 1e-9);
         assert!((capacity(245) - 25.0).abs() < 1e-9);
+        assert!(run.figures.shed > 0 && run.figures.in_time < run.figures.goodput - 0.005, "{:?}", run.figures);
         let good = |from: usize, to: usize| run.seconds[from..to].iter().map(|second| second.good).sum::<u32>();
         assert_eq!(good(182, 189), 0);
         assert!(good(200, 230) > 30 * 40, "{}", good(200, 230));

@@ -78,6 +78,8 @@ struct Visitor {
     tab: u32,
     pages_left: u32,
     tries: u32,
+    /// When the page was first asked for; the waiting room begins it anew.
+    wanted: Micros,
     /// Requests of this page that are under way, and parts of it that are still to be asked for.
     open: u32,
     parts_left: u32,
@@ -322,6 +324,7 @@ impl<'a> World<'a> {
             tab: 0,
             pages_left,
             tries: 0,
+            wanted: self.now,
             open: 0,
             parts_left: 0,
         };
@@ -368,6 +371,9 @@ impl<'a> World<'a> {
         let now = self.now;
         let entropy = self.random.bits();
         let Some(visitor) = self.visitor(id) else { return };
+        if visitor.tries == 0 {
+            visitor.wanted = now;
+        }
         // a tab that was left open beside the one in which the visit goes on: it loads its page, and that is all
         let is_page = !visitor.inside || visitor.tab == tab;
         let Some(front) = &self.front else {
@@ -647,6 +653,12 @@ impl<'a> World<'a> {
         let (id, latency, is_page, fails) = (request.visitor, now - request.asked, request.is_page, request.fails);
         if good {
             self.book.answered(now, latency, latency <= good_within);
+            let wanted = self.visitor(id).map_or(now, |visitor| visitor.wanted);
+            // of the parts of a page each is asked for by itself
+            let since = if is_page { now.saturating_sub(wanted) } else { latency };
+            if since <= good_within {
+                self.book.in_time(now);
+            }
         } else {
             self.book.now.failed += 1;
         }

@@ -13,7 +13,7 @@
 //! cargo bench --bench surge -- --scenario x10            # three minutes and a half
 //! cargo bench --bench surge -- --scenario x3 --only none
 //! cargo bench --bench surge -- --calm                    # the cases without a surge, four minutes
-//! cargo bench --bench surge -- --smoke                   # does it run at all? a minute
+//! cargo bench --bench surge -- --smoke                   # does it run at all? two minutes
 //! ```
 #![expect(clippy::print_stdout, reason = "its output is the table")]
 

@@ -100,7 +100,7 @@ fn observing(facts: &Facts) -> String {
     };
     let Some(rehearsed) = facts.rehearsed else { return format!("The gate only observes from now on, and turns nobody away: {would}") };
     let why = match rehearsed.wait {
-        None => "the site gives no good answers".to_owned(),
+        None => "the site gives no good answers now".to_owned(),
         Some(wait) if rehearsed.has_line() => format!(
             "who comes now would wait {} in a line of {:.0}, since more was asked for than the {:.1} answers a second that the site can give",
             span(wait.as_secs()),
@@ -108,7 +108,7 @@ fn observing(facts: &Facts) -> String {
             law.capacity
         ),
         Some(_) => format!(
-            "all together ask for {:.0} % of the {:.1} answers a second that the site can give",
+            "all together now ask for {:.0} % of the {:.1} answers a second that the site can give",
             100.0 * rehearsed.asked / law.requests.max(1e-9),
             law.capacity
         ),
@@ -118,7 +118,7 @@ fn observing(facts: &Facts) -> String {
     } else {
         String::new()
     };
-    format!("The gate only observes, and turns nobody away; {would}: {why}{over}")
+    format!("The gate only observes, and turns nobody away; {would}; {why}{over}")
 }
 
 fn requests(count: usize) -> String {
@@ -258,19 +258,19 @@ mod tests {
     fn what_it_would_do() {
         says(
             OBSERVING,
-            "The gate only observes, and turns nobody away; it would have let in all 900 newcomers of the last minute: all together ask for \
-             60 % of the 100.0 answers a second that the site can give.",
+            "The gate only observes, and turns nobody away; it would have let in all 900 newcomers of the last minute; all together now ask \
+             for 60 % of the 100.0 answers a second that the site can give.",
         );
         let line = Rehearsed { asked: 130.0, wait: Some(Duration::from_secs(45)), waiting: 450.2, ..REHEARSED };
         says(
             Facts { rehearsed: Some(line), newcomers: (780, 120), in_flight: 240, ..OBSERVING },
-            "The gate only observes, and turns nobody away; it would have shown the waiting room to 120 of 900 newcomers in the last minute: \
+            "The gate only observes, and turns nobody away; it would have shown the waiting room to 120 of 900 newcomers in the last minute; \
              who comes now would wait 45 s in a line of 450, since more was asked for than the 100.0 answers a second that the site can \
              give; 240 requests are at the 16 slots of the site, which nothing protects.",
         );
         says(
             Facts { rehearsed: Some(Rehearsed { wait: None, ..REHEARSED }), newcomers: (0, 0), ..OBSERVING },
-            "The gate only observes, and turns nobody away; it has seen no newcomer in the last minute: the site gives no good answers.",
+            "The gate only observes, and turns nobody away; it has seen no newcomer in the last minute; the site gives no good answers now.",
         );
         says(
             Facts { rehearsed: None, newcomers: (1, 0), ..OBSERVING },

@@ -98,8 +98,11 @@ impl Drop for Directory {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the end of a process is no event that can be waited on with a limit")]
-fn pause(length: Duration) {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a process is no event that can be waited on with a limit, nor is a time in real time"
+)]
+pub(super) fn pause(length: Duration) {
     std::thread::sleep(length);
 }
 

@@ -135,19 +135,35 @@ fn figures(status: &Value) -> Vec<Figure> {
     let of = |path: &str| number(status, path).map_or_else(String::new, |most| format!("of {}", whole(most)));
     let slots_queue = number(status, "/slots/queue").map_or_else(String::new, |queue| format!(", {} queued", whole(queue)));
     let in_line = text(status, "/order").as_deref() == Some("arrival");
-    let (odds, drawn) = if in_line { ("of the line in each epoch", "back") } else { ("of draws are won", "draw") };
+    let (odds, would, drawn) = if in_line {
+        ("of the line in each epoch", "of the line would be in each epoch", "back")
+    } else {
+        ("of draws are won", "of draws would be won", "draw")
+    };
     let epoch = number(status, "/epoch_s").map_or_else(String::new, |epoch| format!("{drawn} every {}", span(epoch)));
     let figure_of = |name, value, note: String| Figure { name, value, note };
+    // a gate that only observes says what would be so
+    let observes = observes(status);
+    let say = |is: &str, would: &str| if observes { would.to_owned() } else { is.to_owned() };
+    let waiting = if observes {
+        figure_of("Would wait", known("/observed/line", whole), "in line now".to_owned())
+    } else {
+        figure_of("Waiting", known("/waiting", whole), epoch)
+    };
     vec![
         figure_of("Load", known("/load", percent), "of capacity".to_owned()),
         figure_of("Capacity", known("/capacity", figure), "answers a second".to_owned()),
-        figure_of("Probability", known("/probability", percent), odds.to_owned()),
-        figure_of("Newcomers", known("/admission_rate", figure), "a second may enter".to_owned()),
-        figure_of("Active", known("/active", whole), "visitors inside".to_owned()),
-        figure_of("Waiting", known("/waiting", whole), epoch),
+        figure_of("Probability", known("/probability", percent), say(odds, would)),
+        figure_of("Newcomers", known("/admission_rate", figure), say("a second may enter", "a second would enter")),
+        figure_of("Active", known("/active", whole), say("visitors inside", "would be inside")),
+        waiting,
         figure_of("Slots in use", known("/slots/in_flight", whole), format!("{}{slots_queue}", of("/slots/of"))),
         figure_of("Connections", known("/connections/open", whole), of("/connections/limit")),
     ]
+}
+
+fn observes(status: &Value) -> bool {
+    status.pointer("/observed").is_some_and(Value::is_object)
 }
 
 /// A curve in a box 300 wide and 100 high, the newest point at the right edge.
@@ -166,7 +182,8 @@ fn charts(status: &Value) -> Vec<Chart> {
     let history = list(status, "/history");
     let recent = &history[history.len().saturating_sub(CHART_POINTS_MAX)..];
     let column = |index: usize| -> Vec<f64> { recent.iter().filter_map(|point| point.get(index)?.as_f64()).collect() };
-    [Chart::of("Load", &column(0), percent, Some(1.0)), Chart::of("Waiting", &column(1), whole, None)].into_iter().flatten().collect()
+    let waiting = if observes(status) { "Would wait" } else { "Waiting" };
+    [Chart::of("Load", &column(0), percent, Some(1.0)), Chart::of(waiting, &column(1), whole, None)].into_iter().flatten().collect()
 }
 
 impl Chart {
@@ -410,6 +427,21 @@ mod tests {
         for (site, sentence) in [("up", "The site is up."), ("struggling", "The site is struggling."), ("down", "The site is down.")] {
             assert!(render(&json!({ "site": site }), None).unwrap().contains(&format!(">{sentence}</h1>")), "{site}");
         }
+    }
+
+    #[test]
+    fn what_is_only_observed_is_told_as_what_would_be() {
+        let mut status = full();
+        status["observed"] = json!({ "line": 1180.0 });
+        let page = render(&status, None).unwrap();
+        for part in
+            ["<dt>Would wait</dt><dd>1,180</dd>", "of draws would be won", "a second would enter", "would be inside", "<h2>Would wait, "]
+        {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(!page.contains("<dt>Waiting</dt>"));
+        status["observed"] = Value::Null;
+        assert!(render(&status, None).unwrap().contains("<dt>Waiting</dt>"));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Shared;
 use super::status;
 use crate::gate::{Site, TICK};
-use crate::metrics::{Count, Gauge, OutcomeLabel, VerdictLabel};
+use crate::metrics::{Count, Gauge, ModeLabel, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
+use crate::rules::policy::Mode;
 use crate::store::{SavedLine, SavedMode, SavedState};
 use crate::upstream;
 
@@ -24,6 +25,8 @@ pub(super) struct History {
     points: VecDeque<(f64, u64, f64)>,
     /// Outcomes so far, one a tick, newest last.
     outcomes: VecDeque<Vec<u64>>,
+    /// Newcomers so far, likewise.
+    newcomers: VecDeque<(u64, u64)>,
     ticks: u64,
 }
 
@@ -38,7 +41,7 @@ const MINUTE: usize = 61;
 const RECENT: usize = 10;
 
 impl History {
-    fn push(&mut self, load: f64, waiting: u64, probability: f64, outcomes: Vec<u64>) {
+    fn push(&mut self, load: f64, waiting: u64, probability: f64, outcomes: Vec<u64>, newcomers: (u64, u64)) {
         if self.ticks.is_multiple_of(POINT_TICKS) {
             self.points.push_back((load, waiting, probability));
             if self.points.len() > POINTS {
@@ -50,6 +53,16 @@ impl History {
         if self.outcomes.len() > MINUTE {
             self.outcomes.pop_front();
         }
+        self.newcomers.push_back(newcomers);
+        if self.newcomers.len() > MINUTE {
+            self.newcomers.pop_front();
+        }
+    }
+
+    /// Newcomers of the last minute: let in at once, and shown the waiting room.
+    pub(super) fn newcomers_of_last_minute(&self) -> (u64, u64) {
+        let (Some(first), Some(last)) = (self.newcomers.front(), self.newcomers.back()) else { return (0, 0) };
+        (last.0 - first.0, last.1 - first.1)
     }
 
     pub(super) fn points(&self) -> Vec<(f64, u64, f64)> {
@@ -135,22 +148,29 @@ fn tick(shared: &Shared) {
     let regime = shared.gate.regime();
     shared.upstream.limit(regime.server_limit);
     let law = &regime.law;
+    // said of what would be done, too, and then it must be plain that it is not
+    let observed = regime.observes().then_some(true);
     match report.limiting {
         Some(true) => tracing::info!(
             capacity = law.capacity,
             load = law.load,
             newcomers_per_second = law.newcomers,
             waiting = regime.waiting,
+            limit = regime.limit.name(),
+            observed,
             "limiting begins"
         ),
-        Some(false) => tracing::info!(capacity = law.capacity, load = law.load, "limiting ends"),
+        Some(false) => tracing::info!(capacity = law.capacity, load = law.load, observed, "limiting ends"),
         None => {}
     }
     if report.mode_ended {
         tracing::info!(mode = regime.mode.mode.name(), "the mode set by hand has ended");
     }
     show(shared, &site);
-    shared.history().push(law.load, regime.waiting, regime.probability(), status::outcomes(&shared.metrics));
+    let (outcomes, newcomers) = (status::outcomes(&shared.metrics), status::newcomers(&shared.metrics));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of visitors; `as` saturates")]
+    let waiting = regime.rehearsed.map_or(regime.waiting, |rehearsed| rehearsed.waiting as u64);
+    shared.history().push(law.load, waiting, regime.probability(), outcomes, newcomers);
 }
 
 /// Puts the regime in force, and the site, into the metrics.
@@ -167,7 +187,19 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     metrics.set(Gauge::LineTimestamp, line.map_or(0.0, |(at, _)| to_f64(at.as_millis()) / 1000.0));
     metrics.set(Gauge::LineLength, line.map_or(0.0, |(_, length)| to_f64(length)));
     metrics.set(Gauge::ExpectedWait, regime.expected_wait(shared.clock.now().wall).map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
+    let wait_s = |wait: Option<Duration>| wait.map_or(f64::INFINITY, |wait| wait.as_secs_f64());
+    metrics.set(Gauge::ObservedDemand, regime.rehearsed.map_or(0.0, |rehearsed| rehearsed.asked));
+    metrics.set(Gauge::ObservedWait, regime.rehearsed.map_or(0.0, |rehearsed| wait_s(rehearsed.wait)));
+    let mode = match regime.mode.mode {
+        Mode::Auto => ModeLabel::Auto,
+        Mode::Open => ModeLabel::Open,
+        Mode::Closed => ModeLabel::Closed,
+        Mode::Fixed(_) => ModeLabel::Fixed,
+        Mode::Observe => ModeLabel::Observe,
+    };
+    metrics.set(Gauge::Mode, f64::from(mode as u8));
     metrics.set(Gauge::UpstreamInFlight, f64::from(site.in_flight));
+    metrics.set(Gauge::MaxInFlight, f64::from(regime.server_limit.per_server));
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
     metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
@@ -300,5 +332,5 @@ impl Shared {
 /// A history that begins with nothing answered: the first minute is counted from there.
 pub(super) fn history() -> Mutex<History> {
     let nothing = vec![0; OutcomeLabel::ALL.len()];
-    Mutex::new(History { outcomes: VecDeque::from([nothing]), ..History::default() })
+    Mutex::new(History { outcomes: VecDeque::from([nothing]), newcomers: VecDeque::from([(0, 0)]), ..History::default() })
 }

@@ -7,6 +7,7 @@ mod control;
 pub mod demo;
 mod sockets;
 mod status;
+mod summary;
 mod systemd;
 
 use std::net::{SocketAddr, TcpListener};

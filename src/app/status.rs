@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::control::History;
+use super::summary::{self, Facts};
 use crate::gate::Regime;
-use crate::metrics::{Count, Metrics, OutcomeLabel};
+use crate::metrics::{Count, Metrics, NewcomerLabel, OutcomeLabel};
 use crate::reload::Outcome;
-use crate::rules::policy::{Mode, Order};
+use crate::rules::policy::{MaxInFlight, Mode};
 use crate::rules::time::{Now, UnixTime};
 use crate::upstream::ServerStatus;
 
@@ -55,7 +56,8 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             "errors": outcome.errors,
         })
     });
-    let (site_summary, gate_summary) = (site_summary(site), gate_summary(snapshot));
+    let (site_summary, gate_summary) = (site_summary(site), summary::sentence(&facts(snapshot, in_flight)));
+    let newcomers = snapshot.history.newcomers_of_last_minute();
     json!({
         "summary": format!("{site_summary} {gate_summary}"),
         "site_summary": site_summary,
@@ -73,6 +75,7 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             "probability": probability,
         },
         "limiting": regime.limiting,
+        "limit": regime.limit.name(),
         "load": round(regime.law.load),
         "capacity": round(regime.law.capacity),
         "probability": round(regime.probability()),
@@ -85,12 +88,18 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "line": line(regime),
         "expected_wait_s": regime.expected_wait(now.wall).map(|wait| wait.as_secs()),
         "epoch_s": regime.epoch.as_secs(),
+        "max_in_flight": {
+            "now": regime.server_limit.per_server,
+            "source": if regime.policy.upstream.max_in_flight == MaxInFlight::Auto { "found" } else { "file" },
+        },
         "slots": { "in_flight": in_flight, "of": snapshot.slots, "queue": snapshot.queue },
         "upstream": servers
             .iter()
             .map(|server| json!({ "server": server.label, "up": server.up, "in_flight": server.in_flight, "idle": server.idle }))
             .collect::<Vec<_>>(),
         "connections": { "open": snapshot.connections, "limit": regime.policy.limits.connections },
+        "newcomers_last_minute": { "admit": newcomers.0, "wait": newcomers.1 },
+        "observed": observed(regime, newcomers),
         "outcomes_last_minute": outcomes,
         "config": config,
         "history": snapshot.history.points(),
@@ -135,47 +144,42 @@ const fn site_summary(site: Site) -> &'static str {
     }
 }
 
-/// What the gate is doing and why, in one sentence.
-fn gate_summary(snapshot: &Snapshot<'_>) -> String {
+/// What the sentence at the head is made of.
+fn facts(snapshot: &Snapshot<'_>, in_flight: u32) -> Facts {
     let regime = snapshot.regime;
-    let law = &regime.law;
-    let waiting = people(regime.waiting);
-    if snapshot.draining {
-        return "The gate is shutting down.".to_owned();
-    }
-    let order = match regime.order() {
-        Order::Lottery => "",
-        Order::Arrival => " in the order in which they came",
-    };
-    match regime.mode.mode {
-        Mode::Auto if regime.limiting => format!(
-            "The gate is letting in {:.1} newcomers a second{order}, because those inside already ask for {:.0} % of the {:.1} answers a \
-             second that the site can give; {waiting} waiting.",
-            law.newcomers,
-            law.load * 100.0,
-            law.capacity
-        ),
-        Mode::Auto => format!("The gate lets in everyone: those inside ask for {:.0} % of what the site can give.", law.load * 100.0),
-        Mode::Open => "The gate is open: everyone is let in, whatever the load.".to_owned(),
-        Mode::Closed => format!("The gate is closed: nobody new is let in, those inside stay in; {waiting} waiting."),
-        Mode::Fixed(probability) => {
-            format!("The gate lets each draw win with a probability of {probability}, whatever the load; {waiting} waiting.")
-        }
-        Mode::Observe if regime.limiting => format!(
-            "The gate only observes, and turns nobody away; it would now let in {:.1} newcomers a second, and {waiting} in its count of those \
-             who would wait.",
-            law.newcomers
-        ),
-        Mode::Observe => "The gate only observes, and would now let in everyone.".to_owned(),
+    Facts {
+        mode: regime.mode.mode,
+        order: regime.order(),
+        draining: snapshot.draining,
+        limiting: regime.limiting,
+        limit: regime.limit,
+        law: regime.law,
+        measured: regime.measured,
+        probe_rate: regime.policy.admission.probe_rate,
+        waiting: regime.waiting,
+        slots: snapshot.slots,
+        in_flight,
+        queued: snapshot.queue,
+        servers: snapshot.servers.len(),
+        ejected: snapshot.servers.iter().filter(|server| !server.up).count(),
+        rehearsed: regime.rehearsed,
+        newcomers: snapshot.history.newcomers_of_last_minute(),
     }
 }
 
-fn people(count: u64) -> String {
-    match count {
-        0 => "nobody is".to_owned(),
-        1 => "1 person is".to_owned(),
-        count => format!("{count} people are"),
-    }
+/// Under `observe`: what would have come of holding back.
+fn observed(regime: &Regime, (admitted, waited): (u64, u64)) -> Option<Value> {
+    let rehearsed = regime.rehearsed?;
+    Some(json!({
+        "newcomers_last_minute": admitted + waited,
+        "would_wait_last_minute": waited,
+        "demand": round(rehearsed.asked),
+        "load_of_all": round(rehearsed.asked / regime.law.requests.max(1e-9)).min(100.0),
+        "wait_s": rehearsed.wait.map(|wait| wait.as_secs()),
+        "line": rehearsed.waiting.round(),
+        "slot_queue": rehearsed.queued.round(),
+        "would_shed": rehearsed.sheds,
+    }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a minute")]
@@ -196,4 +200,9 @@ pub(super) fn timestamp(time: UnixTime) -> String {
 /// The outcomes so far, in the order of [`OutcomeLabel::ALL`].
 pub(super) fn outcomes(metrics: &Metrics) -> Vec<u64> {
     OutcomeLabel::ALL.iter().map(|&outcome| metrics.total(Count::Outcome(outcome))).collect()
+}
+
+/// The newcomers so far: let in at once, and shown the waiting room.
+pub(super) fn newcomers(metrics: &Metrics) -> (u64, u64) {
+    (metrics.total(Count::Newcomer(NewcomerLabel::Admit)), metrics.total(Count::Newcomer(NewcomerLabel::Wait)))
 }

@@ -40,7 +40,8 @@ pub struct CrowdSettings {
     pub reload_probability: f64,
     /// How often a visitor asks for a page that fails, at most.
     pub tries: u32,
-    /// How long a visitor looks at an error that came at once before trying again; who has waited for a timeout doesn't.
+    /// How long a visitor looks at an error that came at once before trying again, and up to [`RELOAD_PAUSES`] times as long after each
+    /// further one; who has waited for a timeout doesn't.
     pub reload_pause: Span,
     /// Share of visitors who reload the waiting room [`RELOADS`] times as often as it asks for.
     pub reloaders: f64,
@@ -220,8 +221,12 @@ impl Tally {
         self.shared.report().count(self.now().since(self.start), count);
     }
 
-    pub(super) fn page(&self, latency: Duration) {
-        self.shared.report().page(self.now().since(self.start), latency);
+    pub(super) fn page(&self, latency: Duration, answer: Duration) {
+        self.shared.report().page(self.now().since(self.start), latency, answer);
+    }
+
+    pub(super) fn waited(&self, waited: Duration) {
+        self.shared.report().waited(self.now().since(self.start), waited);
     }
 
     pub(super) fn first_page(&self, waited: Duration) {
@@ -243,6 +248,9 @@ async fn until(clock: &Clock, moment: Option<Moment>) {
         None => std::future::pending().await,
     }
 }
+
+/// Nobody hammers at a page that has failed again and again.
+pub const RELOAD_PAUSES: u32 = 4;
 
 /// How many times as often a reloader looks.
 pub const RELOADS: u32 = 10;

@@ -14,10 +14,14 @@ pub struct Counts {
     pub within_2s: u64,
     /// Pages of the site that took longer than 2 s.
     pub slow: u64,
+    /// Pages of the site within 2 s of the request that they answer, whatever went before it.
+    pub good: u64,
     /// Requests that failed: an error, no answer, or none before the visitor gave up on it.
     pub failed: u64,
     /// Waiting-room answers.
     pub waits: u64,
+    /// Visitors who were shown the waiting room, each once.
+    pub kept_waiting: u64,
     /// Answers that let a visitor in, but had no place for the page.
     pub sheds: u64,
     /// Visitors who already had a page of the site and then were shown the waiting room, each once. Clients that drop cookies don't
@@ -48,8 +52,10 @@ impl Counts {
         self.within_1s += other.within_1s;
         self.within_2s += other.within_2s;
         self.slow += other.slow;
+        self.good += other.good;
         self.failed += other.failed;
         self.waits += other.waits;
+        self.kept_waiting += other.kept_waiting;
         self.sheds += other.sheds;
         self.diverted += other.diverted;
         self.started += other.started;
@@ -70,6 +76,10 @@ pub struct Window {
     pub counts: Counts,
     /// Of pages of the site, from their intended start to their last byte.
     pub latency: Histogram,
+    /// Of the same pages, from the request that they answer: requests that failed or were shed before it are not part of it.
+    pub answer: Histogram,
+    /// From arrival to the first page of the site, of those who were shown the waiting room first.
+    pub waited: Histogram,
 }
 
 impl Window {
@@ -89,6 +99,8 @@ impl Window {
         self.seconds += other.seconds;
         self.counts.add(&other.counts);
         self.latency.merge(&other.latency);
+        self.answer.merge(&other.answer);
+        self.waited.merge(&other.waited);
     }
 }
 
@@ -133,16 +145,27 @@ impl CrowdReport {
         }
     }
 
-    /// Counts a page of the site.
-    pub(super) fn page(&mut self, since_start: Duration, latency: Duration) {
+    /// Counts a page of the site: how long after its intended start it came, and how long after it was asked for.
+    pub(super) fn page(&mut self, since_start: Duration, latency: Duration, answer: Duration) {
         self.count(since_start, |counts| {
             counts.within_1s += u64::from(latency <= Duration::from_secs(1));
             counts.within_2s += u64::from(latency <= Duration::from_secs(2));
             counts.slow += u64::from(latency > Duration::from_secs(2));
+            counts.good += u64::from(answer <= Duration::from_secs(2));
         });
-        self.total.latency.record(latency);
+        let add = |window: &mut Window| {
+            window.latency.record(latency);
+            window.answer.record(answer);
+        };
+        add(&mut self.total);
+        self.row(since_start.as_secs()).map(add);
+    }
+
+    /// Counts a visitor who was let in after the waiting room.
+    pub(super) fn waited(&mut self, since_start: Duration, waited: Duration) {
+        self.total.waited.record(waited);
         if let Some(row) = self.row(since_start.as_secs()) {
-            row.latency.record(latency);
+            row.waited.record(waited);
         }
     }
 
@@ -176,23 +199,25 @@ mod tests {
     fn pages_are_sorted_by_what_they_took() {
         let mut report = CrowdReport::default();
         for latency_ms in [1000, 1001, 2000, 2001, 30_000] {
-            report.page(secs(3), Duration::from_millis(latency_ms));
+            report.page(secs(3), Duration::from_millis(latency_ms), Duration::from_millis(latency_ms / 2));
         }
         let counts = report.total.counts;
-        assert_eq!((counts.within_1s, counts.within_2s, counts.slow, counts.pages()), (1, 3, 2, 5));
+        assert_eq!((counts.within_1s, counts.within_2s, counts.slow, counts.pages(), counts.good), (1, 3, 2, 5, 4));
     }
 
     #[test]
     fn a_window_adds_up_its_seconds_and_no_others() {
         let mut report = CrowdReport::default();
         for second in [0, 59, 60, 60, 119, 120] {
-            report.page(secs(second), Duration::from_millis(80));
+            report.page(secs(second), Duration::from_millis(80), Duration::from_millis(80));
         }
-        report.page(secs(90), secs(5));
+        report.page(secs(90), secs(5), secs(1));
+        report.waited(secs(90), secs(30));
         let window = report.window(60, 120);
         assert_eq!((window.seconds, window.counts.within_1s, window.counts.slow), (60, 3, 1));
         assert!((window.goodput_1s() - 0.05).abs() < 1e-9);
         assert!(window.latency.quantile(1.0).unwrap() > Duration::from_millis(4800));
+        assert!(window.answer.quantile(1.0).unwrap() < Duration::from_millis(1100) && window.waited.count() == 1);
         assert_eq!(report.total.counts.pages(), 7);
     }
 

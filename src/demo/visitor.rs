@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::browser::{Answer, Browser, classify};
-use super::crowd::{RELOADS, Tally, own_address};
+use super::crowd::{RELOAD_PAUSES, RELOADS, Tally, own_address};
 use super::portal;
 use crate::models::random::Random;
 use crate::rules::time::Moment;
@@ -19,7 +19,9 @@ pub(super) struct Visitor {
     reloader: bool,
     /// Has had a page of the site.
     inside: bool,
-    /// Has been shown the waiting room after that.
+    /// Has been shown the waiting room.
+    waited: bool,
+    /// Has been shown it after that.
     diverted: bool,
 }
 
@@ -39,7 +41,7 @@ impl Visitor {
         let reloader = random.chance(settings.reloaders);
         let source = settings.own_addresses.then(|| own_address(number));
         let browser = Browser::new(settings.server, source, keeps_cookies);
-        Self { tally, browser, random, arrival, keeps_cookies, reloader, inside: false, diverted: false }
+        Self { tally, browser, random, arrival, keeps_cookies, reloader, inside: false, waited: false, diverted: false }
     }
 
     pub(super) async fn visit(mut self) {
@@ -81,9 +83,10 @@ impl Visitor {
         let mut intended = start;
         let mut tries = 0;
         loop {
+            let asked = self.tally.now();
             match self.ask(path).await {
                 Asked::Answered(Answer::Page) => {
-                    self.loaded(intended);
+                    self.loaded(intended, asked);
                     return Ok(());
                 }
                 Asked::Answered(Answer::Wait { after }) => {
@@ -99,7 +102,7 @@ impl Visitor {
                 Asked::Answered(Answer::Failed) => {
                     tries += 1;
                     self.failed(tries)?;
-                    let pause = self.tally.settings().reload_pause.draw(&mut self.random);
+                    let pause = self.tally.settings().reload_pause.draw(&mut self.random) * tries.min(RELOAD_PAUSES);
                     self.tally.until(self.tally.now().plus(pause)).await;
                 }
                 Asked::GaveUp => {
@@ -118,20 +121,26 @@ impl Visitor {
         }
     }
 
-    fn loaded(&mut self, intended: Moment) {
+    fn loaded(&mut self, intended: Moment, asked: Moment) {
         let now = self.tally.now();
-        self.tally.page(now.since(intended));
+        self.tally.page(now.since(intended), now.since(asked));
         if !self.inside {
             self.inside = true;
             self.tally.first_page(now.since(self.arrival));
+            if self.waited {
+                // until it was let in, and not until the page was there
+                self.tally.waited(asked.since(self.arrival));
+            }
         }
     }
 
     fn shown_waiting_room(&mut self) {
+        let first = !std::mem::replace(&mut self.waited, true);
         let diverted = self.inside && self.keeps_cookies && !self.diverted;
         self.diverted |= diverted;
         self.tally.count(|counts| {
             counts.waits += 1;
+            counts.kept_waiting += u64::from(first);
             counts.diverted += u64::from(diverted);
         });
     }
@@ -238,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn waits_its_turn_and_then_sees_its_pages() {
         let counts = visit("wwpp", |_| {}).await;
-        assert_eq!((counts.waits, counts.diverted, counts.pages(), counts.completed), (2, 0, 2, 1));
+        assert_eq!((counts.waits, counts.kept_waiting, counts.diverted, counts.pages(), counts.completed), (2, 1, 0, 2, 1));
     }
 
     #[tokio::test]

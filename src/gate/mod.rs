@@ -9,6 +9,7 @@ mod attending;
 mod crowd;
 mod keyed;
 mod regime;
+mod rehearse;
 mod standing;
 mod visit;
 
@@ -27,15 +28,17 @@ use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens}
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
+use crate::rules::limit::Limit;
 use crate::rules::line::{IssueClock, Position};
 use crate::rules::policy::{MaxInFlight, Mode, Order, Policy};
 use crate::rules::rate::Rate;
+use crate::rules::rehearsal::Rehearsal;
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
 
 pub use regime::{ByHand, ModeInForce, Regime};
-pub use visit::{Decision, Visit};
+pub use visit::{Decision, Drawn, Visit};
 
 use attending::{CheckedIn, LastEpoch};
 use crowd::{Crowd, Sum, Sums};
@@ -99,6 +102,10 @@ struct Seen {
     returning: AtomicU32,
     admitted: AtomicU32,
     turned_away: AtomicU32,
+    /// Under `observe`: requests of those who would wait, of those inside that would have been shed, and newcomers.
+    outside: AtomicU32,
+    sheds: AtomicU32,
+    newcomers: AtomicU32,
 }
 
 impl Default for Seen {
@@ -112,6 +119,9 @@ impl Default for Seen {
             returning: zero(),
             admitted: zero(),
             turned_away: zero(),
+            outside: zero(),
+            sheds: zero(),
+            newcomers: zero(),
         }
     }
 }
@@ -142,6 +152,7 @@ struct Control {
     /// Since when those who stood in a saved line have been coming back.
     restored: Option<Moment>,
     usage: Usage,
+    rehearsal: Rehearsal,
     ticked: Moment,
     /// Since when epochs have another length than at the start.
     stretched: Option<Moment>,
@@ -192,8 +203,11 @@ impl Gate {
             pages,
             mode,
             server_limit,
-            law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, ..Law::default() },
+            law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, requests: capacity, ..Law::default() },
             limiting: false,
+            measured: controller.capacity().is_some(),
+            limit: Limit::of(&Law::default(), mode.mode, usual_odds),
+            rehearsed: None,
             waiting: 0,
             active: 0,
             tick_began: now.wall,
@@ -223,6 +237,7 @@ impl Gate {
                 last_epoch: LastEpoch::default(),
                 restored: saved.map(|_| now.mono),
                 usage: Usage::default(),
+                rehearsal: Rehearsal::default(),
                 ticked: now.mono,
                 stretched: None,
                 turned_away: now.mono,
@@ -252,6 +267,7 @@ impl Gate {
             Some(Err(_)) | None => self.newcomer(worker, regime, visit, now),
         };
         decision.pass_ended = judged.and_then(Result::err);
+        decision.observed = regime.observes();
         decision
     }
 
@@ -263,14 +279,15 @@ impl Gate {
         };
         let mut decision = Decision { pass: Some(pass.id), counts: visit.signal, ..Decision::new(verdict, reason) };
         decision.too_often = self.passes.take(pass.id.0, regime.pass_rate, now.mono).err();
-        if decision.too_often.is_some() {
+        if decision.too_often.is_some() && !regime.observes() {
             return decision;
         }
         decision.set_pass = renew.then_some(Pass { renewed: now.wall, ..pass });
-        if visit.signal {
+        if visit.signal && decision.too_often.is_none() {
             let seen = self.seen(worker);
             let count = self.age(regime, &pass, now.wall).map_or(&seen.returning, |age| &seen.by_age[age]);
             count.fetch_add(1, Ordering::Relaxed);
+            self.rehearse_slot(worker, regime, &mut decision);
         }
         decision
     }
@@ -285,13 +302,18 @@ impl Gate {
             Mode::Closed => Decision::new(Verdict::Wait, Reason::Closed),
             Mode::Auto | Mode::Fixed(_) | Mode::Observe => self.judge(regime, visit, staked.as_ref()),
         };
-        decision.observed = regime.mode.mode == Mode::Observe;
+        decision.newcomer = visit.may_draw && unbroken.is_none();
         decision.ticket_void = visit.ticket.is_some() && unbroken.is_none();
         if decision.verdict == Verdict::Admit {
             let is_turn = matches!(decision.reason, Reason::Drew | Reason::InTurn);
             match unbroken.filter(|ticket| is_turn && self.passes.knows(ticket.id.0)) {
                 Some(ticket) => self.admit_again(worker, regime, visit, ticket, &mut decision, now),
-                None => self.admit(worker, visit, staked.as_ref(), &mut decision, now),
+                None => {
+                    self.admit(worker, visit, staked.as_ref(), &mut decision, now);
+                    if visit.signal {
+                        self.rehearse_slot(worker, regime, &mut decision);
+                    }
+                }
             }
         } else {
             // who is held has been passed by the line
@@ -303,9 +325,8 @@ impl Gate {
             }
             self.keep_waiting(regime, visit, staked.as_ref(), &mut decision, now);
         }
-        if decision.observed && decision.verdict == Verdict::Wait && visit.signal {
-            decision.counts = true;
-            self.seen(worker).returning.fetch_add(1, Ordering::Relaxed);
+        if regime.observes() {
+            self.let_through(worker, visit, &mut decision);
         }
         decision
     }
@@ -330,19 +351,22 @@ impl Gate {
                 Decision::new(Verdict::Wait, Reason::NoTicket)
             };
         };
-        let (is_next, yes, no) = match regime.order() {
-            Order::Lottery => (draws_in(regime, staked), Reason::Drew, Reason::NotDrawn),
-            Order::Arrival => (regime.line.has_reached(regime, staked), Reason::InTurn, Reason::InLine),
+        let ((is_next, drawn), yes, no) = match regime.order() {
+            Order::Lottery if staked.ticket.won || !visit.may_draw => ((false, None), Reason::Drew, Reason::NotDrawn),
+            Order::Lottery => (draw(regime, staked), Reason::Drew, Reason::NotDrawn),
+            Order::Arrival => ((regime.line.has_reached(regime, staked), None), Reason::InTurn, Reason::InLine),
         };
         if !visit.may_draw || !(staked.ticket.won || is_next) {
-            return Decision::new(Verdict::Wait, no);
+            return Decision { drawn, ..Decision::new(Verdict::Wait, no) };
         }
         let id = staked.ticket.id;
-        if self.passes.knows(id.0) || self.take_token(regime) {
-            return Decision::new(Verdict::Admit, yes);
-        }
-        self.crowd.hold(id.0);
-        Decision::new(Verdict::Wait, Reason::NoToken)
+        let (verdict, reason) = if self.passes.knows(id.0) || self.take_token(regime) {
+            (Verdict::Admit, yes)
+        } else {
+            self.crowd.hold(id.0);
+            (Verdict::Wait, Reason::NoToken)
+        };
+        Decision { drawn, ..Decision::new(verdict, reason) }
     }
 
     /// Counts a ticket in its epoch, with what it draws with. Returns whether it had not been counted.
@@ -462,20 +486,32 @@ impl Gate {
         if seconds <= 0.0 {
             return Report::default();
         }
-        let reading = self.read(&control, site, policy, seconds);
-        let per_server = f64::from(site.servers.max(1)) * seconds;
-        let sample = Sample {
-            seconds,
-            in_flight: (reading.slot_seconds + reading.other_slot_seconds) / per_server,
-            timings: site.usage.timings.since(&control.usage.timings),
-        };
-        control.concurrency.tick(&sample);
+        let mut reading = self.read(&control, site, policy, seconds);
+        let over_s = (site.usage.over_s - control.usage.over_s).max(0.0);
+        let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
+        // where nobody is held up, two limits can't be compared; while nothing is known yet, one can still be seen to be too small
+        if mode.mode != Mode::Observe || control.concurrency.found().is_none() {
+            let per_server = f64::from(site.servers.max(1)) * seconds;
+            let sample = Sample {
+                seconds,
+                in_flight: (reading.slot_seconds + reading.other_slot_seconds) / per_server,
+                timings: site.usage.timings.since(&control.usage.timings),
+            };
+            control.concurrency.tick(&sample);
+        }
+        reading.slot_seconds = control.rehearsal.slot_seconds(seconds, reading.slot_seconds, over_s, reading.good);
+        let rehearsed = self.rehearse(&mut control, &old, &reading).filter(|_| mode.mode == Mode::Observe);
+        if let Some(rehearsed) = &rehearsed {
+            // nobody waits for a slot, and those who would have queued for one are what the law is to see
+            reading.queued = usize::try_from(whole(rehearsed.queued)).unwrap_or(usize::MAX);
+        }
         let turned_away = self.drain(|seen| &seen.turned_away);
         let held = f64::from(self.crowd.take_held());
         control.ticked = now.mono;
         control.usage = site.usage;
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
+        let law = rehearsed.map_or(law, |rehearsed| rehearsed.law(law));
 
         let Sum { weights, tickets: waiting, returned } = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
         let mut line = old.line.clone();
@@ -483,11 +519,13 @@ impl Gate {
         let position = Position::at(line.clock.at(now.wall));
         line.measure(control.last_epoch.tick(&self.checked_in, old.epoch, seconds, position), law.newcomers, seconds);
         let epoch = self.stretch(&mut control, &old, returned, now);
-        let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         if policy.admission.order == Order::Arrival {
             line.advance(control.pace(mode.mode, held, policy, epoch, now), now);
         }
-        let value = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(law.newcomers, epoch, held, weights));
+        let value = fixed_odds(mode.mode).unwrap_or_else(|| {
+            let odds = draw::odds(law.newcomers, epoch, held, weights);
+            rehearsed.map_or(odds, |rehearsed| rehearsed.odds(odds, epoch))
+        });
         let mut odds = old.odds.clone();
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
@@ -515,6 +553,9 @@ impl Gate {
             law,
             epoch,
             limiting,
+            measured: control.controller.capacity().is_some(),
+            limit: Limit::of(&law, mode.mode, value),
+            rehearsed,
             waiting: whole(waiting),
             active: active as u64,
             tick_began: now.wall,
@@ -576,9 +617,12 @@ impl Gate {
         } else {
             old.promised
         };
+        let odds = with_mode(&old.odds, mode.mode, epoch, now);
         self.regime.store(Arc::new(Regime {
             promised,
-            odds: with_mode(&old.odds, mode.mode, epoch, now),
+            limit: Limit::of(&old.law, mode.mode, odds.current()),
+            rehearsed: old.rehearsed.filter(|_| mode.mode == Mode::Observe),
+            odds,
             usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
@@ -600,7 +644,9 @@ impl Gate {
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
         let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
-        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, ..Regime::clone(&old) }));
+        let limit = Limit::of(&old.law, mode.mode, odds.current());
+        let rehearsed = old.rehearsed.filter(|_| mode.mode == Mode::Observe);
+        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, limit, rehearsed, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.
@@ -652,14 +698,17 @@ impl Gate {
     }
 }
 
-/// Whether a ticket wins in this epoch.
-fn draws_in(regime: &Regime, staked: &Staked) -> bool {
-    let Staked { ticket, issued, epoch, stake: Ok(stake) } = staked else { return false };
+/// Whether a ticket wins in this epoch, and by which draw.
+#[expect(clippy::cast_precision_loss, reason = "what is told of a draw, and 53 bits of it are enough to tell it by")]
+fn draw(regime: &Regime, staked: &Staked) -> (bool, Option<Drawn>) {
+    let Staked { ticket, issued, epoch, stake: Ok(stake) } = staked else { return (false, None) };
     let weight = match regime.weights() {
         Weights::Growing => stake.weight(*issued),
         Weights::Even => stake.part,
     };
-    draw::wins(regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at), weight)
+    let (draw, probability) = (regime.keys.draw(ticket.id, epoch.began.as_millis()), regime.odds.at(stake.at));
+    let drawn = Drawn { draw: draw as f64 / 2f64.powi(64), probability, weight };
+    (draw::wins(draw, probability, weight), Some(drawn))
 }
 
 /// The slots of each server until the next tick.

@@ -9,9 +9,11 @@ use crate::rules::concurrency::ServerLimit;
 use crate::rules::controller::Law;
 use crate::rules::draw::{self, Epoch, Recent, Stake, Wait, Weights};
 use crate::rules::keyring::Keyring;
+use crate::rules::limit::Limit;
 use crate::rules::line::{self, Place, Position};
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
+use crate::rules::rehearsal::Rehearsed;
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::Ticket;
 
@@ -34,6 +36,12 @@ pub struct Regime {
     pub epoch: Duration,
     /// Whether newcomers are being turned away.
     pub limiting: bool,
+    /// The capacity has been measured, by this run or by one before; else it is assumed.
+    pub measured: bool,
+    /// What keeps newcomers out.
+    pub limit: Limit,
+    /// Under `observe`: what would have come of holding back.
+    pub rehearsed: Option<Rehearsed>,
     /// Tickets that drew in the last epoch.
     pub waiting: u64,
     /// Distinct passes that have come back and were seen within `session.active`.
@@ -144,6 +152,12 @@ impl Regime {
         let (promised, until) = self.promised;
         let of_policy = self.policy.waiting_room.refresh_max;
         if now < until { promised.max(of_policy) } else { of_policy }
+    }
+
+    /// Whether nobody is held back.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.mode.mode == Mode::Observe
     }
 
     pub(super) const fn weights(&self) -> Weights {

@@ -28,6 +28,17 @@ pub struct Visit {
     pub entropy: u64,
 }
 
+/// A draw, as it can be retold: it is won if `draw < probability × weight`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// The keyed hash of ticket and epoch, in [0, 1). It tells nothing about the key, nor about any other draw.
+    pub draw: f64,
+    /// The odds of weight 1, as they stood when the ticket's epoch began.
+    pub probability: f64,
+    /// The weight of the ticket, as of then.
+    pub weight: f64,
+}
+
 /// What becomes of a visit.
 #[derive(Clone, Copy, Debug)]
 pub struct Decision {
@@ -37,6 +48,12 @@ pub struct Decision {
     pub reason: Reason,
     /// The mode is `observe`: the verdict is counted, and the request goes to the site whatever it is.
     pub observed: bool,
+    /// Under `observe`, the request of one who would be inside: it would have found no slot in time.
+    pub sheds: bool,
+    /// A visitor's first request, as far as can be told: it came with neither a pass nor a ticket that holds.
+    pub newcomer: bool,
+    /// The draw, if there was one.
+    pub drawn: Option<Drawn>,
     /// A pass to be set with the answer.
     pub set_pass: Option<Pass>,
     /// A ticket to be set with the answer.
@@ -67,6 +84,9 @@ impl Decision {
             verdict,
             reason,
             observed: false,
+            sheds: false,
+            newcomer: false,
+            drawn: None,
             set_pass: None,
             set_ticket: None,
             retry_after: Duration::ZERO,

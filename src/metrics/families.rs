@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use prometheus::core::Desc;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::labels::{EmailRefusal, InvitationResult, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel};
+use super::labels::{
+    EmailRefusal, InvitationResult, ModeLabel, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection,
+    VerdictLabel,
+};
 use super::shard::{Count, MergedHistogram, Timing};
 use super::{Gauge, Values};
 
@@ -39,11 +42,30 @@ fn counters() -> Vec<Counter> {
         Counter::labelled(
             "tidegate_requests_total",
             "Requests by verdict: open (route is not gated), bypass (invited or staff pass), admit, wait (shown the waiting room), \
-             shed (may enter, but the site had no free slot in time).",
+             shed (may enter, but the site had no free slot in time). In mode observe the verdict is only counted, here and in \
+             tidegate_observed_total, and the request goes to the site.",
             "verdict",
             VerdictLabel::ALL,
             VerdictLabel::label,
             Count::Request,
+        ),
+        Counter::labelled(
+            "tidegate_observed_total",
+            "Requests that went to the site in mode observe, by what would have become of them. Refused: 429, for a pass over \
+             session.rate. Taken from tidegate_requests_total it leaves what was done.",
+            "verdict",
+            ObservedLabel::ALL,
+            ObservedLabel::label,
+            Count::Observed,
+        ),
+        Counter::labelled(
+            "tidegate_newcomers_total",
+            "Visitors by the verdict on their first request: admit (let in at once), wait (shown the waiting room; in mode observe, \
+             they would have been). Clients that keep no cookies are newcomers each time.",
+            "verdict",
+            NewcomerLabel::ALL,
+            NewcomerLabel::label,
+            Count::Newcomer,
         ),
         Counter::labelled(
             "tidegate_upstream_outcomes_total",
@@ -133,6 +155,7 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
             "How long a visitor who comes now waits, by and large (in a lottery: half of them). +Inf while nobody is let in.",
         ),
         Gauge::UpstreamInFlight => ("tidegate_upstream_in_flight", "Slots in use: requests that are at an upstream server now."),
+        Gauge::MaxInFlight => ("tidegate_max_in_flight", "Slots of each server: requests that may be at it at once, as told or as found."),
         Gauge::SlotQueueLength => ("tidegate_slot_queue_length", "Requests that may enter and wait for a slot now."),
         Gauge::DownstreamConnections => ("tidegate_downstream_connections", "Connections from clients that are open now."),
         Gauge::ConfigLastApplied => {
@@ -143,6 +166,17 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
             "tidegate_email_writable",
             "1 if the email queue can take addresses; 0 if it cannot (disk full or read-only) or is not in use.",
         ),
+        Gauge::ObservedDemand => (
+            "tidegate_observed_requests_per_second",
+            "In mode observe, requests a second that everyone asks for, those included who would wait; above tidegate_capacity there \
+             would be a waiting room. Else 0.",
+        ),
+        Gauge::ObservedWait => (
+            "tidegate_observed_wait_seconds",
+            "In mode observe, how long a newcomer would wait to be let in if nobody before it gave up; +Inf while the site gives no \
+             good answers. Else 0.",
+        ),
+        Gauge::Mode => ("tidegate_mode", "1 for the mode in force, 0 for every other, by mode."),
     }
 }
 
@@ -165,13 +199,20 @@ const UPSTREAM_UP: (&str, &str) = ("tidegate_upstream_up", "1 if the upstream se
 
 const BUILD_INFO: (&str, &str) = ("tidegate_build_info", "Always 1; the version of Tidegate is the label.");
 
+/// Those with one series and no label.
+fn plain_gauges() -> impl Iterator<Item = Gauge> {
+    Gauge::ALL.iter().copied().filter(|one| *one != Gauge::Mode)
+}
+
 /// What the collector announces to the registry.
 pub(super) fn descs() -> Result<Vec<Desc>, prometheus::Error> {
-    let plain = Gauge::ALL.iter().map(|one| gauge(*one)).chain(Timing::ALL.iter().map(|one| histogram(*one)));
+    let plain = plain_gauges().map(gauge).chain(Timing::ALL.iter().map(|one| histogram(*one)));
     let plain = plain.map(|(name, help)| (name, help, None));
     let counters = counters();
     let counters = counters.iter().map(|counter| (counter.name, counter.help, counter.label));
-    let labelled = [(UPSTREAM_UP.0, UPSTREAM_UP.1, Some("server")), (BUILD_INFO.0, BUILD_INFO.1, Some("version"))];
+    let mode = gauge(Gauge::Mode);
+    let labelled =
+        [(mode.0, mode.1, Some("mode")), (UPSTREAM_UP.0, UPSTREAM_UP.1, Some("server")), (BUILD_INFO.0, BUILD_INFO.1, Some("version"))];
     plain
         .chain(counters)
         .chain(labelled)
@@ -189,10 +230,16 @@ pub(super) fn collect(values: &Values) -> Vec<MetricFamily> {
         let metrics = series.map(|(value, count)| counter_metric(counter.label.map(|name| (name, *value)), values.total(*count)));
         families.push(family(counter.name, counter.help, MetricType::COUNTER, metrics.collect()));
     }
-    for one in Gauge::ALL {
-        let (name, help) = gauge(*one);
-        families.push(family(name, help, MetricType::GAUGE, vec![gauge_metric(None, values.gauge(*one))]));
+    for one in plain_gauges() {
+        let (name, help) = gauge(one);
+        families.push(family(name, help, MetricType::GAUGE, vec![gauge_metric(None, values.gauge(one))]));
     }
+    let (name, help) = gauge(Gauge::Mode);
+    let mode = values.gauge(Gauge::Mode);
+    let modes = ModeLabel::ALL.iter();
+    let modes =
+        modes.map(|one| gauge_metric(Some(("mode", one.label())), if (f64::from(*one as u8) - mode).abs() < 0.5 { 1.0 } else { 0.0 }));
+    families.push(family(name, help, MetricType::GAUGE, modes.collect()));
     for one in Timing::ALL {
         let (name, help) = histogram(*one);
         families.push(family(name, help, MetricType::HISTOGRAM, vec![histogram_metric(one.bounds(), &values.histogram(*one))]));

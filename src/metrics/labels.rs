@@ -41,6 +41,50 @@ labels! {
 }
 
 labels! {
+    /// `verdict` of `tidegate_observed_total`: what would have become of a request that went to the site in mode `observe`.
+    ObservedLabel {
+        /// The route is not gated.
+        Open => "open",
+        /// An invited or staff pass.
+        Bypass => "bypass",
+        /// Let in.
+        Admit => "admit",
+        /// Shown the waiting room.
+        Wait => "wait",
+        /// May enter, but no slot would have been free in time.
+        Shed => "shed",
+        /// 429: a pass over `session.rate`.
+        Refused => "refused",
+    }
+}
+
+labels! {
+    /// `verdict` of `tidegate_newcomers_total`.
+    NewcomerLabel {
+        /// Let in at once.
+        Admit => "admit",
+        /// Shown the waiting room first; under `observe`, it would have been.
+        Wait => "wait",
+    }
+}
+
+labels! {
+    /// `mode` of `tidegate_mode`.
+    ModeLabel {
+        /// The law decides.
+        Auto => "auto",
+        /// Everyone is let in.
+        Open => "open",
+        /// Nobody new is let in.
+        Closed => "closed",
+        /// The operator's probability.
+        Fixed => "fixed",
+        /// Decides and counts, and holds back nobody.
+        Observe => "observe",
+    }
+}
+
+labels! {
     /// `outcome` of `tidegate_upstream_outcomes_total`.
     OutcomeLabel {
         /// A good answer.

@@ -15,7 +15,10 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
-pub use self::labels::{EmailRefusal, InvitationResult, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel};
+pub use self::labels::{
+    EmailRefusal, InvitationResult, ModeLabel, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection,
+    VerdictLabel,
+};
 pub use self::shard::{Count, Shard, Timing};
 
 /// A value that goes up and down. The ticker sets all of them.
@@ -41,6 +44,8 @@ pub enum Gauge {
     ExpectedWait,
     /// Slots in use.
     UpstreamInFlight,
+    /// Slots of each server.
+    MaxInFlight,
     /// Requests that wait for a slot.
     SlotQueueLength,
     /// Open connections from clients.
@@ -51,6 +56,12 @@ pub enum Gauge {
     EmailsWaiting,
     /// 1 if addresses can be written down, else 0.
     EmailWritable,
+    /// Mode `observe`: requests a second that everyone asks for.
+    ObservedDemand,
+    /// Mode `observe`: the wait that a newcomer would have, in seconds.
+    ObservedWait,
+    /// The mode in force, by its place in [`ModeLabel::ALL`].
+    Mode,
 }
 
 impl Gauge {
@@ -66,11 +77,15 @@ impl Gauge {
         Self::LineLength,
         Self::ExpectedWait,
         Self::UpstreamInFlight,
+        Self::MaxInFlight,
         Self::SlotQueueLength,
         Self::DownstreamConnections,
         Self::ConfigLastApplied,
         Self::EmailsWaiting,
         Self::EmailWritable,
+        Self::ObservedDemand,
+        Self::ObservedWait,
+        Self::Mode,
     ];
 }
 
@@ -236,6 +251,7 @@ mod tests {
             ("tidegate_upstream_outcomes_total", "counter"),
             ("tidegate_upstream_first_byte_seconds", "histogram"),
             ("tidegate_upstream_in_flight", "gauge"),
+            ("tidegate_max_in_flight", "gauge"),
             ("tidegate_slot_queue_length", "gauge"),
             ("tidegate_slot_wait_seconds", "histogram"),
             ("tidegate_downstream_connections", "gauge"),

@@ -5,13 +5,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::labels::{EmailRefusal, InvitationResult, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel};
+use super::labels::{
+    EmailRefusal, InvitationResult, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel,
+};
 
 /// One thing that is counted: a counter and its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// A request that got a verdict.
     Request(VerdictLabel),
+    /// A request that went to the site in mode `observe`, by what would have become of it.
+    Observed(ObservedLabel),
+    /// A visitor's first request that got a verdict.
+    Newcomer(NewcomerLabel),
     /// An upstream request that is done.
     Outcome(OutcomeLabel),
     /// A token that was not taken.
@@ -42,13 +48,17 @@ const EMAILS: usize = RELOADS + ReloadResult::ALL.len();
 const EMAIL_REFUSALS: usize = EMAILS + 1;
 const INVITATIONS: usize = EMAIL_REFUSALS + EmailRefusal::ALL.len();
 const REDEEMED: usize = INVITATIONS + InvitationResult::ALL.len();
-const COUNTS: usize = REDEEMED + 1;
+const OBSERVED: usize = REDEEMED + 1;
+const NEWCOMERS: usize = OBSERVED + ObservedLabel::ALL.len();
+const COUNTS: usize = NEWCOMERS + NewcomerLabel::ALL.len();
 
 impl Count {
     /// Where it stands in a shard.
     const fn index(self) -> usize {
         match self {
             Self::Request(verdict) => REQUESTS + verdict as usize,
+            Self::Observed(verdict) => OBSERVED + verdict as usize,
+            Self::Newcomer(verdict) => NEWCOMERS + verdict as usize,
             Self::Outcome(outcome) => OUTCOMES + outcome as usize,
             Self::TokenRejected(reason) => TOKENS + reason as usize,
             Self::Refused(reason) => REFUSALS + reason as usize,
@@ -224,6 +234,8 @@ mod tests {
         all.extend(ReloadResult::ALL.iter().map(|label| Count::Reload(*label)));
         all.extend(EmailRefusal::ALL.iter().map(|label| Count::EmailRefused(*label)));
         all.extend(InvitationResult::ALL.iter().map(|label| Count::Invitation(*label)));
+        all.extend(ObservedLabel::ALL.iter().map(|label| Count::Observed(*label)));
+        all.extend(NewcomerLabel::ALL.iter().map(|label| Count::Newcomer(*label)));
         let mut places: Vec<usize> = all.iter().map(|count| count.index()).collect();
         places.sort_unstable();
         assert_eq!(places, (0..COUNTS).collect::<Vec<_>>());

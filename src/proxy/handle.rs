@@ -19,7 +19,7 @@ use super::reserved;
 use super::respond::{self, Answer, status};
 use super::verified::Verified;
 use crate::gate::{Decision, Regime, Visit};
-use crate::metrics::{Count, Refusal, Timing, TokenRejection, VerdictLabel};
+use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, VerdictLabel};
 use crate::page::FailureKind;
 use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest};
@@ -45,10 +45,29 @@ pub(super) struct Peer {
 }
 
 /// What the access log tells of a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) verdict: &'static str,
     pub(super) reason: &'static str,
+    /// Of a request that was decided on, if there is an access log.
+    pub(super) because: Option<Box<Because>>,
+}
+
+/// What a verdict was reached by. A draw may be told: it is a keyed hash, from which neither the key nor the next draw can be had, and
+/// nobody enters by it but with the ticket, which is never told.
+#[derive(Clone, Debug)]
+pub(super) struct Because {
+    /// The odds of weight 1: those of the draw, else those of now.
+    pub(super) probability: f64,
+    /// Load as of the last tick.
+    pub(super) load: f64,
+    /// What keeps newcomers out.
+    pub(super) limit: &'static str,
+    /// The draw, and the weight by which the odds were multiplied.
+    pub(super) draw: Option<f64>,
+    pub(super) weight: Option<f64>,
+    /// The verdict was not carried out: the request went to the site.
+    pub(super) observed: bool,
 }
 
 /// What becomes of a request.
@@ -91,10 +110,15 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     if decision.pass.is_some() {
         peer.state.place.showed_pass();
     }
-    if let Some(retry) = decision.too_often {
+    if decision.newcomer {
+        let label = if decision.verdict == Verdict::Wait { NewcomerLabel::Wait } else { NewcomerLabel::Admit };
+        worker.shard.count(Count::Newcomer(label));
+    }
+    if let Some(retry) = decision.too_often.filter(|_| !decision.observed) {
         worker.shard.count(Count::Refused(Refusal::PassRate));
         let kind = FailureKind::TooManyRequests { retry_s: respond::seconds(retry) };
-        return Handled::Answered(respond::failure(&regime.pages, kind, facts.form, status::RATE), told("refused", "pass_rate"));
+        let answer = respond::failure(&regime.pages, kind, facts.form, status::RATE);
+        return Handled::Answered(answer, told_why(regime, &decision, "refused", Reason::PassRate.name()));
     }
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
@@ -104,7 +128,7 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
         }
-        return Handled::Answered(answer, told(decision.verdict.name(), decision.reason.name()));
+        return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
     Handled::Awaits(Box::pin(enter(Arc::clone(peer), Arc::clone(regime), parts, body, facts, decision, now)))
 }
@@ -131,9 +155,13 @@ async fn enter(
         counts: decision.counts,
     };
     let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
-    let slot = match worker.upstream.slot(ask, worker.index, deadline).await {
+    let found = if decision.observed { Err(None) } else { worker.upstream.slot(ask, worker.index, deadline).await.map_err(Some) };
+    let slot = match found {
         Ok(slot) => slot,
-        Err(none) => {
+        // nobody is held up: not for a moment, and not by what was decided before the mode was set
+        Err(None) => worker.upstream.slot_anyway(ask, worker.index),
+        Err(Some(_)) if worker.gate.regime().observes() => worker.upstream.slot_anyway(ask, worker.index),
+        Err(Some(none)) => {
             worker.shard.count(Count::Request(VerdictLabel::Shed));
             let reason = match none {
                 upstream::NoSlot::Deadline => Reason::SlotDeadline,
@@ -142,11 +170,11 @@ async fn enter(
             let appointment = worker.gate.appointment(&regime, worker.clock.moment());
             let mut answer = respond::shed(&regime, appointment, facts.form, facts.unsafe_method);
             set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
-            return (answer, told(Verdict::Shed.name(), reason.name()));
+            return (answer, told_why(&regime, &decision, Verdict::Shed.name(), reason.name()));
         }
     };
-    worker.shard.count(Count::Request(label(decision.verdict)));
-    if let Some(waited) = decision.waited {
+    let told = count_entry(worker, &regime, &decision);
+    if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
         worker.shard.observe(Timing::Wait, waited);
     }
 
@@ -170,11 +198,49 @@ async fn enter(
             answer
         }
     };
-    (answer, told(decision.verdict.name(), decision.reason.name()))
+    (answer, told)
 }
 
 const fn told(verdict: &'static str, reason: &'static str) -> Told {
-    Told { verdict, reason }
+    Told { verdict, reason, because: None }
+}
+
+/// What is told of a request that was decided on.
+fn told_why(regime: &Regime, decision: &Decision, verdict: &'static str, reason: &'static str) -> Told {
+    let because = (regime.policy.log.access > 0.0 && decision.verdict != Verdict::Open).then(|| {
+        let drawn = decision.drawn;
+        Box::new(Because {
+            probability: drawn.map_or_else(|| regime.probability(), |drawn| drawn.probability),
+            load: regime.law.load,
+            limit: regime.limit.name(),
+            draw: drawn.map(|drawn| drawn.draw),
+            weight: drawn.map(|drawn| drawn.weight),
+            observed: decision.observed,
+        })
+    });
+    Told { verdict, reason, because }
+}
+
+/// Counts a request that goes to the site: by its verdict, or under `observe` by what would have become of it.
+fn count_entry(worker: &Worker, regime: &Regime, decision: &Decision) -> Told {
+    let (verdict, reason) = if decision.sheds { (Verdict::Shed, Reason::SlotDeadline) } else { (decision.verdict, decision.reason) };
+    worker.shard.count(Count::Request(label(verdict)));
+    if !decision.observed {
+        return told_why(regime, decision, verdict.name(), reason.name());
+    }
+    if decision.too_often.is_some() {
+        worker.shard.count(Count::Observed(ObservedLabel::Refused));
+        return told_why(regime, decision, "refused", Reason::PassRate.name());
+    }
+    let observed = match verdict {
+        Verdict::Open => ObservedLabel::Open,
+        Verdict::Bypass => ObservedLabel::Bypass,
+        Verdict::Admit => ObservedLabel::Admit,
+        Verdict::Wait => ObservedLabel::Wait,
+        Verdict::Shed => ObservedLabel::Shed,
+    };
+    worker.shard.count(Count::Observed(observed));
+    told_why(regime, decision, verdict.name(), reason.name())
 }
 
 fn visit(worker: &Worker, regime: &Regime, facts: &Facts) -> Visit {

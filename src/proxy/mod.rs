@@ -313,12 +313,12 @@ fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: An
         respond::close(&mut answer);
     }
     if let Some(logged) = logged {
-        logged.write(worker, answer.status(), told);
+        logged.write(worker, answer.status(), &told);
     }
     answer.map(|body| body.of(Arc::clone(state)))
 }
 
-/// A line of the access log: no query, which may hold a code; no token; no address but the client's own.
+/// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.
 struct Access {
     method: http::Method,
     path: String,
@@ -341,8 +341,9 @@ impl Access {
         })
     }
 
-    fn write(self, worker: &Worker, status: StatusCode, told: Told) {
+    fn write(self, worker: &Worker, status: StatusCode, told: &Told) {
         let took = worker.clock.moment().since(self.started);
+        let because = told.because.as_deref();
         tracing::info!(
             target: "access",
             method = %self.method,
@@ -351,6 +352,13 @@ impl Access {
             status = status.as_u16(),
             verdict = told.verdict,
             reason = told.reason,
+            // what does not apply is left out
+            observed = because.filter(|because| because.observed).map(|because| because.observed),
+            probability = because.map(|because| because.probability),
+            draw = because.and_then(|because| because.draw),
+            weight = because.and_then(|because| because.weight),
+            load = because.map(|because| because.load),
+            limit = because.map(|because| because.limit),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "request"
         );

@@ -15,12 +15,14 @@ use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
 use crate::page::{FailureKind, LandingState, LandingView, PageKind};
-use crate::rules::decide::{Ended, judge_pass, judge_ticket, ticket_holds};
+use crate::rules::decide::{Ended, Reason, judge_pass, judge_ticket, ticket_holds};
+use crate::rules::draw::FIRST_RETURN;
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded;
 use crate::rules::negotiate::{self, Form};
+use crate::rules::policy::Mode;
 use crate::rules::time::Now;
-use crate::rules::token::{Pass, PassKind};
+use crate::rules::token::{Pass, PassKind, Ticket};
 
 /// What they all begin with.
 pub(super) const PREFIX: &str = "/.tidegate/";
@@ -62,13 +64,19 @@ fn own_status(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
     let ticket =
         || facts::find_ticket(&ours, &peer.verified, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {
-        let verdict = if pass.kind == PassKind::Admitted { "admit" } else { "bypass" };
-        serde_json::json!({ "verdict": verdict, "pass": pass.id.to_string() })
+        let (verdict, reason) = match pass.kind {
+            PassKind::Admitted => ("admit", Reason::Pass),
+            PassKind::Invited => ("bypass", Reason::Invited),
+            PassKind::Staff => ("bypass", Reason::Staff),
+        };
+        serde_json::json!({ "verdict": verdict, "reason": reason.name(), "pass": pass.id.to_string() })
     } else if let Some(ticket) = ticket() {
         let place = regime.place(&ticket, regime.epoch);
         let wait = regime.wait(&ticket, now.wall).map(|wait| wait.half).or_else(|| place?.wait);
         serde_json::json!({
             "verdict": "wait",
+            "reason": waits_because(regime, &ticket, now).name(),
+            "observed": regime.observes(),
             "ticket": ticket.id.to_string(),
             "retry_after_s": respond::seconds(regime.epoch),
             "waited_s": regime.waited(&ticket, now.wall).as_secs(),
@@ -77,9 +85,22 @@ fn own_status(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
             "void_after_s": ticket_holds(refresh_max).as_secs(),
         })
     } else {
-        serde_json::json!({ "verdict": null, "retry_after_s": respond::seconds(regime.epoch) })
+        serde_json::json!({ "verdict": null, "reason": null, "retry_after_s": respond::seconds(regime.epoch) })
     };
     respond::json(StatusCode::OK, Bytes::from(json.to_string()))
+}
+
+/// Why a ticket waits.
+fn waits_because(regime: &Regime, ticket: &Ticket, now: Now) -> Reason {
+    if regime.mode.mode == Mode::Closed {
+        Reason::Closed
+    } else if ticket.won {
+        Reason::NoToken
+    } else if now.wall.since(ticket.issued) < FIRST_RETURN {
+        Reason::NoTicket
+    } else {
+        Reason::NotDrawn
+    }
 }
 
 /// The landing page of a link. A GET never lets anyone in: mail scanners follow links.

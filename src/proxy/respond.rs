@@ -121,7 +121,8 @@ pub(super) fn waiting(
         | Reason::NotDrawn
         | Reason::InLine
         | Reason::SlotDeadline
-        | Reason::SlotQueueFull => {
+        | Reason::SlotQueueFull
+        | Reason::PassRate => {
             WaitingState::Waiting { wait: if position.is_some() { WaitText::in_line(in_line_s) } else { WaitText::new(estimate) } }
         }
     };

@@ -111,6 +111,8 @@ pub struct Law {
     pub newcomers: f64,
     /// Requests that a newcomer makes at once; 1 or more.
     pub requests_per_newcomer: f64,
+    /// Requests a second, well answered or not, that the site can be asked for now.
+    pub requests: f64,
 }
 
 /// The memory of the law.
@@ -151,7 +153,7 @@ impl Controller {
         if self.is_quiet(reading) {
             newcomers = newcomers.max(settings.probe_rate);
         }
-        Law { capacity, load: share(window.asked / window.seconds, requests), committed, newcomers, requests_per_newcomer }
+        Law { capacity, load: share(window.asked / window.seconds, requests), committed, newcomers, requests_per_newcomer, requests }
     }
 
     /// The capacity as last measured, to be saved.

@@ -72,6 +72,8 @@ pub enum Reason {
     SlotDeadline,
     /// Too many wait for a slot.
     SlotQueueFull,
+    /// The pass has asked more often than `session.rate`.
+    PassRate,
 }
 
 impl Reason {
@@ -95,6 +97,7 @@ impl Reason {
             Self::NoToken => "no_token",
             Self::SlotDeadline => "slot_deadline",
             Self::SlotQueueFull => "slot_queue_full",
+            Self::PassRate => "pass_rate",
         }
     }
 }

@@ -166,7 +166,7 @@ pub enum Mode {
     Closed,
     /// The operator's probability.
     Fixed(f64),
-    /// Decides and counts as `Auto` does, diverts nobody.
+    /// Decides and counts as `Auto` does, and carries none of it out: nobody is diverted, refused or held up.
     Observe,
 }
 

@@ -113,6 +113,8 @@ pub struct Usage {
     pub uncounted_s: f64,
     /// Good answers that count: how long each held its slot, among how many.
     pub timings: Timings,
+    /// By what was over the bound, of either kind: it has no slot, and stands in neither of them.
+    pub over_s: f64,
 }
 
 impl<W> Slots<W> {
@@ -154,6 +156,18 @@ impl<W> Slots<W> {
     pub fn ask_now(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Option<Grant> {
         let server = if self.may_have(ask) { self.pick(draws)? } else { return None };
         Some(self.take(server, ask, now))
+    }
+
+    /// Takes a slot though none may be free, for who must not be held up: at the server with the fewest requests.
+    pub fn take_anyway(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Grant {
+        let server = self.pick(draws).unwrap_or_else(|| {
+            let live = |server: &Server| server.live;
+            let takes = |server: &Server| server.live && server.health.takes() != Takes::None;
+            let any_up = self.servers.iter().any(takes);
+            let places = (0..self.servers.len()).filter(|&i| if any_up { takes(&self.servers[i]) } else { live(&self.servers[i]) });
+            places.min_by_key(|&i| self.servers[i].busy()).unwrap_or(0)
+        });
+        self.take(server, ask, now)
     }
 
     /// Gives a slot back, after a good answer or not. The caller then calls [`Slots::next`] until it returns none.
@@ -391,8 +405,11 @@ impl<W> Slots<W> {
         self.used_at = self.used_at.max(now);
         for server in &mut self.servers {
             server.busy_s += f64::from(server.busy()) * elapsed;
-            self.usage.counted_s += f64::from(server.counted) * elapsed;
-            self.usage.uncounted_s += f64::from(server.uncounted) * elapsed;
+            // a server has no more workers than slots: what is over the bound waits there, and uses none
+            let share = f64::from(self.bounds.per_server) / f64::from(server.busy().max(self.bounds.per_server).max(1));
+            self.usage.counted_s += f64::from(server.counted) * share * elapsed;
+            self.usage.uncounted_s += f64::from(server.uncounted) * share * elapsed;
+            self.usage.over_s += f64::from(server.busy()) * (1.0 - share) * elapsed;
         }
     }
 }
@@ -577,6 +594,32 @@ mod tests {
         slots.release(of(0), gated(1), true, at(3000));
         let usage = slots.usage(at(4000));
         assert_eq!((usage.counted_s, usage.uncounted_s), (2.0, 2.5));
+    }
+
+    #[test]
+    fn who_must_not_be_held_up_goes_over_every_bound() {
+        let mut slots = Slots::new(Bounds { queue: 0, ..BOUNDS }, 2, at(0));
+        for _ in 0..12 {
+            slots.take_anyway(gated(1), [0, 0], at(0));
+        }
+        assert_eq!((slots.busy(0), slots.busy(1), slots.queued()), (6, 6, 0));
+        assert_eq!(slots.ask(gated(2), [0, 0], at(0), 7), Answer::Full(7), "nobody else does");
+        for _ in 0..5 {
+            slots.health(0).bad(at(0));
+        }
+        assert_eq!(slots.take_anyway(OPEN, [0, 0], at(0)).server, 1, "an ejected server is left alone");
+    }
+
+    #[test]
+    fn what_is_over_the_bound_uses_no_slot_time() {
+        let mut slots: Slots<()> = Slots::new(BOUNDS, 1, at(0));
+        for pass in 0..6 {
+            slots.take_anyway(gated(pass), [0, 0], at(0));
+        }
+        slots.take_anyway(OPEN, [0, 0], at(0));
+        slots.take_anyway(OPEN, [0, 0], at(0));
+        let usage = slots.usage(at(2000));
+        assert_eq!((usage.counted_s, usage.uncounted_s, usage.over_s), (6.0, 2.0, 8.0));
     }
 
     #[test]

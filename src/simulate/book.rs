@@ -17,6 +17,8 @@ pub(super) struct Book {
     demand: Vec<f64>,
     pub(super) figures: Figures,
     all: Histogram,
+    /// Good answers of the measured part that came soon enough after their page was first asked for.
+    in_time: u32,
     /// Latencies of this second, in seconds, and of the four before.
     latencies: Vec<f64>,
     lately: VecDeque<Vec<f64>>,
@@ -52,6 +54,7 @@ impl Book {
             demand: vec![0.0; length_s],
             figures: Figures::default(),
             all: Histogram::default(),
+            in_time: 0,
             latencies: Vec::new(),
             lately: VecDeque::new(),
             waits: Vec::new(),
@@ -91,6 +94,11 @@ impl Book {
         if self.measures(at) {
             self.all.record(std::time::Duration::from_micros(latency));
         }
+    }
+
+    /// A good answer came soon enough after its page was first asked for.
+    pub(super) fn in_time(&mut self, at: Micros) {
+        self.in_time += u32::from(self.measures(at));
     }
 
     /// Someone was let in.
@@ -144,6 +152,7 @@ impl Book {
             backlog += second.demand;
             let served = f64::min(second.capacity, backlog);
             backlog -= served;
+            second.could = served;
             let at = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000_000);
             if (self.from..self.to).contains(&at) {
                 could += served;
@@ -157,6 +166,7 @@ impl Book {
         let latency = |share| self.all.quantile(share).map_or(0.0, |latency| latency.as_secs_f64());
         let figures = Figures {
             goodput: if could > 0.0 { good / could } else { 1.0 },
+            in_time: if could > 0.0 { f64::from(self.in_time) / could } else { 1.0 },
             p50_s: latency(0.5),
             p95_s: latency(0.95),
             p99_s: latency(0.99),

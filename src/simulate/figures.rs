@@ -30,6 +30,8 @@ pub struct Second {
     pub capacity: f64,
     /// Requests that visitors would have made in this second, had nobody ever waited.
     pub demand: f64,
+    /// Good requests that could have been answered: no more than the capacity, nor than has been asked for by then, had nobody ever waited.
+    pub could: f64,
     /// Requests answered well, and soon enough.
     pub good: u32,
     /// Requests answered well, but too late to be counted as good.
@@ -56,6 +58,10 @@ pub struct Second {
     pub probability: f64,
     /// What the law takes for the capacity; 0 without a gate.
     pub measured: f64,
+    /// Requests a second of those inside, as a share of what the site can do; 0 without a gate.
+    pub load: f64,
+    /// Under `observe`: how long a newcomer would wait, in seconds; infinite if the site can do nothing.
+    pub would_wait_s: f64,
     /// The longest of 99 % of this second's answers, in seconds; none if there was no answer.
     pub p99_s: Option<f64>,
 }
@@ -65,7 +71,11 @@ pub struct Second {
 pub struct Figures {
     /// Good answers, as a share of what could have been answered.
     pub goodput: f64,
-    /// Latency of the answers to those inside, in seconds: of a request, from being asked for the first time.
+    /// Pages that came well within `good_within` of when their visitor first asked for them, as a share of the same: what was shed or has
+    /// failed before is part of it, and the waiting room is not.
+    pub in_time: f64,
+    /// Latency of the answers to those inside, in seconds: of single requests, the wait for a slot included. One that was shed or has failed
+    /// is asked for again by a request of its own.
     pub p50_s: f64,
     /// 95 % are not above it.
     pub p95_s: f64,
@@ -85,6 +95,8 @@ pub struct Figures {
     pub too_often: u32,
     /// Visitors who were shown the waiting room.
     pub waited: u32,
+    /// Under `observe`: visitors who would have been shown the waiting room at their first request.
+    pub would_wait: u32,
     /// Visitors who left the waiting room without having been let in.
     pub gave_up: u32,
     /// Wait of those who were shown the waiting room and let in, in seconds.

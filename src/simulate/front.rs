@@ -92,6 +92,9 @@ impl Front {
     }
 
     pub(super) fn ask(&mut self, ask: Ask, draws: u64, request: u32, at: Micros) -> Answer<u32> {
+        if self.gate.regime().observes() {
+            return Answer::Granted(self.slots.take_anyway(ask, halves(draws), moment(at)));
+        }
         self.slots.ask(ask, halves(draws), moment(at), request)
     }
 

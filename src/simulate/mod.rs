@@ -64,6 +64,7 @@ mod tests {
         assert!(with.figures.goodput > 0.9, "{:?}", with.figures);
         assert!(without.figures.goodput < 0.2, "{:?}", without.figures);
         assert_eq!((with.figures.sessions_failed, with.figures.diverted_inside), (0, 0));
+        assert!((with.figures.in_time - with.figures.goodput).abs() < 0.01, "nothing was shed: {:?}", with.figures);
         assert!(with.figures.waited > 100 && with.figures.wait_p50_s > 5.0, "{:?}", with.figures);
         assert!(without.figures.sessions_failed > 0 && without.figures.waited == 0, "{:?}", without.figures);
         assert!(with.seconds.iter().all(|second| second.in_flight <= 4), "the gate holds its slots");
@@ -78,6 +79,38 @@ mod tests {
         let answered: u32 = run.seconds.iter().map(|second| second.good + second.late).sum();
         let wanted: f64 = run.seconds.iter().map(|second| second.demand).sum();
         assert!((f64::from(answered) / wanted - 1.0).abs() < 0.05, "{answered} of {wanted}");
+    }
+
+    #[test]
+    fn a_rehearsal_tells_what_holding_back_would_have_come_to() {
+        // a site that is slow when it is full, and no worse than that: of one that breaks down nothing could be learned
+        let more = |policy: &str| {
+            format!(
+                "- name: a\n  length: 50m\n  measure: {{ from: 30m, to: 50m }}\n  \
+                 site: {{ workers: 4, service: 80ms, congestion: 0, threads: 1000000 }}\n  \
+                 crowd: {{ patience: 24h, timeout: 24h, arrivals: [{{ at: 0s, load: 0.6 }}, {{ at: 30m, load: 1.8 }}, {{ at: 34m, load: 0.6 }}] }}\n  \
+                 policy: '{policy}'\n"
+            )
+        };
+        let run = |policy: &str| gated(&scenario::parse(&more(policy), "test").unwrap().remove(0), 1);
+        let (held, observed) = (run(""), run("admission: { mode: observe }"));
+        let figures = &observed.figures;
+        assert_eq!((figures.waited, figures.shed, figures.too_often, figures.diverted_inside), (0, 0, 0, 0), "nobody is diverted");
+        assert!(observed.seconds.iter().all(|second| second.diverted == 0 && second.queued == 0));
+
+        let (would, did) = (f64::from(figures.would_wait), f64::from(held.figures.waited));
+        assert!((would / did - 1.0).abs() < 0.15, "{would} would have been shown the waiting room, and {did} were");
+        // five visitors a second can be served
+        let waits = |run: &Run, of: fn(&figures::Second) -> f64| run.seconds.iter().map(of).fold(0.0, f64::max);
+        let (would, did) = (waits(&observed, |second| second.would_wait_s), waits(&held, |second| f64::from(second.waiting) / 5.0));
+        assert!((would / did - 1.0).abs() < 0.25, "the longest wait would have been {would} s, and was {did} s");
+        let limited = |run: &Run| {
+            let limited = |second: &&figures::Second| second.probability < 1.0;
+            run.seconds.iter().filter(limited).count() as f64
+        };
+        assert!((limited(&observed) / limited(&held) - 1.0).abs() < 0.2, "{} {}", limited(&observed), limited(&held));
+        let full = |run: &Run| run.seconds[2000..2100].iter().map(|second| second.load).sum::<f64>() / 100.0;
+        assert!((full(&observed) - full(&held)).abs() < 0.05, "{} {}", full(&observed), full(&held));
     }
 
     #[test]
@@ -99,6 +132,7 @@ mod tests {
         let capacity = |second: usize| run.seconds[second].capacity;
         assert!((capacity(170) - 50.0).abs() < 1e-9 && capacity(185).abs() < 1e-9 && (capacity(195) - 50.0).abs() < 1e-9);
         assert!((capacity(245) - 25.0).abs() < 1e-9);
+        assert!(run.figures.shed > 0 && run.figures.in_time < run.figures.goodput - 0.005, "{:?}", run.figures);
         let good = |from: usize, to: usize| run.seconds[from..to].iter().map(|second| second.good).sum::<u32>();
         assert_eq!(good(182, 189), 0);
         assert!(good(200, 230) > 30 * 40, "{}", good(200, 230));

@@ -14,6 +14,7 @@ use super::timeline::{Micros, Timeline};
 use crate::gate::Visit;
 use crate::models::arrivals::{self, Arrivals};
 use crate::models::random::Random;
+use crate::rules::decide::Verdict;
 use crate::rules::slots::{Answer, Ask, Grant};
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, Ticket, VisitorId};
@@ -77,6 +78,8 @@ struct Visitor {
     tab: u32,
     pages_left: u32,
     tries: u32,
+    /// When the page was first asked for; the waiting room begins it anew.
+    wanted: Micros,
     /// Requests of this page that are under way, and parts of it that are still to be asked for.
     open: u32,
     parts_left: u32,
@@ -247,6 +250,8 @@ impl<'a> World<'a> {
             standing.slots = front.slots.total();
             standing.probability = regime.probability();
             standing.measured = regime.law.capacity;
+            standing.load = regime.law.load;
+            standing.would_wait_s = regime.rehearsed.map_or(0.0, |told| told.wait.map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
         }
         if more_slots {
             self.grant();
@@ -324,6 +329,7 @@ impl<'a> World<'a> {
             tab: 0,
             pages_left,
             tries: 0,
+            wanted: self.now,
             open: 0,
             parts_left: 0,
         };
@@ -370,6 +376,9 @@ impl<'a> World<'a> {
         let now = self.now;
         let entropy = self.random.bits();
         let Some(visitor) = self.visitor(id) else { return };
+        if visitor.tries == 0 {
+            visitor.wanted = now;
+        }
         // a tab that was left open beside the one in which the visit goes on: it loads its page, and that is all
         let is_page = !visitor.inside || visitor.tab == tab;
         let Some(front) = &self.front else {
@@ -393,7 +402,10 @@ impl<'a> World<'a> {
             visitor.pass = decision.set_pass.or(visitor.pass);
             visitor.ticket = decision.set_ticket.or(visitor.ticket);
         }
-        if let Some(later) = decision.too_often {
+        if decision.observed && decision.newcomer && decision.verdict == Verdict::Wait {
+            self.book.count(now, |figures| &mut figures.would_wait);
+        }
+        if let Some(later) = decision.too_often.filter(|_| !decision.observed) {
             self.book.count(now, |figures| &mut figures.too_often);
             if is_page {
                 self.tries_again(id, later.as_secs_f64().max(1.0));
@@ -650,6 +662,12 @@ impl<'a> World<'a> {
         let (id, latency, is_page, fails) = (request.visitor, now - request.asked, request.is_page, request.fails);
         if good {
             self.book.answered(now, latency, latency <= good_within);
+            let wanted = self.visitor(id).map_or(now, |visitor| visitor.wanted);
+            // of the parts of a page each is asked for by itself
+            let since = if is_page { now.saturating_sub(wanted) } else { latency };
+            if since <= good_within {
+                self.book.in_time(now);
+            }
         } else {
             self.book.now.failed += 1;
         }
@@ -689,7 +707,7 @@ impl<'a> World<'a> {
                     let number = self.open(id, Ask { open: false, pass: None, counts: false }, false);
                     self.reach_site(number);
                 }
-                Some(decision) if decision.enters() && decision.too_often.is_none() => {
+                Some(decision) if decision.enters() && (decision.observed || decision.too_often.is_none()) => {
                     let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
                     self.take_slot(id, ask, false);
                 }

@@ -3,7 +3,8 @@
 //! One short lock over slots, idle connections and the queue; nothing waits while holding it. A slot is given back when the upstream
 //! has really finished: also when the client has left, which frees no worker of the site.
 //!
-//! Always holds: connections to a server, busy and idle together, are never more than its slots.
+//! Always holds: connections to a server, busy and idle together, are never more than its slots; but for those of who must not be held
+//! up, which are as many as there are such requests.
 
 mod answer;
 mod connection;
@@ -202,6 +203,16 @@ impl Upstream {
     /// Slots of the servers that are in use.
     pub fn slots(&self) -> u32 {
         self.lock().slots.total()
+    }
+
+    /// A slot at once, though none may be free: for who must not be held up.
+    pub fn slot_anyway(self: &Arc<Self>, ask: Ask, worker: usize) -> Slot {
+        let now = self.clock.moment();
+        let mut inner = self.lock();
+        let draws = inner.draw();
+        let grant = inner.slots.take_anyway(ask, draws, now);
+        self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
+        self.slot_of(&mut inner, grant, ask, worker)
     }
 
     /// How the site stands, for the law.

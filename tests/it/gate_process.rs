@@ -178,7 +178,7 @@ fn told_to_end_it_says_so_first_serves_on_and_finishes_what_it_began() {
     until("health to go down", || Some(()).filter(|()| health(&gate) == (503, 503)));
     assert_eq!(gate.admin("/healthz").status, 200, "the process lives");
     assert_eq!(gate.status()["draining"], true);
-    assert!(gate.status()["summary"].as_str().unwrap().contains("The gate is shutting down."));
+    assert!(gate.status()["summary"].as_str().unwrap().contains("The gate is shutting down"));
     let check = scratch.write("check.yaml", &format!("upstream: {{ servers: [http://x] }}\nadmin: {{ listen: {} }}\n", gate.admin));
     let said = run(&["healthcheck"], &check);
     assert_eq!(said.status, Some(1));

@@ -15,6 +15,7 @@ mod gate_keys;
 mod gate_log;
 mod gate_mint;
 mod gate_mode;
+mod gate_observe;
 mod gate_pass;
 mod gate_process;
 mod gate_reload;

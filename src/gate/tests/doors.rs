@@ -4,7 +4,8 @@ use super::super::*;
 use super::world::{Settings, WALL, World, at, gate, policy, visit};
 use crate::rules::concurrency::Timings;
 
-const SITE: Site = Site { in_flight: 0, queued: 0, servers: 1, usage: Usage { counted_s: 0.0, uncounted_s: 0.0, timings: Timings::NONE } };
+const SITE: Site =
+    Site { in_flight: 0, queued: 0, servers: 1, usage: Usage { counted_s: 0.0, uncounted_s: 0.0, over_s: 0.0, timings: Timings::NONE } };
 
 fn by_hand(mode: Mode, until: Option<u64>) -> Option<ByHand> {
     Some(ByHand { mode, until: until.map(|until| at(until).wall) })
@@ -75,6 +76,76 @@ fn observe_counts_and_diverts_nobody() {
     assert!(world.visitors.iter().filter(|visitor| visitor.arrived < 119_000_000).all(|visitor| visitor.entered.is_some()));
     assert!(world.seconds.last().unwrap().regime.limiting, "and says what it would do");
     assert!(world.seconds.last().unwrap().regime.probability() < 1.0);
+}
+
+#[test]
+fn observe_takes_only_those_who_would_be_inside_for_inside() {
+    let gate = gate(1, "admission: { mode: observe }");
+    gate.tick(&SITE, at(1));
+    let enter = |entropy| gate.decide(0, &gate.regime(), &visit(None, entropy), at(1));
+    let first = enter(1);
+    assert!(first.verdict == Verdict::Admit && first.observed && first.set_pass.is_some() && first.newcomer);
+    // a site of one slot is taken to answer one request a second: the others would wait, and go to the site with a ticket
+    for entropy in 2..=1000 {
+        let decision = enter(entropy);
+        let is = (decision.verdict, decision.enters(), decision.set_pass.is_some(), decision.set_ticket.is_some(), decision.counts);
+        assert!(is == (Verdict::Wait, true, false, true, true) || entropy < 4, "{entropy}: {decision:?}");
+    }
+    gate.tick(&SITE, at(2));
+    let regime = gate.regime();
+    let told = regime.rehearsed.unwrap();
+    assert!(told.asked > 100.0 && told.queued < 5.0 && told.has_line(), "{told:?}");
+    assert!(regime.law.newcomers <= 1.0 && regime.limiting && regime.limit == Limit::Committed, "{:?} {:?}", regime.law, regime.limit);
+    assert_eq!(gate.decide(0, &regime, &visit(None, 5000), at(2)).verdict, Verdict::Wait);
+}
+
+#[test]
+fn observe_sheds_and_refuses_nobody_and_tells_who_would_have_been() {
+    let gate = gate(1, "admission: { mode: observe }\nsession: { rate: 60 }");
+    gate.tick(&SITE, at(1));
+    let pass = |id| Some(Pass::admitted(VisitorId(id), WALL));
+    let ask = |id, second| gate.decide(0, &gate.regime(), &Visit { pass: pass(id), ..visit(None, 0) }, at(second));
+    let often: Vec<_> = (0..200).map(|_| ask(1, 1)).collect();
+    assert!(often.iter().all(|decision| decision.enters() && decision.observed && !decision.sheds));
+    assert!(often[0].too_often.is_none() && often[199].too_often.is_some());
+    for id in 2..50 {
+        assert!(ask(id, 1).too_often.is_none());
+    }
+    gate.tick(&SITE, at(2));
+    let late = ask(60, 2);
+    assert!(late.sheds && late.enters() && late.verdict == Verdict::Admit, "fifty requests a second for a site of one: {late:?}");
+    // a mode that holds back ends the rehearsal, whether it is set or comes back by itself
+    gate.set_mode(by_hand(Mode::Auto, Some(4)), at(2));
+    assert!(gate.regime().rehearsed.is_none());
+    let held = ask(61, 2);
+    assert!(!held.sheds && !held.observed, "{held:?}");
+    gate.tick(&SITE, at(4));
+    gate.tick(&SITE, at(5));
+    assert!(gate.regime().observes() && gate.regime().rehearsed.is_some());
+    gate.set_mode(by_hand(Mode::Observe, Some(6)), at(5));
+    let regime = gate.regime.load_full();
+    gate.publish(policy(1, ""), Arc::clone(&regime.keys), Arc::clone(&regime.pages), at(5));
+    gate.tick(&SITE, at(6));
+    assert!(!gate.regime().observes() && gate.regime().rehearsed.is_none());
+}
+
+#[test]
+fn a_draw_can_be_retold_by_what_a_decision_says_of_it() {
+    let world = crowd("");
+    let regime = world.gate.regime.load_full();
+    let (mut won, mut lost) = (0, 0);
+    for id in 0..3000_u64 {
+        let ticket = Ticket { id: VisitorId(id.wrapping_mul(0x9e37_79b9_7f4a_7c15)), issued: at(60).wall, seen: at(178).wall, won: false };
+        let decision = world.gate.decide(0, &regime, &visit(Some(ticket), id), world.now());
+        let drawn = decision.drawn.unwrap();
+        assert!((0.0..1.0).contains(&drawn.draw) && drawn.probability < 1.0 && drawn.weight >= 2.0, "{drawn:?}");
+        let wins = drawn.draw < drawn.probability * drawn.weight;
+        assert_eq!(wins, matches!(decision.reason, Reason::Drew | Reason::NoToken), "{decision:?}");
+        *(if wins { &mut won } else { &mut lost }) += 1;
+    }
+    assert!(won > 0 && lost > 0, "{won} {lost}");
+    let none = world.gate.decide(0, &regime, &visit(None, 9), world.now());
+    assert!(none.drawn.is_none() && none.newcomer, "without a ticket nobody draws");
 }
 
 // routes and passes
@@ -183,7 +254,7 @@ fn a_machine_that_stood_still_lets_no_crowd_in_and_is_itself_again_in_seconds() 
             gate.decide(0, &gate.regime(), &visit(Some(ticket), id), at(second));
         }
         (0..good).for_each(|_| gate.answered(0, true));
-        let usage = Usage { counted_s: used, uncounted_s: 0.0, ..Usage::default() };
+        let usage = Usage { counted_s: used, ..Usage::default() };
         gate.tick(&Site { in_flight: 16, queued: 20, servers: 1, usage }, at(second));
         (gate.regime.load_full(), gate.tokens.load(Ordering::Relaxed))
     };
@@ -235,7 +306,12 @@ fn policies_at_their_bounds_do_not_stop_the_ticker() {
             for (index, step) in [1, 1, 60, 86_400, 1, 31_536_000, 1].into_iter().enumerate() {
                 now.mono = now.mono.plus(Duration::from_secs(step));
                 now.wall = UnixTime::from_secs([0, 1, 4_000_000_000][index % 3]);
-                let usage = Usage { counted_s: extremes[index % 4], uncounted_s: extremes[(index + 1) % 4], ..Usage::default() };
+                let usage = Usage {
+                    counted_s: extremes[index % 4],
+                    uncounted_s: extremes[(index + 1) % 4],
+                    over_s: extremes[(index + 2) % 4],
+                    ..Usage::default()
+                };
                 gate.seen[0].good.store(u32::MAX, Ordering::Relaxed);
                 gate.seen[0].answers.store(u32::MAX, Ordering::Relaxed);
                 gate.tick(&Site { in_flight: u32::MAX, queued: usize::MAX, servers: [0, u32::MAX][index % 2], usage }, now);

@@ -153,12 +153,7 @@ fn a_silent_dead_site_is_probed_at_the_probe_rate_and_comes_back() {
 fn a_silent_site_without_capacity_gets_one_newcomer_in_five_seconds() {
     let gate = gate(16, "");
     // a minute in which every slot hung
-    let hung = |second: f64| Site {
-        in_flight: 16,
-        servers: 1,
-        usage: Usage { counted_s: 16.0 * second, uncounted_s: 0.0, ..Usage::default() },
-        queued: 0,
-    };
+    let hung = |second: f64| Site { in_flight: 16, servers: 1, usage: Usage { counted_s: 16.0 * second, ..Usage::default() }, queued: 0 };
     for second in 1..=70_u32 {
         gate.tick(&hung(f64::from(second)), at(u64::from(second)));
     }

@@ -358,6 +358,10 @@ impl World {
     }
 
     fn take_slot(&mut self, visitor: usize, ask: Ask) {
+        if self.gate.regime.load().observes() {
+            let server = self.slots.take_anyway(ask, [0, 0], Moment::from_micros(self.now_us));
+            return self.send(visitor, server, ask);
+        }
         match self.slots.ask(ask, [0, 0], Moment::from_micros(self.now_us), (visitor, ask)) {
             Answer::Granted(slot) => self.send(visitor, slot, ask),
             Answer::Queued(number) => {

@@ -165,7 +165,7 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     let line = regime.line();
     metrics.set(Gauge::LineTimestamp, line.map_or(0.0, |(at, _)| to_f64(at.as_millis()) / 1000.0));
     metrics.set(Gauge::LineLength, line.map_or(0.0, |(_, length)| to_f64(length)));
-    metrics.set(Gauge::ExpectedWait, regime.expected_wait(shared.clock.now().wall).map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
+    metrics.set(Gauge::ExpectedWait, regime.expected_wait().map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
     metrics.set(Gauge::UpstreamInFlight, f64::from(site.in_flight));
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));

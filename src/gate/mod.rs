@@ -27,6 +27,7 @@ use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::line::{IssueClock, Position};
+use crate::rules::outlook::{Crowd as DrawingCrowd, Outlook};
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::slots::{Appointments, Usage};
@@ -135,6 +136,8 @@ struct Control {
     tokens: Tokens,
     sums: Sums,
     last_epoch: LastEpoch,
+    /// As last measured.
+    crowd: DrawingCrowd,
     /// Since when those who stood in a saved line have been coming back.
     restored: Option<Moment>,
     usage: Usage,
@@ -146,6 +149,25 @@ struct Control {
 }
 
 impl Control {
+    /// Until everyone has come back at a new pace, the crowd is counted for more or less than it is.
+    fn is_settling(&self, epoch: Duration, now: Now) -> bool {
+        self.stretched.is_some_and(|since| now.mono.since(since) < epoch * SETTLED_AFTER)
+    }
+
+    /// The crowd that draws, as it goes by and large.
+    fn measure(&mut self, sum: &Sum, tickets: f64, entering: f64, seconds: f64, epoch: Duration, now: Now) -> DrawingCrowd {
+        let &Sum { weights, squares, .. } = sum;
+        if self.is_settling(epoch, now) {
+            self.crowd = DrawingCrowd { entering, epoch_s: epoch.as_secs_f64(), ..self.crowd.later(seconds) };
+            return self.crowd;
+        }
+        let growth = (tickets - self.crowd.tickets) / seconds;
+        let forgotten = 1.0 - (-seconds / GROWTH.as_secs_f64()).exp();
+        let tickets_growth = self.crowd.tickets_growth + (growth - self.crowd.tickets_growth) * forgotten;
+        self.crowd = DrawingCrowd { tickets, tickets_growth, weights, squares, entering, epoch_s: epoch.as_secs_f64() };
+        self.crowd
+    }
+
     fn pace(&self, mode: Mode, held: f64, policy: &Policy, epoch: Duration, now: Now) -> Pace {
         // a crowd that stood in a saved line comes back as it was told to
         let returning = self.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
@@ -167,8 +189,9 @@ impl Gate {
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
-        let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
-        let odds = Recent::new(now.wall, usual_odds);
+        let odds = Recent::new(now.wall, fixed_odds(mode.mode).unwrap_or(1.0));
+        let epoch = policy.waiting_room.refresh;
+        let outlook = regime::outlook(mode.mode, epoch, &Arc::new(Outlook::fixed(1.0, epoch)));
         let clock = IssueClock::new(now, remembered.line.map(|line| line.clock));
         // who stood in a line of long ago has lost the place
         let holds = decide::ticket_holds(policy.waiting_room.refresh_max);
@@ -191,7 +214,7 @@ impl Gate {
             active: 0,
             tick_began: now.wall,
             odds,
-            usual_odds,
+            outlook,
             usual_rate: capacity,
             entering: capacity,
             held: 0.0,
@@ -213,6 +236,7 @@ impl Gate {
                 tokens: Tokens::default(),
                 sums,
                 last_epoch: LastEpoch::default(),
+                crowd: DrawingCrowd::default(),
                 restored: saved.map(|_| now.mono),
                 usage: Usage::default(),
                 ticked: now.mono,
@@ -462,7 +486,8 @@ impl Gate {
         let settings = Settings { queue_wait: policy.admission.queue_wait, probe_rate: policy.admission.probe_rate };
         let law = control.controller.tick(&reading, &settings);
 
-        let Sum { weights, tickets: waiting, returned } = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let sum = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let Sum { weights, tickets: waiting, returned, .. } = sum;
         let mut line = old.line.clone();
         line.clock.tick(now);
         let position = Position::at(line.clock.at(now.wall));
@@ -477,8 +502,12 @@ impl Gate {
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
         let usual_rate = old.usual_rate + (law.newcomers - old.usual_rate) * forgotten;
-        let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(usual_rate, epoch, 0.0, weights));
         let entering = old.entering + (f64::from(reading.admitted) / seconds - old.entering) * forgotten;
+        let outlook = fixed_odds(mode.mode).map_or_else(
+            || Outlook::of(&control.measure(&sum, line.attending.count(), entering, seconds, epoch, now)),
+            |odds| Outlook::fixed(odds, epoch),
+        );
+        let outlook = Arc::new(outlook);
 
         self.refill(&mut control, law.newcomers, seconds);
         if turned_away > 0 {
@@ -503,7 +532,7 @@ impl Gate {
             active: active as u64,
             tick_began: now.wall,
             odds,
-            usual_odds,
+            outlook,
             usual_rate,
             entering,
             held,
@@ -515,8 +544,7 @@ impl Gate {
 
     /// The length of epochs from now on.
     fn stretch(&self, control: &mut Control, old: &Regime, waiting: f64, now: Now) -> Duration {
-        // until everyone has come back at the new pace, the crowd is counted for more or less than it is
-        if control.stretched.is_some_and(|since| now.mono.since(since) < old.epoch * SETTLED_AFTER) {
+        if control.is_settling(old.epoch, now) {
             return old.epoch;
         }
         let room = &old.policy.waiting_room;
@@ -563,7 +591,7 @@ impl Gate {
         self.regime.store(Arc::new(Regime {
             promised,
             odds: with_mode(&old.odds, mode.mode, epoch, now),
-            usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
+            outlook: regime::outlook(mode.mode, epoch, &old.outlook),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
             policy,
@@ -582,8 +610,8 @@ impl Gate {
         let old = self.regime.load_full();
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
-        let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
-        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, ..Regime::clone(&old) }));
+        let outlook = regime::outlook(mode.mode, old.epoch, &old.outlook);
+        self.regime.store(Arc::new(Regime { mode, odds, outlook, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.
@@ -638,6 +666,9 @@ fn draws_in(regime: &Regime, staked: &Staked) -> bool {
 
 /// The tick of the law.
 pub const TICK: Duration = Duration::from_secs(1);
+
+/// The memory of how fast the crowd grows: a surge shows in it within seconds.
+const GROWTH: Duration = Duration::from_secs(5);
 
 /// The memory of the rate that waits are told from.
 const USUAL: Duration = Duration::from_secs(30);

@@ -35,7 +35,7 @@ impl Epoch {
 
 /// What is added to a ticket's weight in this time of attendance. Linear ageing: the simulated wait of 95 % is that of a plain
 /// lottery, the longest wait a tenth shorter, and the odds can be told in one sentence.
-const AGEING: Duration = Duration::from_secs(60);
+pub const AGEING: Duration = Duration::from_secs(60);
 
 /// The most that a ticket weighs: an hour of attendance. Beyond, weights of a day-old crowd would drown every newcomer.
 const WEIGHT_MAX: f64 = 61.0;
@@ -176,15 +176,6 @@ pub fn stretch(current: Duration, waiting: f64, refresh: Duration, refresh_max: 
     length
 }
 
-/// How long a ticket still waits, if the odds stay as they are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wait {
-    /// Half of those like it are in within this.
-    pub half: Duration,
-    /// Nine of ten are in within this.
-    pub nine_of_ten: Duration,
-}
-
 /// Whether weights grow with attendance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
@@ -192,33 +183,6 @@ pub enum Weights {
     Growing,
     /// Each is 1: the operator's odds are the odds.
     Even,
-}
-
-/// The wait of a ticket that was given at `issued`; `None` while no one is let in.
-#[must_use]
-pub fn wait(odds: f64, weights: Weights, issued: UnixTime, now: UnixTime, epoch: Duration) -> Option<Wait> {
-    if odds <= 0.0 {
-        return None;
-    }
-    let (weight, growth) = match weights {
-        Weights::Growing => (weight(issued, now), epoch.as_secs_f64() / AGEING.as_secs_f64()),
-        Weights::Even => (1.0, 0.0),
-    };
-    let quantile = |outside| quantile(odds * weight, growth / weight, epoch, outside);
-    Some(Wait { half: quantile(0.5)?, nine_of_ten: quantile(0.1)? })
-}
-
-/// The time after which the chance to be still outside is `outside`.
-///
-/// Of n draws whose chances grow by the share g each, the chance to lose all is about exp(-λ (n + g n² / 2)), where
-/// λ = -ln(1 - chance): solved for n.
-fn quantile(chance: f64, growth: f64, epoch: Duration, outside: f64) -> Option<Duration> {
-    let rate = -(-chance.min(1.0 - 1e-9)).ln_1p();
-    let needed = -outside.ln() / rate;
-    // (sqrt(1 + 2 g x) - 1) / g, in the form that holds for g = 0
-    let draws = 2.0 * needed / ((1.0 + 2.0 * growth * needed).sqrt() + 1.0);
-    // the next draw is half an epoch away on average, and the first half of an epoch is part of every wait
-    Duration::try_from_secs_f64((draws.max(0.5)) * epoch.as_secs_f64()).ok()
 }
 
 #[cfg(test)]
@@ -366,38 +330,5 @@ mod tests {
         assert_eq!(stretch(twenty, 19_000.0, short, long), twenty, "not halved at the edge");
         assert_eq!(stretch(twenty, 5_000.0, short, long), short);
         assert_eq!(stretch(Duration::from_secs(300), 0.0, short, long), short, "a new policy holds at once");
-    }
-
-    #[test]
-    fn the_wait_of_steady_odds_is_that_of_repeated_draws() {
-        // played out: a crowd of tickets against odds of 2 %, with growing weights
-        for odds in [0.002, 0.02, 0.3] {
-            for weights in [Weights::Growing, Weights::Even] {
-                let wait = wait(odds, weights, at(0), at(0), E).unwrap();
-                let mut outside = 1.0;
-                let (mut half, mut nine) = (None, None);
-                for draw in 0..100_000u32 {
-                    let age = f64::from(draw) * 10.0;
-                    let grown = if weights == Weights::Growing { 1.0 + age / 60.0 } else { 1.0 };
-                    outside *= 1.0 - (odds * grown).min(1.0);
-                    let time = age + 10.0;
-                    if outside <= 0.5 && half.is_none() {
-                        half = Some(time);
-                    }
-                    if outside <= 0.1 && nine.is_none() {
-                        nine = Some(time);
-                        break;
-                    }
-                }
-                let (half, nine) = (half.unwrap(), nine.unwrap());
-                assert!((wait.half.as_secs_f64() - half).abs() <= 0.15 * half + 10.0, "{odds}: {wait:?} against {half}");
-                assert!((wait.nine_of_ten.as_secs_f64() - nine).abs() <= 0.15 * nine + 10.0, "{odds}: {wait:?} against {nine}");
-            }
-        }
-    }
-
-    #[test]
-    fn nobody_can_say_how_long_while_no_one_is_let_in() {
-        assert_eq!(wait(0.0, Weights::Growing, at(0), at(0), E), None);
     }
 }

@@ -9,6 +9,7 @@ pub mod health;
 pub mod keyring;
 pub mod line;
 pub mod negotiate;
+pub mod outlook;
 pub mod policy;
 pub mod rate;
 pub mod routes;

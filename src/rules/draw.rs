@@ -331,4 +331,62 @@ mod tests {
         assert_eq!(stretch(twenty, 5_000.0, short, long), short);
         assert_eq!(stretch(Duration::from_secs(300), 0.0, short, long), short, "a new policy holds at once");
     }
+
+    /// What ageing does, and why it is linear. Played out: for a quarter of an hour 36 a second come and 20 enter, then 12 come; nobody
+    /// leaves. `cargo test ageing -- --nocapture` prints the figures.
+    #[test]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ranks of a test")]
+    fn ageing_shortens_the_longest_waits_at_the_cost_of_the_median() {
+        let minutes = |age_s: f64| 1.0 + age_s / AGEING.as_secs_f64();
+        let laws: [(&str, fn(f64) -> f64); 3] =
+            [("none", |_| 1.0), ("linear", |minutes| minutes), ("quadratic", |minutes| minutes * minutes)];
+        let found = laws.map(|(name, law)| {
+            let waits = played(|age_s| law(minutes(age_s)));
+            let of = |share: f64| waits[((waits.len() - 1) as f64 * share).round() as usize];
+            let (p50, p95, p99, longest) = (of(0.5), of(0.95), of(0.99), of(1.0));
+            let over_15 = waits.iter().filter(|wait| **wait > 900.0).count() as f64 / waits.len() as f64;
+            println!(
+                "ageing {name}: p50 {p50:.0} s, p95 {p95:.0}, p99 {p99:.0}, longest {longest:.0}, {:.1} % over 15 min",
+                100.0 * over_15
+            );
+            (p50, p99, longest)
+        });
+        for pair in found.windows(2) {
+            let (less, more) = (pair[0], pair[1]);
+            assert!(more.0 > less.0 && more.1 < less.1 && more.2 < less.2, "{found:?}");
+        }
+        // the second step costs about as much as the first, and gains a fraction of it
+        assert!(found[0].1 - found[1].1 > 2.0 * (found[1].1 - found[2].1), "{found:?}");
+    }
+
+    /// The waits, sorted.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ranks and seconds of a test")]
+    fn played(weight: impl Fn(f64) -> f64) -> Vec<f64> {
+        let mut state = 11_u64;
+        let mut unit = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            f64::from(u32::try_from(state >> 33).unwrap()) / f64::from(1_u32 << 31)
+        };
+        // when each came; its epochs begin ten seconds apart
+        let mut crowd: Vec<f64> = Vec::new();
+        let mut waits = Vec::new();
+        for second in 1..4000_u32 {
+            let now = f64::from(second);
+            let sum: f64 = crowd.iter().map(|came| weight(now - came)).sum();
+            let odds = odds(20.0, E, 0.0, sum);
+            crowd.retain(|came| {
+                let age = now - came;
+                let draws = (age as u64).is_multiple_of(E.as_secs());
+                if draws && unit() < odds * weight(age) {
+                    waits.push(age);
+                    return false;
+                }
+                true
+            });
+            let arriving = if second < 900 { 36 } else { 12 };
+            crowd.extend((0..arriving).map(|_| now - unit()));
+        }
+        waits.sort_by(f64::total_cmp);
+        waits
+    }
 }

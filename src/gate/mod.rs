@@ -6,6 +6,7 @@
 //! Absent: clocks, sockets, files, and randomness (`entropy` is an argument), so that a simulation drives this very code.
 
 mod attending;
+mod control;
 mod crowd;
 mod keyed;
 mod regime;
@@ -38,10 +39,11 @@ pub use regime::{ByHand, ModeInForce, Regime};
 pub use visit::{Decision, Visit};
 
 use attending::{CheckedIn, LastEpoch};
+use control::{Control, Seen};
 use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
 use regime::{Staked, fixed_odds, mode_in_force, whole, with_mode};
-use standing::{LineInForce, Pace};
+use standing::LineInForce;
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,35 +87,6 @@ pub struct RememberedLine {
     pub clock: UnixTime,
 }
 
-/// What a worker has seen, appended by its requests and read by the ticker. One a worker, on cache lines of its own.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Seen {
-    good: AtomicU32,
-    answers: AtomicU32,
-    sent: AtomicU32,
-    /// By how many ticks ago the visitor was admitted.
-    by_age: [AtomicU32; AGES],
-    returning: AtomicU32,
-    admitted: AtomicU32,
-    turned_away: AtomicU32,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        let zero = || AtomicU32::new(0);
-        Self {
-            good: zero(),
-            answers: zero(),
-            sent: zero(),
-            by_age: [const { AtomicU32::new(0) }; AGES],
-            returning: zero(),
-            admitted: zero(),
-            turned_away: zero(),
-        }
-    }
-}
-
 /// The gate. One, shared by all threads.
 pub struct Gate {
     regime: ArcSwap<Regime>,
@@ -128,51 +101,6 @@ pub struct Gate {
     /// Who was admitted before this is not known to the profile.
     started: UnixTime,
     control: Mutex<Control>,
-}
-
-/// The memory of the ticker and of `publish`; never touched by a request.
-struct Control {
-    controller: Controller,
-    tokens: Tokens,
-    sums: Sums,
-    last_epoch: LastEpoch,
-    /// As last measured.
-    crowd: DrawingCrowd,
-    /// Since when those who stood in a saved line have been coming back.
-    restored: Option<Moment>,
-    usage: Usage,
-    ticked: Moment,
-    /// Since when epochs have another length than at the start.
-    stretched: Option<Moment>,
-    /// When a newcomer was last turned away.
-    turned_away: Moment,
-}
-
-impl Control {
-    /// Until everyone has come back at a new pace, the crowd is counted for more or less than it is.
-    fn is_settling(&self, epoch: Duration, now: Now) -> bool {
-        self.stretched.is_some_and(|since| now.mono.since(since) < epoch * SETTLED_AFTER)
-    }
-
-    /// The crowd that draws, as it goes by and large.
-    fn measure(&mut self, sum: &Sum, tickets: f64, entering: f64, seconds: f64, epoch: Duration, now: Now) -> DrawingCrowd {
-        let &Sum { weights, squares, .. } = sum;
-        if self.is_settling(epoch, now) {
-            self.crowd = DrawingCrowd { entering, epoch_s: epoch.as_secs_f64(), ..self.crowd.later(seconds) };
-            return self.crowd;
-        }
-        let growth = (tickets - self.crowd.tickets) / seconds;
-        let forgotten = 1.0 - (-seconds / GROWTH.as_secs_f64()).exp();
-        let tickets_growth = self.crowd.tickets_growth + (growth - self.crowd.tickets_growth) * forgotten;
-        self.crowd = DrawingCrowd { tickets, tickets_growth, weights, squares, entering, epoch_s: epoch.as_secs_f64() };
-        self.crowd
-    }
-
-    fn pace(&self, mode: Mode, held: f64, policy: &Policy, epoch: Duration, now: Now) -> Pace {
-        // a crowd that stood in a saved line comes back as it was told to
-        let returning = self.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
-        Pace { mode, held, all_counted: !returning, epoch }
-    }
 }
 
 impl std::fmt::Debug for Gate {
@@ -667,14 +595,8 @@ fn draws_in(regime: &Regime, staked: &Staked) -> bool {
 /// The tick of the law.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// The memory of how fast the crowd grows: a surge shows in it within seconds.
-const GROWTH: Duration = Duration::from_secs(5);
-
 /// The memory of the rate that waits are told from.
 const USUAL: Duration = Duration::from_secs(30);
 
 /// Limiting ends when there is room, and nobody was turned away for so long: at the edge of the capacity someone is every few seconds.
 const LIMITING_KEPT: Duration = Duration::from_secs(5);
-
-/// So many epochs after their length has changed, the crowd is counted as it is again.
-const SETTLED_AFTER: u32 = 2;

@@ -151,7 +151,7 @@ impl Outlook {
             (None, _) => 0.0,
             (Some(_), None) => HORIZON_S,
         };
-        Duration::try_from_secs_f64(time_s + self.delay_s).unwrap_or(Duration::from_secs_f64(HORIZON_S))
+        Duration::try_from_secs_f64(time_s + self.delay_s).unwrap_or(HORIZON)
     }
 }
 
@@ -164,6 +164,7 @@ fn certain(chance: f64) -> f64 {
 
 /// Beyond this nobody is told a figure.
 const HORIZON_S: f64 = 4.0 * 3600.0;
+const HORIZON: Duration = Duration::from_secs(4 * 3600);
 
 /// Steps grow with the time that they are ahead: a hundred of them reach the horizon.
 const STEP: f64 = 0.1;

@@ -33,18 +33,21 @@ pub fn row(runs: &[&Run]) -> String {
     let same_minute: Vec<f64> = runs.iter().filter_map(|run| run.figures.wait_spread).collect();
     let inversion = mean(&|figures| figures.inversion_max_s);
     row.push_str(&format!(" {} | {inversion:.0} |", mean_of(&same_minute, 2)));
-    let told: [&dyn Fn(&Figures) -> Option<f64>; 3] = [&|f| f.told_half, &|f| f.told_nine_of_ten, &|f| f.told_error_p50];
+    let told: [Known<f64>; 3] = [|f| f.told_half, |f| f.told_nine_of_ten, |f| f.told_error_p50];
     for of in told {
         let known: Vec<f64> = runs.iter().filter_map(|run| of(&run.figures).map(|share| 100.0 * share)).collect();
         row.push_str(&format!(" {} |", mean_of(&known, 1)));
     }
-    let ahead: [&dyn Fn(&Figures) -> Option<Ahead>; 2] = [&|f| f.reloaders_ahead, &|f| f.churners_ahead];
+    let ahead: [Known<Ahead>; 2] = [|f| f.reloaders_ahead, |f| f.churners_ahead];
     for of in ahead {
         let known: Vec<Ahead> = runs.iter().filter_map(|run| of(&run.figures)).collect();
         row.push_str(&joined(&known).map_or_else(|| " – |".to_owned(), |(ratio, error)| format!(" {ratio:.3} ± {error:.3} |")));
     }
     row + &format!(" {} |\n", mean_of(&limiting, 1))
 }
+
+/// A figure that not every run has.
+type Known<T> = fn(&Figures) -> Option<T>;
 
 /// The mean of several ratios, and its standard error.
 fn joined(ahead: &[Ahead]) -> Option<(f64, f64)> {
@@ -107,10 +110,10 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
         for (what, is, bounds) in told {
             let Some((least, most)) = bounds else { continue };
             let is = is.map_or(f64::NAN, round);
-            if !(is >= least.0) {
+            if is < least.0 || is.is_nan() {
                 fault(what, is, "below", least.0);
             }
-            if !(is <= most.0) {
+            if is > most.0 {
                 fault(what, is, "above", most.0);
             }
         }
@@ -127,9 +130,9 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
             }
         }
     }
-    let gains: [(&str, &dyn Fn(&Figures) -> Option<Ahead>, _); 2] = [
-        ("reloaders_ahead", &|f| f.reloaders_ahead, expect.reloaders_ahead),
-        ("churners_ahead", &|f| f.churners_ahead, expect.churners_ahead),
+    let gains: [(&str, Known<Ahead>, _); 2] = [
+        ("reloaders_ahead", |f| f.reloaders_ahead, expect.reloaders_ahead),
+        ("churners_ahead", |f| f.churners_ahead, expect.churners_ahead),
     ];
     for (what, of, most) in gains {
         let Some(most) = most else { continue };

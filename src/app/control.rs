@@ -186,7 +186,7 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     let line = regime.line();
     metrics.set(Gauge::LineTimestamp, line.map_or(0.0, |(at, _)| to_f64(at.as_millis()) / 1000.0));
     metrics.set(Gauge::LineLength, line.map_or(0.0, |(_, length)| to_f64(length)));
-    metrics.set(Gauge::ExpectedWait, regime.expected_wait(shared.clock.now().wall).map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
+    metrics.set(Gauge::ExpectedWait, regime.expected_wait().map_or(f64::INFINITY, |wait| wait.as_secs_f64()));
     let wait_s = |wait: Option<Duration>| wait.map_or(f64::INFINITY, |wait| wait.as_secs_f64());
     metrics.set(Gauge::ObservedDemand, regime.rehearsed.map_or(0.0, |rehearsed| rehearsed.asked));
     metrics.set(Gauge::ObservedWait, regime.rehearsed.map_or(0.0, |rehearsed| wait_s(rehearsed.wait)));

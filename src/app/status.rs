@@ -86,7 +86,7 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "waiting": regime.waiting,
         "order": regime.order().name(),
         "line": line(regime),
-        "expected_wait_s": regime.expected_wait(now.wall).map(|wait| wait.as_secs()),
+        "expected_wait_s": regime.expected_wait().map(|wait| wait.as_secs()),
         "epoch_s": regime.epoch.as_secs(),
         "max_in_flight": {
             "now": regime.server_limit.per_server,

@@ -27,6 +27,7 @@ pub(super) struct Crowd {
     maps: Vec<Bits>,
     held: Bits,
     weights: AtomicU64,
+    squares: AtomicU64,
     tickets: AtomicU64,
     returned: AtomicU64,
 }
@@ -60,6 +61,7 @@ impl Crowd {
             maps: (0..MAPS).map(|_| Bits::new(BITS)).collect(),
             held: Bits::new(HELD_BITS),
             weights: AtomicU64::new(0),
+            squares: AtomicU64::new(0),
             tickets: AtomicU64::new(0),
             returned: AtomicU64::new(0),
         }
@@ -70,6 +72,7 @@ impl Crowd {
         let first = self.maps[index(generation(epoch.began, length))].insert(id);
         if first {
             self.weights.fetch_add(fixed(weight), Ordering::Relaxed);
+            self.squares.fetch_add(fixed(weight * weight), Ordering::Relaxed);
             self.tickets.fetch_add(1, Ordering::Relaxed);
             self.returned.fetch_add(u64::from(returned), Ordering::Relaxed);
         }
@@ -89,7 +92,8 @@ impl Crowd {
     #[expect(clippy::cast_precision_loss, reason = "sums of one tick")]
     fn take(&self) -> Sum {
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed) as f64;
-        Sum { weights: take(&self.weights) / UNIT, tickets: take(&self.tickets), returned: take(&self.returned) }
+        let (weights, squares) = (take(&self.weights) / UNIT, take(&self.squares) / UNIT);
+        Sum { weights, squares, tickets: take(&self.tickets), returned: take(&self.returned) }
     }
 
     fn clear(&self, map: u64) {
@@ -102,6 +106,8 @@ impl Crowd {
 pub(super) struct Sum {
     /// What they weigh together.
     pub(super) weights: f64,
+    /// The sum of the squares of their weights.
+    pub(super) squares: f64,
     pub(super) tickets: f64,
     /// Tickets that have come back in an epoch after that in which they were issued: whoever throws tickets away and takes new ones is
     /// not the crowd that the refresh interval is made for.
@@ -112,6 +118,7 @@ impl Sum {
     fn plus(self, other: Self, share: f64) -> Self {
         Self {
             weights: self.weights + other.weights * share,
+            squares: self.squares + other.squares * share,
             tickets: self.tickets + other.tickets * share,
             returned: self.returned + other.returned * share,
         }

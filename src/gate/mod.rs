@@ -6,6 +6,7 @@
 //! Absent: clocks, sockets, files, and randomness (`entropy` is an argument), so that a simulation drives this very code.
 
 mod attending;
+mod control;
 mod crowd;
 mod keyed;
 mod regime;
@@ -30,6 +31,7 @@ use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::limit::Limit;
 use crate::rules::line::{IssueClock, Position};
+use crate::rules::outlook::{Crowd as DrawingCrowd, Outlook};
 use crate::rules::policy::{MaxInFlight, Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::rehearsal::Rehearsal;
@@ -41,10 +43,11 @@ pub use regime::{ByHand, ModeInForce, Regime};
 pub use visit::{Decision, Drawn, Visit};
 
 use attending::{CheckedIn, LastEpoch};
+use control::{Control, Seen};
 use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
 use regime::{Staked, fixed_odds, mode_in_force, whole, with_mode};
-use standing::{LineInForce, Pace};
+use standing::LineInForce;
 
 /// How the site stands, read by the ticker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -90,42 +93,6 @@ pub struct RememberedLine {
     pub clock: UnixTime,
 }
 
-/// What a worker has seen, appended by its requests and read by the ticker. One a worker, on cache lines of its own.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Seen {
-    good: AtomicU32,
-    answers: AtomicU32,
-    sent: AtomicU32,
-    /// By how many ticks ago the visitor was admitted.
-    by_age: [AtomicU32; AGES],
-    returning: AtomicU32,
-    admitted: AtomicU32,
-    turned_away: AtomicU32,
-    /// Under `observe`: requests of those who would wait, of those inside that would have been shed, and newcomers.
-    outside: AtomicU32,
-    sheds: AtomicU32,
-    newcomers: AtomicU32,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        let zero = || AtomicU32::new(0);
-        Self {
-            good: zero(),
-            answers: zero(),
-            sent: zero(),
-            by_age: [const { AtomicU32::new(0) }; AGES],
-            returning: zero(),
-            admitted: zero(),
-            turned_away: zero(),
-            outside: zero(),
-            sheds: zero(),
-            newcomers: zero(),
-        }
-    }
-}
-
 /// The gate. One, shared by all threads.
 pub struct Gate {
     regime: ArcSwap<Regime>,
@@ -140,32 +107,6 @@ pub struct Gate {
     /// Who was admitted before this is not known to the profile.
     started: UnixTime,
     control: Mutex<Control>,
-}
-
-/// The memory of the ticker and of `publish`; never touched by a request.
-struct Control {
-    controller: Controller,
-    concurrency: Concurrency,
-    tokens: Tokens,
-    sums: Sums,
-    last_epoch: LastEpoch,
-    /// Since when those who stood in a saved line have been coming back.
-    restored: Option<Moment>,
-    usage: Usage,
-    rehearsal: Rehearsal,
-    ticked: Moment,
-    /// Since when epochs have another length than at the start.
-    stretched: Option<Moment>,
-    /// When a newcomer was last turned away.
-    turned_away: Moment,
-}
-
-impl Control {
-    fn pace(&self, mode: Mode, held: f64, policy: &Policy, epoch: Duration, now: Now) -> Pace {
-        // a crowd that stood in a saved line comes back as it was told to
-        let returning = self.restored.is_some_and(|since| now.mono.since(since) < policy.waiting_room.refresh_max);
-        Pace { mode, held, all_counted: !returning, epoch }
-    }
 }
 
 impl std::fmt::Debug for Gate {
@@ -184,8 +125,9 @@ impl Gate {
         let controller = Controller::new(remembered.capacity);
         let capacity = controller.capacity().unwrap_or_else(|| f64::from(slots));
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
-        let usual_odds = fixed_odds(mode.mode).unwrap_or(1.0);
-        let odds = Recent::new(now.wall, usual_odds);
+        let odds = Recent::new(now.wall, fixed_odds(mode.mode).unwrap_or(1.0));
+        let epoch = policy.waiting_room.refresh;
+        let outlook = regime::outlook(mode.mode, epoch, &Arc::new(Outlook::fixed(1.0, epoch)));
         let clock = IssueClock::new(now, remembered.line.map(|line| line.clock));
         // who stood in a line of long ago has lost the place
         let holds = decide::ticket_holds(policy.waiting_room.refresh_max);
@@ -206,13 +148,13 @@ impl Gate {
             law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, requests: capacity, ..Law::default() },
             limiting: false,
             measured: controller.capacity().is_some(),
-            limit: Limit::of(&Law::default(), mode.mode, usual_odds),
+            limit: Limit::of(&Law::default(), mode.mode, odds.current()),
             rehearsed: None,
             waiting: 0,
             active: 0,
             tick_began: now.wall,
             odds,
-            usual_odds,
+            outlook,
             usual_rate: capacity,
             entering: capacity,
             held: 0.0,
@@ -235,6 +177,7 @@ impl Gate {
                 tokens: Tokens::default(),
                 sums,
                 last_epoch: LastEpoch::default(),
+                crowd: DrawingCrowd::default(),
                 restored: saved.map(|_| now.mono),
                 usage: Usage::default(),
                 rehearsal: Rehearsal::default(),
@@ -513,7 +456,8 @@ impl Gate {
         let law = control.controller.tick(&reading, &settings);
         let law = rehearsed.map_or(law, |rehearsed| rehearsed.law(law));
 
-        let Sum { weights, tickets: waiting, returned } = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let sum = control.sums.tick(&self.crowd, old.epoch, seconds, now.wall);
+        let Sum { weights, tickets: waiting, returned, .. } = sum;
         let mut line = old.line.clone();
         line.clock.tick(now);
         let position = Position::at(line.clock.at(now.wall));
@@ -530,8 +474,12 @@ impl Gate {
         odds.push(now.wall, value, epoch);
         let forgotten = 1.0 - (-seconds / USUAL.as_secs_f64()).exp();
         let usual_rate = old.usual_rate + (law.newcomers - old.usual_rate) * forgotten;
-        let usual_odds = fixed_odds(mode.mode).unwrap_or_else(|| draw::odds(usual_rate, epoch, 0.0, weights));
         let entering = old.entering + (f64::from(reading.admitted) / seconds - old.entering) * forgotten;
+        let outlook = fixed_odds(mode.mode).map_or_else(
+            || Outlook::of(&control.measure(&sum, line.attending.count(), entering, seconds, epoch, now)),
+            |odds| Outlook::fixed(odds, epoch),
+        );
+        let outlook = Arc::new(outlook);
 
         self.refill(&mut control, law.newcomers, seconds);
         if turned_away > 0 {
@@ -560,7 +508,7 @@ impl Gate {
             active: active as u64,
             tick_began: now.wall,
             odds,
-            usual_odds,
+            outlook,
             usual_rate,
             entering,
             held,
@@ -572,8 +520,7 @@ impl Gate {
 
     /// The length of epochs from now on.
     fn stretch(&self, control: &mut Control, old: &Regime, waiting: f64, now: Now) -> Duration {
-        // until everyone has come back at the new pace, the crowd is counted for more or less than it is
-        if control.stretched.is_some_and(|since| now.mono.since(since) < old.epoch * SETTLED_AFTER) {
+        if control.is_settling(old.epoch, now) {
             return old.epoch;
         }
         let room = &old.policy.waiting_room;
@@ -623,7 +570,7 @@ impl Gate {
             limit: Limit::of(&old.law, mode.mode, odds.current()),
             rehearsed: old.rehearsed.filter(|_| mode.mode == Mode::Observe),
             odds,
-            usual_odds: fixed_odds(mode.mode).unwrap_or(old.usual_odds),
+            outlook: regime::outlook(mode.mode, epoch, &old.outlook),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
             server_limit: server_limit(&policy, &control.concurrency),
@@ -643,10 +590,10 @@ impl Gate {
         let old = self.regime.load_full();
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
         let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
-        let usual_odds = fixed_odds(mode.mode).unwrap_or(old.usual_odds);
+        let outlook = regime::outlook(mode.mode, old.epoch, &old.outlook);
         let limit = Limit::of(&old.law, mode.mode, odds.current());
         let rehearsed = old.rehearsed.filter(|_| mode.mode == Mode::Observe);
-        self.regime.store(Arc::new(Regime { mode, odds, usual_odds, limit, rehearsed, ..Regime::clone(&old) }));
+        self.regime.store(Arc::new(Regime { mode, odds, outlook, limit, rehearsed, ..Regime::clone(&old) }));
     }
 
     /// What is to outlive a restart.
@@ -727,6 +674,3 @@ const USUAL: Duration = Duration::from_secs(30);
 
 /// Limiting ends when there is room, and nobody was turned away for so long: at the edge of the capacity someone is every few seconds.
 const LIMITING_KEPT: Duration = Duration::from_secs(5);
-
-/// So many epochs after their length has changed, the crowd is counted as it is again.
-const SETTLED_AFTER: u32 = 2;

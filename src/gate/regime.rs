@@ -7,10 +7,11 @@ use super::standing::LineInForce;
 use crate::page::Pages;
 use crate::rules::concurrency::ServerLimit;
 use crate::rules::controller::Law;
-use crate::rules::draw::{self, Epoch, Recent, Stake, Wait, Weights};
+use crate::rules::draw::{self, Epoch, Recent, Stake, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::limit::Limit;
 use crate::rules::line::{self, Place, Position};
+use crate::rules::outlook::{Outlook, Wait};
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::rehearsal::Rehearsed;
@@ -49,9 +50,9 @@ pub struct Regime {
     /// When this tick began.
     pub(super) tick_began: UnixTime,
     pub(super) odds: Recent,
-    /// The odds that the rate of the last half minute would give: those of one tick swing, and a wait is told from what is usual.
-    pub(super) usual_odds: f64,
-    /// That rate, newcomers a second.
+    /// What is to come for those who draw.
+    pub(super) outlook: Arc<Outlook>,
+    /// The rate of newcomers of the last half minute: that of one tick swings.
     pub(super) usual_rate: f64,
     /// Newcomers a second who did enter in the last half minute.
     pub(super) entering: f64,
@@ -93,7 +94,7 @@ impl Regime {
     pub fn wait(&self, ticket: &Ticket, now: UnixTime) -> Option<Wait> {
         let issued = self.line.clock.wall(ticket.issued);
         let drawn = self.order() == Order::Lottery;
-        drawn.then(|| draw::wait(self.usual_odds, self.weights(), issued, now, self.epoch)).flatten()
+        drawn.then(|| self.outlook.wait(self.weight(issued, now))).flatten()
     }
 
     /// How a ticket stands in the line, if there is one. It comes back in `next`.
@@ -118,12 +119,12 @@ impl Regime {
 
     /// How long who comes now waits, by and large (in a lottery: half of them); `None` while nobody is let in.
     #[must_use]
-    pub fn expected_wait(&self, now: UnixTime) -> Option<Duration> {
+    pub fn expected_wait(&self) -> Option<Duration> {
         if self.mode.mode == Mode::Open || self.has_room() {
             return Some(Duration::ZERO);
         }
         match self.order() {
-            Order::Lottery => draw::wait(self.usual_odds, self.weights(), now, now, self.epoch).map(|wait| wait.half),
+            Order::Lottery => self.outlook.wait(1.0).map(|wait| wait.half),
             Order::Arrival => self.place_behind(self.line.attending.count(), draw::FIRST_RETURN).wait,
         }
     }
@@ -158,6 +159,13 @@ impl Regime {
     #[must_use]
     pub fn observes(&self) -> bool {
         self.mode.mode == Mode::Observe
+    }
+
+    fn weight(&self, issued: UnixTime, now: UnixTime) -> f64 {
+        match self.weights() {
+            Weights::Growing => draw::weight(issued, now),
+            Weights::Even => 1.0,
+        }
     }
 
     pub(super) const fn weights(&self) -> Weights {
@@ -216,6 +224,11 @@ pub(super) const fn fixed_odds(mode: Mode) -> Option<f64> {
         Mode::Closed => Some(0.0),
         Mode::Fixed(probability) => Some(probability),
     }
+}
+
+/// What is to come under a mode that holds from now on.
+pub(super) fn outlook(mode: Mode, epoch: Duration, old: &Arc<Outlook>) -> Arc<Outlook> {
+    fixed_odds(mode).map_or_else(|| Arc::clone(old), |odds| Arc::new(Outlook::fixed(odds, epoch)))
 }
 
 /// The odds under a mode that holds from now on, and not only from the next tick.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::rules::decide::{Ended, Reason, Verdict};
-use crate::rules::draw::Wait;
 use crate::rules::line::Place;
+use crate::rules::outlook::Wait;
 use crate::rules::token::{Pass, Ticket, VisitorId};
 
 /// What the gate needs to know of a request.

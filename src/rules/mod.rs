@@ -11,6 +11,7 @@ pub mod keyring;
 pub mod limit;
 pub mod line;
 pub mod negotiate;
+pub mod outlook;
 pub mod policy;
 pub mod rate;
 pub mod rehearsal;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::figures::{Figures, Second};
+use super::pairs::Waits;
 use super::timeline::Micros;
+use super::told::Record;
 use crate::models::histogram::Histogram;
 
 /// Everything that is counted.
@@ -25,6 +27,10 @@ pub(super) struct Book {
     waits: Vec<f64>,
     /// Waits of those who kept their ticket, by the minute in which they came.
     by_minute: BTreeMap<u64, Vec<f64>>,
+    /// What those who kept their ticket were told in the part that is measured.
+    pub(super) told: Record,
+    /// Of those who are run twice.
+    pub(super) pairs: Waits,
     /// When the last to come of those who are in came.
     newest: Micros,
 }
@@ -59,6 +65,8 @@ impl Book {
             lately: VecDeque::new(),
             waits: Vec::new(),
             by_minute: BTreeMap::new(),
+            told: Record::new(u64::try_from(length_s).unwrap_or(u64::MAX).saturating_mul(1_000_000)),
+            pairs: Waits::new(),
             newest: 0,
         }
     }
@@ -144,7 +152,7 @@ impl Book {
     }
 
     /// The sums. `good_share`: of all that is asked for, how much can be answered well at all.
-    pub(super) fn close(mut self, good_share: f64) -> (Figures, Vec<Second>) {
+    pub(super) fn close(mut self, good_share: f64) -> (Figures, Vec<Second>, Waits) {
         let (mut backlog, mut could, mut good) = (0.0, 0.0, 0.0);
         for (index, second) in self.seconds.iter_mut().enumerate() {
             second.demand = self.demand.get(index).copied().unwrap_or(0.0) * good_share;
@@ -175,9 +183,12 @@ impl Book {
             wait_p99_s: wait(0.99),
             wait_max_s: wait(1.0),
             wait_spread: quantile(&spreads, 0.5),
+            told_half: self.told.within_half(),
+            told_nine_of_ten: self.told.within_nine_of_ten(),
+            told_error_p50: self.told.error_in_line(),
             ..self.figures
         };
-        (figures, self.seconds)
+        (figures, self.seconds, self.pairs)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::pairs::Ahead;
+
 /// One scenario, once.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
@@ -112,6 +114,17 @@ pub struct Figures {
     pub wait_spread: Option<f64>,
     /// By how much someone who was let in before came later, at the most, in seconds: of those who kept their ticket.
     pub inversion_max_s: f64,
+    /// By lot: the share of those who kept their ticket and got in within the time in which half were said to. Of what they were told when
+    /// they were first given a figure, and of a sample of later times.
+    pub told_half: Option<f64>,
+    /// The same of the time in which nine of ten were said to.
+    pub told_nine_of_ten: Option<f64>,
+    /// By order of arrival: by what share of the wait that came true the told one was off, for half of them.
+    pub told_error_p50: Option<f64>,
+    /// What reloading gains, if some visitors were run twice.
+    pub reloaders_ahead: Option<Ahead>,
+    /// What throwing tickets away gains, if some visitors were run twice.
+    pub churners_ahead: Option<Ahead>,
     /// From the first second of the measured part to the first waiting page; none if there was none.
     pub limiting_after_s: Option<f64>,
 }

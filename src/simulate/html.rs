@@ -169,7 +169,7 @@ struct Column {
     form: fn(f64) -> String,
 }
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 16] = [
     Column { group: "", name: "Goodput", of: |f| f.goodput, form: percent },
     Column { group: "Latency", name: "p50", of: |f| f.p50_s, form: span_short },
     Column { group: "Latency", name: "p95", of: |f| f.p95_s, form: span_short },
@@ -183,6 +183,9 @@ const COLUMNS: [Column; 13] = [
     Column { group: "Wait", name: "max", of: |f| wait(f, f.wait_max_s), form: span_short },
     Column { group: "Wait", name: "same minute p95 ÷ p50", of: |f| f.wait_spread.unwrap_or(f64::NAN), form: rough },
     Column { group: "Wait", name: "inversion", of: |f| wait(f, f.inversion_max_s), form: span_short },
+    Column { group: "Told", name: "half", of: |f| f.told_half.unwrap_or(f64::NAN), form: percent },
+    Column { group: "Told", name: "nine of ten", of: |f| f.told_nine_of_ten.unwrap_or(f64::NAN), form: percent },
+    Column { group: "Told", name: "error", of: |f| f.told_error_p50.unwrap_or(f64::NAN), form: percent },
 ];
 
 /// One figure over several seeds.

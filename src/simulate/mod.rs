@@ -7,11 +7,13 @@ mod book;
 pub mod figures;
 mod front;
 pub mod html;
+pub mod pairs;
 mod plot;
 pub mod report;
 pub mod scenario;
 mod site;
 mod timeline;
+mod told;
 mod words;
 mod world;
 
@@ -25,8 +27,18 @@ use scenario::Scenario;
 /// # Errors
 /// What is wrong with the policy that the scenario names.
 pub fn run(scenario: &Scenario, policy: Option<&Policy>, seed: u64, with_gate: bool) -> Result<Run, String> {
-    let front = if with_gate { Some(front::Front::new(front::policy(scenario, policy)?, seed)?) } else { None };
-    let (figures, seconds) = world::run(scenario, front, seed);
+    let front =
+        || -> Result<_, String> { Ok(if with_gate { Some(front::Front::new(front::policy(scenario, policy)?, seed)?) } else { None }) };
+    let (mut figures, seconds, plain) = world::run(scenario, front()?, seed, None);
+    if scenario.crowd.pairs.0 > 0.0 && with_gate {
+        // one after the other: where some throw their places away, all others gain
+        let ahead = |trick| -> Result<_, String> {
+            let (_, _, tried) = world::run(scenario, front()?, seed, Some(trick));
+            Ok(pairs::ahead(&plain, &tried, trick))
+        };
+        figures.reloaders_ahead = ahead(pairs::Trick::Reload)?;
+        figures.churners_ahead = ahead(pairs::Trick::Churn)?;
+    }
     let (from_s, to_s) = scenario.measured();
     Ok(Run { scenario: scenario.name.clone(), about: scenario.about.clone(), seed, gate: with_gate, from_s, to_s, figures, seconds })
 }

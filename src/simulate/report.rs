@@ -1,12 +1,13 @@
 //! What a simulation has found, as a table for a terminal, and what of it was not expected.
 
 use super::figures::{Figures, Run};
+use super::pairs::Ahead;
 use super::scenario::{Expect, Scenario};
 
 /// The head of the table.
 pub const HEADING: &str = "\
-| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | same minute p95/p50 | inversion s | first page s |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | same minute p95/p50 | inversion s | told half % | told nine of ten % | told error % | reloading gains | new tickets gain | first page s |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// One row: the mean of the runs of one scenario, with the gate or without it.
@@ -31,7 +32,29 @@ pub fn row(runs: &[&Run]) -> String {
     counts.iter().chain(&waits).for_each(|of| row.push_str(&format!(" {:.0} |", mean(of))));
     let same_minute: Vec<f64> = runs.iter().filter_map(|run| run.figures.wait_spread).collect();
     let inversion = mean(&|figures| figures.inversion_max_s);
-    row + &format!(" {} | {inversion:.0} | {} |\n", mean_of(&same_minute, 2), mean_of(&limiting, 1))
+    row.push_str(&format!(" {} | {inversion:.0} |", mean_of(&same_minute, 2)));
+    let told: [Known<f64>; 3] = [|f| f.told_half, |f| f.told_nine_of_ten, |f| f.told_error_p50];
+    for of in told {
+        let known: Vec<f64> = runs.iter().filter_map(|run| of(&run.figures).map(|share| 100.0 * share)).collect();
+        row.push_str(&format!(" {} |", mean_of(&known, 1)));
+    }
+    let ahead: [Known<Ahead>; 2] = [|f| f.reloaders_ahead, |f| f.churners_ahead];
+    for of in ahead {
+        let known: Vec<Ahead> = runs.iter().filter_map(|run| of(&run.figures)).collect();
+        row.push_str(&joined(&known).map_or_else(|| " – |".to_owned(), |(ratio, error)| format!(" {ratio:.3} ± {error:.3} |")));
+    }
+    row + &format!(" {} |\n", mean_of(&limiting, 1))
+}
+
+/// A figure that not every run has.
+type Known<T> = fn(&Figures) -> Option<T>;
+
+/// The mean of several ratios, and its standard error.
+fn joined(ahead: &[Ahead]) -> Option<(f64, f64)> {
+    let count = ahead.len() as f64;
+    let ratio = ahead.iter().map(|ahead| ahead.ratio).sum::<f64>() / count;
+    let error = ahead.iter().map(|ahead| ahead.error.powi(2)).sum::<f64>().sqrt() / count;
+    (!ahead.is_empty()).then_some((ratio, error))
 }
 
 /// A dash if there is none.
@@ -82,6 +105,21 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
         if let Some(most) = expect.wait_spread.filter(|most| figures.wait_spread.is_none_or(|is| is > most.0)) {
             fault("wait_spread", figures.wait_spread.map_or(f64::NAN, round), "above", most.0);
         }
+        let told =
+            [("told_half", figures.told_half, expect.told_half), ("told_nine_of_ten", figures.told_nine_of_ten, expect.told_nine_of_ten)];
+        for (what, is, bounds) in told {
+            let Some((least, most)) = bounds else { continue };
+            let is = is.map_or(f64::NAN, round);
+            if is < least.0 || is.is_nan() {
+                fault(what, is, "below", least.0);
+            }
+            if is > most.0 {
+                fault(what, is, "above", most.0);
+            }
+        }
+        if let Some(most) = expect.told_error_p50.filter(|most| figures.told_error_p50.is_none_or(|is| is > most.0)) {
+            fault("told_error_p50", figures.told_error_p50.map_or(f64::NAN, round), "above", most.0);
+        }
         if figures.diverted_inside > 0 {
             fault("diverted_inside", figures.diverted_inside.into(), "above", 0.0);
         }
@@ -90,6 +128,18 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
                 Some(after) if after <= latest.seconds() => {}
                 after => fault("limiting_after_s", after.map_or(f64::INFINITY, round), "above", latest.seconds()),
             }
+        }
+    }
+    let gains: [(&str, Known<Ahead>, _); 2] = [
+        ("reloaders_ahead", |f| f.reloaders_ahead, expect.reloaders_ahead),
+        ("churners_ahead", |f| f.churners_ahead, expect.churners_ahead),
+    ];
+    for (what, of, most) in gains {
+        let Some(most) = most else { continue };
+        let known: Vec<Ahead> = runs.iter().filter_map(|run| of(&run.figures)).collect();
+        let most_likely = joined(&known).map_or(f64::INFINITY, |(ratio, error)| ratio + 3.0 * error);
+        if most_likely > most.0 {
+            found.push(format!("{}: {what} with three standard errors is {}, above {}", scenario.name, round(most_likely), most.0));
         }
     }
     let differ = spread(runs);

@@ -216,6 +216,8 @@ pub struct Crowd {
     pub multi_tab: Share,
     /// So many.
     pub tabs: Count,
+    /// Visitors who are run twice: once as they are told, and once, with the same luck, as reloaders or churners.
+    pub pairs: Share,
 }
 
 /// From when on how many come.
@@ -311,6 +313,16 @@ pub struct Expect {
     pub wait_spread: Option<Positive>,
     /// Someone who was let in before came later by so much at the most.
     pub inversion_max: Option<Span>,
+    /// By lot: at least and at most so many get in within the time in which half were said to.
+    pub told_half: Option<(Share, Share)>,
+    /// The same of nine of ten.
+    pub told_nine_of_ten: Option<(Share, Share)>,
+    /// By order of arrival: the told wait is off by this share at the most, for half of them.
+    pub told_error_p50: Option<Share>,
+    /// What reloading gains, and three standard errors more, at the most: 1 is nothing.
+    pub reloaders_ahead: Option<Positive>,
+    /// The same of throwing tickets away.
+    pub churners_ahead: Option<Positive>,
     /// The runs of different seeds differ by so much at the most, in goodput.
     pub spread: Option<Share>,
 }
@@ -375,6 +387,7 @@ impl Default for Crowd {
             churners: Share(0.0),
             multi_tab: Share(0.0),
             tabs: Count(3),
+            pairs: Share(0.0),
         }
     }
 }

@@ -8,13 +8,15 @@ use std::collections::VecDeque;
 use super::book::{Book, Entry, seconds};
 use super::figures::{Figures, Second};
 use super::front::{self, Front, micros, moment};
+use super::pairs::{Trick, Waits};
 use super::scenario::{Arrivals as Step, Change, Crowd, Health, Scenario};
 use super::site::{Condition, Site};
 use super::timeline::{Micros, Timeline};
-use crate::gate::Visit;
+use super::told::Told;
+use crate::gate::{Decision, Visit};
 use crate::models::arrivals::{self, Arrivals};
 use crate::models::random::Random;
-use crate::rules::decide::Verdict;
+use crate::rules::decide::{Reason, Verdict};
 use crate::rules::slots::{Answer, Ask, Grant};
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, Ticket, VisitorId};
@@ -69,11 +71,15 @@ struct Visitor {
     /// Pages and pauses, so that one visitor's luck doesn't depend on another's pace.
     random: Random,
     behaviour: Behaviour,
+    /// It is run twice; with the same luck, so that it has the same ticket.
+    luck: Option<Random>,
     arrived: Micros,
     ticket: Option<Ticket>,
     pass: Option<Pass>,
     inside: bool,
     seen_room: bool,
+    /// What it was told first, and once later.
+    told: [Option<Told>; 2],
     /// The tab that the visit goes on in.
     tab: u32,
     pages_left: u32,
@@ -83,6 +89,13 @@ struct Visitor {
     /// Requests of this page that are under way, and parts of it that are still to be asked for.
     open: u32,
     parts_left: u32,
+}
+
+impl Visitor {
+    /// It keeps its ticket, and with it the place.
+    fn keeps(&self) -> bool {
+        !matches!(self.behaviour, Behaviour::Dropper | Behaviour::Churner)
+    }
 }
 
 #[derive(Debug)]
@@ -131,19 +144,23 @@ pub(super) struct World<'a> {
     arrivals: Arrivals,
     next_number: u64,
     seed: u64,
+    /// What those of the pairs do whose trick it is.
+    tries: Option<Trick>,
     random: Random,
     book: Book,
     now: Micros,
 }
 
-/// Runs a scenario to its end.
-pub(super) fn run(scenario: &Scenario, front: Option<Front>, seed: u64) -> (Figures, Vec<Second>) {
+/// Runs a scenario to its end. `tries`: what those do of the pairs whose trick it is; the others do as they are told.
+pub(super) fn run(scenario: &Scenario, front: Option<Front>, seed: u64, tries: Option<Trick>) -> (Figures, Vec<Second>, Waits) {
     let mut world = World::new(scenario, front, seed);
+    world.tries = tries;
     let end = micros(scenario.length.0);
     while let Some(at) = world.next_at().filter(|&at| at <= end) {
         world.now = at;
         world.step();
     }
+    (0..world.visitors.len()).for_each(|place| world.settle_told(place, false));
     let (_, good_share) = scenario.site.mean();
     world.book.close(good_share)
 }
@@ -174,6 +191,7 @@ impl<'a> World<'a> {
             arrivals: Arrivals::new(steps, Random::stream(seed, 2)),
             next_number: 0,
             seed,
+            tries: None,
             random: Random::stream(seed, 3),
             book,
             now: 0,
@@ -304,8 +322,17 @@ impl<'a> World<'a> {
         let number = self.next_number;
         self.next_number += 1;
         let mut random = Random::stream(self.seed, number.wrapping_add(1 << 32));
-        let behaviour = behaviour(&self.crowd, &mut random);
+        let mut behaviour = behaviour(&self.crowd, &mut random);
         let crowd = &self.crowd;
+        let mut luck = Some(Random::stream(self.seed, number.wrapping_add(2 << 32)));
+        let paired = crowd.pairs.0 > 0.0 && luck.as_mut().is_some_and(|luck| luck.chance(crowd.pairs.0));
+        if paired {
+            behaviour = match self.tries.filter(|trick| *trick == Trick::of(number)) {
+                None => Behaviour::Plain,
+                Some(Trick::Reload) => Behaviour::Reloader,
+                Some(Trick::Churn) => Behaviour::Churner,
+            };
+        }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 1, and `as` saturates")]
         let pages_left = if crowd.same_pages { crowd.pages.0.round().max(1.0) as u32 } else { random.geometric(crowd.pages.0) };
         self.foresee(random.clone(), pages_left);
@@ -321,11 +348,13 @@ impl<'a> World<'a> {
             number,
             random,
             behaviour,
+            luck: luck.filter(|_| paired),
             arrived: self.now,
             ticket: None,
             pass: returns.then(|| Pass::admitted(VisitorId(self.random.bits()), ago)),
             inside: returns,
             seen_room: false,
+            told: [None; 2],
             tab: 0,
             pages_left,
             tries: 0,
@@ -364,6 +393,7 @@ impl<'a> World<'a> {
         let Some(visitor) = self.visitor(id) else { return };
         visitor.id.generation = visitor.id.generation.wrapping_add(1);
         let (inside, seen_room) = (visitor.inside, visitor.seen_room);
+        self.settle_told(index(id.place), false);
         if inside {
             self.book.now.inside -= 1;
         } else if seen_room {
@@ -379,6 +409,7 @@ impl<'a> World<'a> {
         if visitor.tries == 0 {
             visitor.wanted = now;
         }
+        let entropy = visitor.luck.as_mut().map_or(entropy, Random::bits);
         // a tab that was left open beside the one in which the visit goes on: it loads its page, and that is all
         let is_page = !visitor.inside || visitor.tab == tab;
         let Some(front) = &self.front else {
@@ -417,15 +448,48 @@ impl<'a> World<'a> {
             let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
             return self.take_slot(id, ask, is_page);
         }
+        self.note_told(id, &decision);
         self.wait(id, tab, decision.retry_after.as_secs_f64(), visit.ticket);
+    }
+
+    /// What a visitor is told who keeps its ticket: the first time with a figure, and one of the later times.
+    fn note_told(&mut self, id: Id, decision: &Decision) {
+        let (now, measures) = (self.now, self.book.measures(self.now));
+        let Some(visitor) = self.visitor(id).filter(|visitor| measures && visitor.keeps() && !visitor.inside) else { return };
+        // by the number of the visitor, so that the sample takes nothing of anyone's luck
+        let later = now / SECOND % LATER == visitor.number % LATER;
+        let place = match visitor.told {
+            [None, _] => 0,
+            [Some(_), None] if later => 1,
+            [Some(_), _] => return,
+        };
+        let next = decision.reason == Reason::NoToken;
+        visitor.told[place] = Told::by(decision, now).filter(|_| !next);
+    }
+
+    /// The wait of one who is run twice, and who came in the part that is measured.
+    fn note_pair(&mut self, id: Id) {
+        let visitor = &self.visitors[index(id.place)];
+        if visitor.luck.is_some() && self.book.measures(visitor.arrived) {
+            let waited = (self.now - visitor.arrived).min(micros(self.crowd.patience.0));
+            self.book.pairs.insert(visitor.number, seconds(waited));
+        }
+    }
+
+    /// What was told has come true, or is not seen to.
+    fn settle_told(&mut self, place: usize, entered: bool) {
+        for told in std::mem::take(&mut self.visitors[place].told).into_iter().flatten() {
+            self.book.told.ends(told, self.now, entered);
+        }
     }
 
     fn enter(&mut self, id: Id, tab: u32) {
         let now = self.now;
         let Some(visitor) = self.visitor(id).filter(|visitor| !visitor.inside) else { return };
         (visitor.inside, visitor.tab) = (true, tab);
-        let kept = !matches!(visitor.behaviour, Behaviour::Dropper | Behaviour::Churner);
-        let entry = Entry { arrived: visitor.arrived, waited: visitor.seen_room, kept };
+        let entry = Entry { arrived: visitor.arrived, waited: visitor.seen_room, kept: visitor.keeps() };
+        self.note_pair(id);
+        self.settle_told(index(id.place), true);
         self.book.now.inside += 1;
         self.book.now.admitted += 1;
         self.book.now.waiting -= u32::from(entry.waited);
@@ -460,6 +524,7 @@ impl<'a> World<'a> {
         }
         if now - arrived > patience {
             self.book.count(now, |figures| &mut figures.gave_up);
+            self.note_pair(id);
             return self.leaves(id);
         }
         // headers tell whole seconds; the page and its way take a moment
@@ -861,6 +926,9 @@ fn count(number: usize) -> u32 {
 }
 
 const SECOND: Micros = 1_000_000;
+
+/// One of so many later tellings is noted.
+const LATER: u64 = 20;
 
 /// Connections of a browser to one host.
 const CONNECTIONS: u32 = 6;

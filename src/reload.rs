@@ -17,7 +17,7 @@ use crate::gate::Gate;
 use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
 use crate::page::Pages;
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::Policy;
+use crate::rules::policy::{MaxInFlight, Policy};
 use crate::rules::time::UnixTime;
 use crate::store;
 
@@ -224,6 +224,11 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// The hard limit is lower.
 pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
     let servers = policy.upstream.servers.len() as u64 * u64::from(policy.upstream.max_in_flight.most());
+    // a limit that is found goes no further than there are requests
+    let servers = match policy.upstream.max_in_flight {
+        MaxInFlight::Auto => servers.min(policy.limits.connections as u64),
+        MaxInFlight::Fixed(_) => servers,
+    };
     let needed = policy.limits.connections as u64 + servers + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

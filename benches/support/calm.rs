@@ -70,7 +70,7 @@ impl Calm {
         let site = SiteSettings::default();
         let process = SiteProcess::start(&site, self.fault())?;
         let directory = Directory::new("calm")?;
-        let gate = start_gate(directory.path(), process.address, site.workers, "waiting_room: { refresh: 5s }")?;
+        let gate = start_gate(directory.path(), process.address, &site.workers.to_string(), "waiting_room: { refresh: 5s }")?;
         let capacity = self.capacity(&site);
         let settings = CrowdSettings {
             schedule: self.schedule(capacity),

@@ -35,10 +35,17 @@ impl Front {
     }
 
     /// Starts it. None if it is not installed.
-    pub(super) fn start(self, directory: &Path, site: SocketAddr, workers: u32, policy: &str) -> anyhow::Result<Option<Standing>> {
+    pub(super) fn start(
+        self,
+        directory: &Path,
+        site: SocketAddr,
+        workers: u32,
+        slots: &str,
+        policy: &str,
+    ) -> anyhow::Result<Option<Standing>> {
         match self {
             Self::None => Ok(Some(Standing { address: site, process: None })),
-            Self::Tidegate => start_gate(directory, site, workers, policy).map(Some),
+            Self::Tidegate => start_gate(directory, site, slots, policy).map(Some),
             Self::Haproxy => start_haproxy(directory, site, workers),
             Self::Envoy => start_envoy(directory, site),
         }
@@ -46,7 +53,7 @@ impl Front {
 }
 
 /// `policy` is what differs from the defaults, as YAML.
-pub(super) fn start_gate(directory: &Path, site: SocketAddr, workers: u32, policy: &str) -> anyhow::Result<Standing> {
+pub(super) fn start_gate(directory: &Path, site: SocketAddr, slots: &str, policy: &str) -> anyhow::Result<Standing> {
     let (address, admin) = (free_address()?, free_address()?);
     let (config, data) = (directory.join("gate.yaml"), directory.join("data"));
     fs::write(
@@ -55,7 +62,7 @@ pub(super) fn start_gate(directory: &Path, site: SocketAddr, workers: u32, polic
             "listen: {{ http: {address} }}\n\
              admin: {{ listen: {admin} }}\n\
              data: {data:?}\n\
-             upstream: {{ servers: [\"http://{site}\"], max_in_flight: {workers} }}\n\
+             upstream: {{ servers: [\"http://{site}\"], max_in_flight: {slots} }}\n\
              limits: {{ connections: {CONNECTIONS} }}\n\
              shutdown: {{ delay: 0s, deadline: 0s }}\n\
              {policy}\n"

@@ -84,7 +84,9 @@ pub(super) fn run(scenario: &Scenario, front: Front, could: f64) -> anyhow::Resu
     let settings = site(scenario)?;
     let mut site = SiteProcess::start(&settings, Fault::None)?;
     let directory = Directory::new("surge")?;
-    let Some(standing) = front.start(directory.path(), site.address, settings.workers, &scenario.policy)? else { return Ok(None) };
+    let Some(standing) = front.start(directory.path(), site.address, settings.workers, &scenario.max_in_flight(), &scenario.policy)? else {
+        return Ok(None);
+    };
     let crowd = Crowd::new(crowd(scenario, &settings, standing.address)?, Arc::new(Clock::start()));
     let fronts: Vec<u32> = standing.process.iter().map(|process| process.0.id()).collect();
     let models = [std::process::id(), site.process.0.id()];

@@ -86,7 +86,7 @@ fn admin(mut section: Section<'_>, listen: &Listen, base: &Path) -> Admin {
 fn upstream(mut section: Section<'_>) -> Upstream {
     let upstream = Upstream {
         servers: servers(&mut section),
-        max_in_flight: section.read("max_in_flight", MaxInFlight::Fixed(32), value::max_in_flight),
+        max_in_flight: section.read("max_in_flight", MaxInFlight::Auto, value::max_in_flight),
         queue: slot_queue(section.section("queue")),
         timeouts: timeouts(section.section("timeouts")),
         buffer: buffer(section.section("buffer")),

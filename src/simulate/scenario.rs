@@ -400,7 +400,8 @@ impl Scenario {
     }
 
     /// `upstream.max_in_flight` of the gate.
-    pub(super) fn max_in_flight(&self) -> String {
+    #[must_use]
+    pub fn max_in_flight(&self) -> String {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number within bounds")]
         let workers = self.site.workers.0.ceil() as u32;
         match self.slots {

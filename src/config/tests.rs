@@ -103,7 +103,7 @@ data: "/etc/gate/data"
 upstream:
   servers:
     - "http://127.0.0.1:3000"
-  max_in_flight: 32
+  max_in_flight: auto
   queue:
     deadline: 1s
     length: 4096

@@ -408,7 +408,12 @@ impl Concurrency {
             }
             (Knee::Below, true) => self.above_known = true,
             (Knee::Above, false) => self.below_known = true,
-            (Knee::At(limit), _) => (self.limit, self.below_known, self.above_known) = (limit, true, true),
+            (Knee::At { limit, inside }, true) => {
+                (self.limit, self.below_known, self.above_known) = (limit, self.below_known || inside, true)
+            }
+            (Knee::At { limit, inside }, false) => {
+                (self.limit, self.below_known, self.above_known) = (limit, true, self.above_known || inside)
+            }
         }
         if self.limit != before {
             (self.usual, self.otherwise) = (None, 0);
@@ -524,8 +529,8 @@ impl Climb {
 enum Knee {
     /// At the smaller, or below it.
     Below,
-    /// Between them.
-    At(u32),
+    /// Between them; surely, or as likely just outside.
+    At { limit: u32, inside: bool },
     /// At the larger, or above it.
     Above,
 }
@@ -609,7 +614,8 @@ impl Trial {
             Knee::Above
         } else {
             let (smaller, larger) = (f64::from(limit.min(self.other)), f64::from(limit.max(self.other)));
-            Knee::At(whole(smaller * (larger / smaller).powf(share)))
+            let inside = elasticity > SURE * error && elasticity < 1.0 - SURE * error;
+            Knee::At { limit: whole(smaller * (larger / smaller).powf(share)), inside }
         })
     }
 }

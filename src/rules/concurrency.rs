@@ -334,19 +334,20 @@ impl Concurrency {
                 }
             }
             State::Try(trial) => {
-                self.tried_s += sample.seconds;
                 // a larger limit need not be filled, since nobody has been let in for it yet; but it must be used
                 let over = trial.is_at_other() && trial.other > self.limit;
                 let filled = if over { sample.in_flight >= f64::from(self.limit) } else { fill >= FILLED };
                 if !filled {
                     trial.unfilled(sample.seconds);
-                } else if let Some(base) = trial.tick(sample) {
-                    let verdict = trial.judge(self.limit);
-                    if let Some(changed) = self.compare(&base) {
-                        self.site_changed(changed);
-                    } else if let Some(verdict) = verdict {
-                        self.judged(verdict);
-                    }
+                    return;
+                }
+                self.tried_s += sample.seconds;
+                let Some(base) = trial.tick(sample) else { return };
+                let knee = trial.judge(self.limit);
+                if let Some(changed) = self.compare(&base) {
+                    self.site_changed(changed);
+                } else if let Some(knee) = knee {
+                    self.judged(knee);
                 }
             }
             State::Rest { left_s, window, window_s } => {
@@ -395,25 +396,33 @@ impl Concurrency {
 
     fn judged(&mut self, knee: Knee) {
         let State::Try(trial) = &self.state else { return };
-        let (other, up) = (trial.other, trial.other > self.limit);
-        let before = self.limit;
-        match (knee, up) {
-            (Knee::Above, true) | (Knee::Below, false) => {
+        let (other, before) = (trial.other, self.limit);
+        let up = other > before;
+        // what is between two limits that are far apart is not known well, nor how far past one of them
+        let (smaller, larger) = (f64::from(other.min(before)), f64::from(other.max(before)));
+        let near = larger <= smaller * (1.0 + 2.0 * STEP_MIN);
+        match knee {
+            Knee::Above if up => {
                 self.limit = other;
-                // a wide step may have gone past it
-                let known = f64::from(self.limit.max(before)) <= f64::from(self.limit.min(before)) * (1.0 + 2.0 * STEP_MIN);
-                (self.below_known, self.above_known) = (up && known, !up && known);
-                self.stride *= 2.0;
-                self.rest_s = REST_S;
+                (self.below_known, self.above_known) = (near, false);
             }
-            (Knee::Below, true) => self.above_known = true,
-            (Knee::Above, false) => self.below_known = true,
-            (Knee::At { limit, inside }, true) => {
-                (self.limit, self.below_known, self.above_known) = (limit, self.below_known || inside, true)
+            Knee::Below if !up => {
+                self.limit = other;
+                (self.below_known, self.above_known) = (false, near);
             }
-            (Knee::At { limit, inside }, false) => {
-                (self.limit, self.below_known, self.above_known) = (limit, true, self.above_known || inside)
+            Knee::Below => self.above_known = true,
+            Knee::Above => self.below_known = true,
+            Knee::At { limit, inside } => {
+                self.limit = limit;
+                self.below_known = near && (!up || inside || self.below_known);
+                self.above_known = near && (up || inside || self.above_known);
             }
+        }
+        if self.limit == other {
+            self.stride *= 2.0;
+            self.rest_s = REST_S;
+        } else {
+            self.stride = 1.0;
         }
         if self.limit != before {
             (self.usual, self.otherwise) = (None, 0);
@@ -430,7 +439,7 @@ impl Concurrency {
             self.state = State::Try(Trial::of(below(self.limit, step)));
         } else {
             self.stride = 1.0;
-            let left_s = self.rest_s.max(std::mem::take(&mut self.tried_s));
+            let left_s = self.rest_s.max(std::mem::take(&mut self.tried_s).min(REST_MAX_S));
             self.state = State::Rest { left_s, window: Timings::NONE, window_s: 0.0 };
             self.rest_s = (self.rest_s * 2.0).min(REST_MAX_S);
         }

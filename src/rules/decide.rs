@@ -102,6 +102,16 @@ impl Reason {
     }
 }
 
+/// What becomes of who shows a pass that holds.
+#[must_use]
+pub const fn with_pass(kind: PassKind) -> (Verdict, Reason) {
+    match kind {
+        PassKind::Admitted => (Verdict::Admit, Reason::Pass),
+        PassKind::Invited => (Verdict::Bypass, Reason::Invited),
+        PassKind::Staff => (Verdict::Bypass, Reason::Staff),
+    }
+}
+
 /// Why a genuine token is treated as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

@@ -123,7 +123,7 @@ impl<W> Slots<W> {
     pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
         Self {
             bounds,
-            limit: ServerLimit::of(bounds.per_server),
+            limit: ServerLimit::told(bounds.per_server),
             servers: vec![Server::new(); servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -620,6 +620,28 @@ mod tests {
         slots.take_anyway(OPEN, [0, 0], at(0));
         let usage = slots.usage(at(2000));
         assert_eq!((usage.counted_s, usage.uncounted_s, usage.over_s), (6.0, 2.0, 8.0));
+    }
+
+    #[test]
+    fn only_answers_made_under_the_limits_that_are_compared_tell_of_them() {
+        let mut slots: Slots<()> = Slots::new(BOUNDS, 1, at(0));
+        // so many at once for a second, each after a second
+        let mut told = |second: u64, many: u64, good: bool| {
+            let before = slots.usage(at(second * 1000)).timings;
+            let grants: Vec<Grant> = (0..many).filter_map(|pass| slots.ask_now(gated(pass), [0, 0], at(second * 1000))).collect();
+            for (grant, pass) in grants.into_iter().zip(0..) {
+                slots.release(grant, gated(pass), good, at(second * 1000 + 1000));
+            }
+            slots.limit(ServerLimit { per_server: 4, from: 1.5, to: 3.5 });
+            slots.usage(at(second * 1000 + 1000)).timings.since(&before)
+        };
+        assert_eq!(told(0, 2, true), Timings::NONE, "of a limit that is told there is nothing to learn");
+        let mut two = Timings::NONE;
+        (0..2).for_each(|_| two.add(1.0, 2.0));
+        assert_eq!(told(1, 2, true), two);
+        assert_eq!(told(2, 1, true), Timings::NONE);
+        assert_eq!(told(3, 4, true), Timings::NONE);
+        assert_eq!(told(4, 2, false), Timings::NONE, "a bad answer may come sooner than a good one");
     }
 
     #[test]

@@ -194,16 +194,19 @@ fn who_stands_in_a_line_is_told_the_place() {
         check_in();
         Some(world.get("/", &[API])).filter(|answer| position(answer).is_some_and(|position| position >= 6))
     });
-    let own: Value = serde_json::from_slice(&world.get("/.tidegate/status", &[&last.ticket()]).body).unwrap();
-    assert!(own["position"].as_u64().is_some_and(|position| position >= 5), "{own}");
+    let status = || serde_json::from_slice::<Value>(&world.get("/.tidegate/status", &[&last.ticket()]).body).unwrap();
+    let own = status();
+    assert!(own["position"].as_u64().is_some_and(|position| position >= 5) && own["reason"] == "closed", "{own}");
     assert!(own["expected_wait_s"].is_null(), "nobody is let in: {own}");
     let page = world.get("/", &[BROWSER, &last.ticket()]).text();
     assert!(page.contains("Your place in the order of arrival: ") && page.contains("let in by order of arrival"), "{page}");
     world.until_metric("tidegate_line_length", |length| length >= 5.0);
     assert!(world.metric("tidegate_line_timestamp_seconds") > 1.7e9);
     assert!(world.metric("tidegate_expected_wait_seconds").is_infinite());
-    let status = world.status();
-    assert!(status["order"] == "arrival" && status["line"]["length"].as_u64().is_some_and(|length| length >= 5), "{status}");
+    let operator = world.status();
+    assert!(operator["order"] == "arrival" && operator["line"]["length"].as_u64().is_some_and(|length| length >= 5), "{operator}");
+    world.admin_post("/mode", "application/json", r#"{"mode":"auto"}"#);
+    until("the ticket to be in line", || (status()["reason"] == "in_line").then_some(()));
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Slots: no more requests at the site than it has workers, nobody holds one who is not served, and who waits is served in turn.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::support::{Client, Door, Upstream, World, ok, request};
+use crate::support::{Client, Door, Upstream, World, ok, request, until};
 
 /// A gate in front of `site`: one slot, and a deadline that no test reaches, unless `upstream` says otherwise.
 fn gate(site: &Upstream, upstream: &str, more: &str) -> World {
@@ -366,7 +369,7 @@ fn a_connection_that_closes_gives_its_slot_back_no_sooner() {
     let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let site = Upstream::start(move |_, site| {
         // every third answer is the last on its connection: half of these leave it to the gate to close
-        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 6 {
+        match count.fetch_add(1, Ordering::Relaxed) % 6 {
             0 => {
                 site.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
                 false
@@ -379,4 +382,33 @@ fn a_connection_that_closes_gives_its_slot_back_no_sooner() {
     crowd(&world, 12, 12);
     assert_eq!(site.seen().len(), 144);
     assert!(site.most_connections() <= 2, "{}", site.most_connections());
+}
+
+#[test]
+fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
+    let site = Upstream::start(|seen, site| {
+        #[expect(clippy::disallowed_methods, reason = "a site that takes as long for each of many as for one")]
+        std::thread::sleep(Duration::from_millis(20));
+        site.write(ok(&seen.target))
+    });
+    let world = gate(&site, "max_in_flight: auto, queue: { deadline: 30s }", "");
+    let now = || world.status()["max_in_flight"]["now"].as_u64().unwrap();
+    assert_eq!(now(), 4);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            let mut client = world.client();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/", &[]).status, 200);
+                }
+            });
+        }
+        let found = std::panic::catch_unwind(AssertUnwindSafe(|| until("more slots", || (now() >= 16).then_some(()))));
+        over.store(true, Ordering::Relaxed);
+        assert!(found.is_ok(), "{} slots", now());
+    });
+    assert!(site.most_connections() >= 16, "they are used: {}", site.most_connections());
+    assert!(world.metric("tidegate_max_in_flight") >= 16.0);
 }

@@ -1,7 +1,7 @@
 //! The other doors: modes, reloads, routes, and clocks that jump.
 
 use super::super::*;
-use super::world::{Settings, WALL, World, at, gate, policy, visit};
+use super::world::{Settings, WALL, World, at, gate, policy, policy_of, visit};
 use crate::rules::concurrency::Timings;
 
 const SITE: Site =
@@ -127,6 +127,39 @@ fn observe_sheds_and_refuses_nobody_and_tells_who_would_have_been() {
     gate.publish(policy(1, ""), Arc::clone(&regime.keys), Arc::clone(&regime.pages), at(5));
     gate.tick(&SITE, at(6));
     assert!(!gate.regime().observes() && gate.regime().rehearsed.is_none());
+}
+
+// the limit that is told, and the one that is found
+
+#[test]
+fn a_limit_that_is_told_is_neither_judged_nor_remembered_and_is_where_the_search_begins() {
+    let busy = |second: u64, in_flight: f64| {
+        let mut timings = Timings::NONE;
+        (0..100 * second).for_each(|_| timings.add(0.01, in_flight));
+        let counted_s = in_flight * f64::from(u32::try_from(second).unwrap());
+        Site { in_flight: 16, usage: Usage { counted_s, timings, ..Usage::default() }, ..SITE }
+    };
+    let gate = gate(16, "");
+    for second in 1..=60 {
+        gate.tick(&busy(second, 16.0), at(second));
+        assert_eq!(gate.regime().server_limit, ServerLimit::told(16));
+    }
+    assert_eq!(gate.remembered().max_in_flight, None);
+
+    let reload = |upstream: &str, second| {
+        let regime = gate.regime.load_full();
+        let text = format!("upstream: {{ servers: [http://127.0.0.1:3000], {upstream} }}");
+        gate.publish(policy_of(&text), Arc::clone(&regime.keys), Arc::clone(&regime.pages), at(second));
+    };
+    reload("max_in_flight: auto", 60);
+    assert_eq!((gate.regime().server_limit.per_server, gate.remembered().max_in_flight), (16, Some(16)));
+    let tried = (61..120).map(|second| {
+        gate.tick(&busy(second, 16.0), at(second));
+        gate.regime().server_limit.per_server
+    });
+    assert!(tried.into_iter().any(|limit| limit > 16), "a larger one is tried");
+    reload("max_in_flight: 6", 120);
+    assert_eq!((gate.regime().server_limit, gate.remembered().max_in_flight), (ServerLimit::told(6), None));
 }
 
 #[test]

@@ -140,8 +140,11 @@ pub(super) struct World {
 pub(super) const WALL: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 pub(super) fn policy(slots: u32, yaml: &str) -> Arc<Policy> {
-    let text = format!("upstream: {{ servers: [http://127.0.0.1:3000], max_in_flight: {slots} }}\n{yaml}\n");
-    Arc::new(config::parse(&text, "gate.yaml", Path::new("/")).unwrap_or_else(|errors| panic!("{errors}")))
+    policy_of(&format!("upstream: {{ servers: [http://127.0.0.1:3000], max_in_flight: {slots} }}\n{yaml}\n"))
+}
+
+pub(super) fn policy_of(text: &str) -> Arc<Policy> {
+    Arc::new(config::parse(text, "gate.yaml", Path::new("/")).unwrap_or_else(|errors| panic!("{errors}")))
 }
 
 pub(super) fn keys(seed: u64) -> Keyring {

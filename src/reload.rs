@@ -16,6 +16,7 @@ use crate::config;
 use crate::gate::Gate;
 use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
 use crate::page::Pages;
+use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{MaxInFlight, Policy};
 use crate::rules::time::UnixTime;
@@ -223,11 +224,11 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// # Errors
 /// The hard limit is lower.
 pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
-    let servers = policy.upstream.servers.len() as u64 * u64::from(policy.upstream.max_in_flight.most());
-    // a limit that is found goes no further than there are requests
+    let servers = policy.upstream.servers.len() as u64;
     let servers = match policy.upstream.max_in_flight {
-        MaxInFlight::Auto => servers.min(policy.limits.connections as u64),
-        MaxInFlight::Fixed(_) => servers,
+        MaxInFlight::Fixed(per_server) => servers * u64::from(per_server),
+        // a limit that is found goes no further than there are requests
+        MaxInFlight::Auto => (servers * u64::from(LIMIT_MAX)).min(policy.limits.connections as u64),
     };
     let needed = policy.limits.connections as u64 + servers + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);

@@ -156,7 +156,7 @@ fn tick(shared: &Shared) {
             load = law.load,
             newcomers_per_second = law.newcomers,
             waiting = regime.waiting,
-            limit = regime.limit.name(),
+            limit = regime.limit().name(),
             observed,
             "limiting begins"
         ),

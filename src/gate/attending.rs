@@ -2,11 +2,12 @@
 //! did not enter. `crowd.rs` sees to it that a ticket counts once an epoch. It is kept in both orders, so that a change from one to the
 //! other passes nobody over. No memory of any visitor.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::window::Window;
 use crate::rules::line::{Attending, Position};
 
 /// Bins of the histogram: 45 hours of arrivals, in 512 KiB, so that a crowd is told apart also when the clock has jumped by a day. Who
@@ -54,23 +55,16 @@ impl CheckedIn {
 /// The last epoch, tick by tick. The ticker's own.
 #[derive(Debug, Default)]
 pub(super) struct LastEpoch {
-    ticks: VecDeque<Tick>,
+    ticks: Window<Tick>,
     sums: BTreeMap<u64, f64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Tick {
-    seconds: f64,
     counts: Arc<[(u64, f64)]>,
     /// The part of the counts that stands for this tick.
     share: f64,
 }
-
-/// A tick that is later than this does not make a crowd older: whoever waits could not show up while the gate stood still.
-const TICK_MAX_S: f64 = 2.0;
-
-/// Epochs are a whole number of ticks only by and large.
-const HALF_A_TICK_S: f64 = 0.5;
 
 /// Less than this is what the addition of fractions leaves.
 const NOBODY: f64 = 1e-6;
@@ -78,43 +72,27 @@ const NOBODY: f64 = 1e-6;
 impl LastEpoch {
     /// Takes in one tick. Returns who attends, and in how many seconds they were counted.
     pub(super) fn tick(&mut self, checked_in: &CheckedIn, length: Duration, seconds: f64, now: Position) -> (Attending, f64) {
-        self.add(Tick { seconds: seconds.min(TICK_MAX_S), counts: checked_in.take(now).into(), share: 1.0 });
-        let mut covered: f64 = self.ticks.iter().map(|tick| tick.seconds).sum();
-        while let Some(oldest) = self.ticks.front()
-            && covered - oldest.seconds >= length.as_secs_f64() - HALF_A_TICK_S
-        {
-            covered -= oldest.seconds;
-            self.forget_oldest();
+        let tick = Tick { counts: checked_in.take(now).into(), share: 1.0 };
+        for (bin, count) in &*tick.counts {
+            *self.sums.entry(*bin).or_default() += count;
         }
-        (self.attending(), covered)
+        for over in self.ticks.push(seconds, tick, length) {
+            self.forget(&over);
+        }
+        (self.attending(), self.ticks.covered())
     }
 
-    /// Epochs have another length from now on. The last epoch stands for the next one until that is over, spread evenly.
+    /// Epochs have another length from now on.
     pub(super) fn change_length(&mut self, length: Duration) {
-        let counts: Arc<[(u64, f64)]> = std::mem::take(&mut self.sums).into_iter().collect();
-        self.ticks.clear();
-        let seconds = length.as_secs_f64();
-        let mut left = seconds;
-        while left > 0.0 {
-            let tick = left.min(1.0);
-            self.add(Tick { seconds: tick, counts: Arc::clone(&counts), share: tick / seconds });
-            left -= tick;
-        }
+        let counts: Arc<[(u64, f64)]> = self.sums.iter().map(|(&bin, &count)| (bin, count)).collect();
+        self.ticks.spread(length, |share| Tick { counts: Arc::clone(&counts), share });
     }
 
     pub(super) fn attending(&self) -> Attending {
         Attending::new(self.sums.iter().map(|(&bin, &count)| (bin, count)))
     }
 
-    fn add(&mut self, tick: Tick) {
-        for (bin, count) in &*tick.counts {
-            *self.sums.entry(*bin).or_default() += count * tick.share;
-        }
-        self.ticks.push_back(tick);
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(tick) = self.ticks.pop_front() else { return };
+    fn forget(&mut self, tick: &Tick) {
         for (bin, count) in &*tick.counts {
             if let Some(sum) = self.sums.get_mut(bin) {
                 *sum -= count * tick.share;

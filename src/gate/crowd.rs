@@ -1,10 +1,10 @@
 //! How many tickets drew in the last epoch, and what they weigh together: each is counted once an epoch, by a bitmap over ids and not
 //! by what its cookie says, so that a replayed old cookie does not inflate the count. No memory of any visitor but a bit.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::window::Window;
 use crate::rules::draw::Epoch;
 use crate::rules::time::UnixTime;
 
@@ -128,53 +128,32 @@ impl Sum {
 /// The sums of the last epoch, tick by tick. The ticker's own.
 #[derive(Debug)]
 pub(super) struct Sums {
-    /// Seconds and sums, the newest last.
-    ticks: VecDeque<(f64, Sum)>,
+    ticks: Window<Sum>,
     cleared: Option<(u64, Duration)>,
 }
-
-/// A tick that is later than this does not make a crowd older: whoever waits could not show up while the gate stood still.
-const TICK_MAX_S: f64 = 2.0;
-
-/// Epochs are a whole number of ticks only by and large.
-const HALF_A_TICK_S: f64 = 0.5;
 
 impl Sums {
     /// Sums of a crowd that is empty yet.
     pub(super) fn new(length: Duration, wall: UnixTime) -> Self {
-        Self { ticks: VecDeque::new(), cleared: Some((generation(wall, length) + 1, length)) }
+        Self { ticks: Window::default(), cleared: Some((generation(wall, length) + 1, length)) }
     }
 
     /// Takes in one tick. Returns the tickets that drew in the last epoch.
     pub(super) fn tick(&mut self, crowd: &Crowd, length: Duration, seconds: f64, wall: UnixTime) -> Sum {
-        self.ticks.push_back((seconds.min(TICK_MAX_S), crowd.take()));
-        let mut covered: f64 = self.ticks.iter().map(|tick| tick.0).sum();
-        while let Some(&(first, ..)) = self.ticks.front()
-            && covered - first >= length.as_secs_f64() - HALF_A_TICK_S
-        {
-            covered -= first;
-            self.ticks.pop_front();
-        }
+        self.ticks.push(seconds, crowd.take(), length);
         self.make_room(crowd, length, wall);
         self.sum()
     }
 
-    /// Epochs have another length from now on. The last epoch's sums stand for the next one's until that is over, spread evenly.
+    /// Epochs have another length from now on.
     pub(super) fn change_length(&mut self, crowd: &Crowd, length: Duration, wall: UnixTime) {
         let sum = self.sum();
-        let seconds = length.as_secs_f64();
-        self.ticks.clear();
-        let mut left = seconds;
-        while left > 0.0 {
-            let tick = left.min(1.0);
-            self.ticks.push_back((tick, Sum::default().plus(sum, tick / seconds)));
-            left -= tick;
-        }
+        self.ticks.spread(length, |share| Sum::default().plus(sum, share));
         self.make_room(crowd, length, wall);
     }
 
     fn sum(&self) -> Sum {
-        self.ticks.iter().fold(Sum::default(), |sum, &(_, tick)| sum.plus(tick, 1.0))
+        self.ticks.seen().fold(Sum::default(), |sum, &tick| sum.plus(tick, 1.0))
     }
 
     /// Empties the map of the next epoch before anyone is in it.

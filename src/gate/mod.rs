@@ -13,6 +13,7 @@ mod regime;
 mod rehearse;
 mod standing;
 mod visit;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,6 @@ use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens}
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
-use crate::rules::limit::Limit;
 use crate::rules::line::{IssueClock, Position};
 use crate::rules::outlook::{Crowd as DrawingCrowd, Outlook};
 use crate::rules::policy::{MaxInFlight, Mode, Order, Policy};
@@ -46,7 +46,7 @@ use attending::{CheckedIn, LastEpoch};
 use control::{Control, Seen};
 use crowd::{Crowd, Sum, Sums};
 use keyed::Keyed;
-use regime::{Staked, fixed_odds, mode_in_force, whole, with_mode};
+use regime::{Staked, fixed_odds, mode_in_force, whole};
 use standing::LineInForce;
 
 /// How the site stands, read by the ticker.
@@ -127,7 +127,7 @@ impl Gate {
         let mode = mode_in_force(&policy, remembered.by_hand, now.wall);
         let odds = Recent::new(now.wall, fixed_odds(mode.mode).unwrap_or(1.0));
         let epoch = policy.waiting_room.refresh;
-        let outlook = regime::outlook(mode.mode, epoch, &Arc::new(Outlook::fixed(1.0, epoch)));
+        let outlook = Arc::new(Outlook::fixed(odds.current(), epoch));
         let clock = IssueClock::new(now, remembered.line.map(|line| line.clock));
         // who stood in a line of long ago has lost the place
         let holds = decide::ticket_holds(policy.waiting_room.refresh_max);
@@ -148,7 +148,6 @@ impl Gate {
             law: Law { capacity, newcomers: capacity, requests_per_newcomer: 1.0, requests: capacity, ..Law::default() },
             limiting: false,
             measured: controller.capacity().is_some(),
-            limit: Limit::of(&Law::default(), mode.mode, odds.current()),
             rehearsed: None,
             waiting: 0,
             active: 0,
@@ -425,7 +424,7 @@ impl Gate {
         if seconds <= 0.0 {
             return Report::default();
         }
-        let mut reading = self.read(&control, site, policy, seconds);
+        let mut reading = self.read(&control, site, old.server_limit, seconds);
         let over_s = (site.usage.over_s - control.usage.over_s).max(0.0);
         let mode = mode_in_force(policy, old.mode.by_hand, now.wall);
         // where nobody is held up, two limits can't be compared; while nothing is known yet, one can still be seen to be too small
@@ -482,10 +481,12 @@ impl Gate {
         if turned_away > 0 {
             control.turned_away = now.mono;
         }
-        let in_line = policy.admission.order == Order::Arrival && !matches!(mode.mode, Mode::Fixed(_));
-        let room = waiting <= 0.0 || if in_line { line.line.open } else { value >= 1.0 };
+        let room = match regime::order(policy, mode.mode) {
+            Order::Lottery => value >= 1.0,
+            Order::Arrival => line.line.open,
+        };
         let lately = now.mono.since(control.turned_away) < LIMITING_KEPT;
-        let limiting = turned_away > 0 || (old.limiting && (lately || !room));
+        let limiting = turned_away > 0 || (old.limiting && (lately || !(room || waiting <= 0.0)));
         self.clients.sweep(Duration::ZERO, now.mono);
         let active = self.passes.sweep(policy.session.active, now.mono);
         let report = Report {
@@ -499,7 +500,6 @@ impl Gate {
             epoch,
             limiting,
             measured: control.controller.capacity().is_some(),
-            limit: Limit::of(&law, mode.mode, value),
             rehearsed,
             waiting: whole(waiting),
             active: active as u64,
@@ -565,23 +565,16 @@ impl Gate {
         } else {
             old.promised
         };
-        let odds = with_mode(&old.odds, mode.mode, epoch, now);
         self.regime.store(Arc::new(Regime {
             promised,
-            limit: Limit::of(&old.law, mode.mode, odds.current()),
-            rehearsed: old.rehearsed.filter(|_| mode.mode == Mode::Observe),
-            odds,
-            outlook: regime::outlook(mode.mode, epoch, &old.outlook),
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
             server_limit: server_limit(&policy, &control.concurrency),
             policy,
             keys,
             pages,
-            mode,
-            epoch,
             line,
-            ..Regime::clone(&old)
+            ..old.in_mode(mode, epoch, now)
         }));
     }
 
@@ -590,11 +583,7 @@ impl Gate {
         let _control = self.control();
         let old = self.regime.load_full();
         let mode = mode_in_force(&old.policy, by_hand, now.wall);
-        let odds = with_mode(&old.odds, mode.mode, old.epoch, now);
-        let outlook = regime::outlook(mode.mode, old.epoch, &old.outlook);
-        let limit = Limit::of(&old.law, mode.mode, odds.current());
-        let rehearsed = old.rehearsed.filter(|_| mode.mode == Mode::Observe);
-        self.regime.store(Arc::new(Regime { mode, odds, outlook, limit, rehearsed, ..Regime::clone(&old) }));
+        self.regime.store(Arc::new(old.in_mode(mode, old.epoch, now)));
     }
 
     /// What is to outlive a restart.
@@ -612,11 +601,7 @@ impl Gate {
         }
     }
 
-    fn read(&self, control: &Control, site: &Site, policy: &Policy, seconds: f64) -> Reading {
-        let sustained = match policy.upstream.max_in_flight {
-            MaxInFlight::Auto => control.concurrency.sustained(),
-            MaxInFlight::Fixed(limit) => f64::from(limit),
-        };
+    fn read(&self, control: &Control, site: &Site, limit: ServerLimit, seconds: f64) -> Reading {
         Reading {
             seconds,
             good: self.drain(|seen| &seen.good),
@@ -629,7 +614,7 @@ impl Gate {
             sent: self.drain(|seen| &seen.sent),
             in_flight: site.in_flight,
             queued: site.queued,
-            slots: f64::from(site.servers) * sustained,
+            slots: f64::from(site.servers) * limit.sustained,
         }
     }
 

@@ -39,8 +39,6 @@ pub struct Regime {
     pub limiting: bool,
     /// The capacity has been measured, by this run or by one before; else it is assumed.
     pub measured: bool,
-    /// What keeps newcomers out.
-    pub limit: Limit,
     /// Under `observe`: what would have come of holding back.
     pub rehearsed: Option<Rehearsed>,
     /// Tickets that drew in the last epoch.
@@ -74,13 +72,26 @@ impl Regime {
         }
     }
 
-    /// The order in force: the operator's odds are of a draw, whatever the policy says.
+    /// The order in force.
     #[must_use]
     pub fn order(&self) -> Order {
-        match self.mode.mode {
-            Mode::Fixed(_) => Order::Lottery,
-            Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => self.policy.admission.order,
+        order(&self.policy, self.mode.mode)
+    }
+
+    /// What keeps newcomers out.
+    #[must_use]
+    pub fn limit(&self) -> Limit {
+        Limit::of(&self.law, self.mode.mode, self.odds.current())
+    }
+
+    /// The same under another mode, from now on and not only from the next tick.
+    pub(super) fn in_mode(&self, mode: ModeInForce, epoch: Duration, now: Now) -> Self {
+        let mut regime = Self { mode, epoch, rehearsed: self.rehearsed.filter(|_| mode.mode == Mode::Observe), ..self.clone() };
+        if let Some(odds) = fixed_odds(mode.mode) {
+            regime.odds.push(now.wall, odds, epoch);
+            regime.outlook = Arc::new(Outlook::fixed(odds, epoch));
         }
+        regime
     }
 
     /// How long a ticket has waited.
@@ -226,18 +237,12 @@ pub(super) const fn fixed_odds(mode: Mode) -> Option<f64> {
     }
 }
 
-/// What is to come under a mode that holds from now on.
-pub(super) fn outlook(mode: Mode, epoch: Duration, old: &Arc<Outlook>) -> Arc<Outlook> {
-    fixed_odds(mode).map_or_else(|| Arc::clone(old), |odds| Arc::new(Outlook::fixed(odds, epoch)))
-}
-
-/// The odds under a mode that holds from now on, and not only from the next tick.
-pub(super) fn with_mode(odds: &Recent, mode: Mode, epoch: Duration, now: Now) -> Recent {
-    let mut odds = odds.clone();
-    if let Some(value) = fixed_odds(mode) {
-        odds.push(now.wall, value, epoch);
+/// The order under a mode: the operator's odds are of a draw, whatever the policy says.
+pub(super) const fn order(policy: &Policy, mode: Mode) -> Order {
+    match mode {
+        Mode::Fixed(_) => Order::Lottery,
+        Mode::Auto | Mode::Open | Mode::Closed | Mode::Observe => policy.admission.order,
     }
-    odds
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tickets")]

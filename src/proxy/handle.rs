@@ -155,13 +155,16 @@ async fn enter(
         counts: decision.counts,
     };
     let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
-    let found = if decision.observed { Err(None) } else { worker.upstream.slot(ask, worker.index, deadline).await.map_err(Some) };
+    let found = if decision.observed {
+        Ok(worker.upstream.slot_anyway(ask, worker.index))
+    } else {
+        worker.upstream.slot(ask, worker.index, deadline).await
+    };
     let slot = match found {
         Ok(slot) => slot,
-        // nobody is held up: not for a moment, and not by what was decided before the mode was set
-        Err(None) => worker.upstream.slot_anyway(ask, worker.index),
-        Err(Some(_)) if worker.gate.regime().observes() => worker.upstream.slot_anyway(ask, worker.index),
-        Err(Some(none)) => {
+        // nobody is held up any more, not even by what was decided before the mode was set
+        Err(_) if worker.gate.regime().observes() => worker.upstream.slot_anyway(ask, worker.index),
+        Err(none) => {
             worker.shard.count(Count::Request(VerdictLabel::Shed));
             let reason = match none {
                 upstream::NoSlot::Deadline => Reason::SlotDeadline,
@@ -212,7 +215,7 @@ fn told_why(regime: &Regime, decision: &Decision, verdict: &'static str, reason:
         Box::new(Because {
             probability: drawn.map_or_else(|| regime.probability(), |drawn| drawn.probability),
             load: regime.law.load,
-            limit: regime.limit.name(),
+            limit: regime.limit().name(),
             draw: drawn.map(|drawn| drawn.draw),
             weight: drawn.map(|drawn| drawn.weight),
             observed: decision.observed,

@@ -7,97 +7,18 @@
 //! makes every page slower moves neither; a limit is only judged while it binds, since otherwise slow answers are what makes many be
 //! in flight, and not the reverse.
 //!
-//! Absent: slots (`slots.rs` holds the limit that is found here) and the law (`controller.rs`), which is told [`Concurrency::sustained`].
+//! Absent: slots (`slots.rs` holds the limit that is found here) and the law (`controller.rs`), which is told [`ServerLimit::sustained`].
+//! Sums of answers and their slope are in `timings.rs`.
 
-/// Answers as a regression of ln(seconds) on ln(in flight) needs them: sums since some beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Timings {
-    /// How many.
-    pub count: f64,
-    load: f64,
-    time: f64,
-    load_squared: f64,
-    time_squared: f64,
-    both: f64,
-}
-
-impl Timings {
-    /// No answers.
-    pub const NONE: Self = Self { count: 0.0, load: 0.0, time: 0.0, load_squared: 0.0, time_squared: 0.0, both: 0.0 };
-
-    /// An answer that took `seconds`, with so many requests in flight at its server in the mean, itself among them.
-    pub fn add(&mut self, seconds: f64, in_flight: f64) {
-        // a clock's grain, and never the logarithm of nothing
-        let (time, load) = (seconds.max(1e-5).ln(), in_flight.max(1.0).ln());
-        self.count += 1.0;
-        self.load += load;
-        self.time += time;
-        self.load_squared += load * load;
-        self.time_squared += time * time;
-        self.both += load * time;
-    }
-
-    /// What came after `earlier`, if this is the later of two sums from one beginning.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        self.plus(earlier, -1.0)
-    }
-
-    fn plus(&self, other: &Self, times: f64) -> Self {
-        Self {
-            count: self.count + times * other.count,
-            load: self.load + times * other.load,
-            time: self.time + times * other.time,
-            load_squared: self.load_squared + times * other.load_squared,
-            time_squared: self.time_squared + times * other.time_squared,
-            both: self.both + times * other.both,
-        }
-    }
-
-    fn faded(&self, kept: f64) -> Self {
-        Self::NONE.plus(self, kept)
-    }
-
-    fn mean_load(&self) -> f64 {
-        self.load / self.count.max(1.0)
-    }
-
-    /// Mean of ln(seconds).
-    fn mean_time(&self) -> f64 {
-        self.time / self.count.max(1.0)
-    }
-
-    /// The geometric mean in seconds.
-    fn usual_s(&self) -> f64 {
-        if self.count > 0.0 { self.mean_time().exp() } else { 0.0 }
-    }
-
-    /// Sums of squares and products around the means: of load, of time, of both.
-    fn around_mean(&self) -> (f64, f64, f64) {
-        let count = self.count.max(1.0);
-        (
-            (self.load_squared - self.load * self.load / count).max(0.0),
-            (self.time_squared - self.time * self.time / count).max(0.0),
-            self.both - self.load * self.time / count,
-        )
-    }
-
-    /// Standard deviation of ln(seconds).
-    fn deviation(&self) -> f64 {
-        (self.around_mean().1 / (self.count - 1.0).max(1.0)).sqrt()
-    }
-
-    /// The square of the standard error of [`Self::mean_time`].
-    fn error_squared(&self) -> f64 {
-        self.around_mean().1 / (self.count * (self.count - 1.0)).max(1.0)
-    }
-}
+use super::timings::{Timings, slope};
 
 /// The limit in force for each server, and what is to be learned under it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ServerLimit {
     /// Requests in flight, at the most.
     pub per_server: u32,
+    /// That over time, while two limits are in force by turns: so much others can be let in for.
+    pub sustained: f64,
     /// Only answers that were made with as many in flight, in the mean, tell something: what was begun under other limits does not.
     pub from: f64,
     /// And no more.
@@ -108,12 +29,7 @@ impl ServerLimit {
     /// One that is told: nothing is to be learned.
     #[must_use]
     pub const fn told(per_server: u32) -> Self {
-        Self { per_server, from: f64::INFINITY, to: f64::INFINITY }
-    }
-
-    /// Under which every answer tells something.
-    const fn of(per_server: u32) -> Self {
-        Self { per_server, from: 0.0, to: f64::INFINITY }
+        Self { per_server, sustained: per_server as f64, from: f64::INFINITY, to: f64::INFINITY }
     }
 }
 
@@ -134,8 +50,7 @@ const FIRST: u32 = 4;
 /// No limit is above this: no server of a site that needs a gate has more workers, and a mistake has an end.
 pub const LIMIT_MAX: u32 = 2048;
 
-/// Of two limits the larger is right if throughput grows by more than this share of what the limit grows by, and the smaller if by less.
-/// Between idle workers and shared ones the elasticity falls from 1 to 0 or less, so this is where it is told soonest.
+/// Between idle workers and shared ones the elasticity falls from 1 to 0 or less: a half is what it is told from soonest.
 const ELASTICITY: f64 = 0.5;
 
 /// An elasticity up to this is none: what an answer takes on its way, outside every worker, makes for so much however many there are.
@@ -145,7 +60,8 @@ const NOTHING: f64 = 0.12;
 /// large, which costs less than too small a one.
 const CONGESTION: f64 = 0.15;
 
-/// A judgement is passed when the elasticity is so many standard errors from that.
+/// A judgement is passed when the elasticity is so many standard errors from that; and the workers are taken to be where it says, between
+/// the two limits.
 const SURE: f64 = 2.0;
 
 /// A limit is judged while so much of it is used, in the mean over a tick.
@@ -161,7 +77,7 @@ const SLICE_MAX_S: f64 = 30.0;
 /// A trial that is not filled for so long is given up until it is.
 const UNFILLED_MAX_S: f64 = 5.0;
 
-/// A trial has at least this many cycles of four slices, and if it is not sure after the most nothing changes.
+/// A trial has at least this many cycles of four slices, and is judged by what it has after the most, sure or not.
 const CYCLES_MIN: usize = 2;
 const CYCLES_MAX: usize = 12;
 
@@ -173,9 +89,6 @@ const STEP_MAX: f64 = 1.0;
 
 /// The elasticity need not be known better than this.
 const ERROR_MIN: f64 = 0.12;
-
-/// The spread of cycles is known badly from few of them, and what the answers' own spread says weighs as much as so many cycles.
-const ANSWERS_WEIGH: f64 = 4.0;
 
 /// What is known of how many answers come, and of how they differ, is forgotten in this time.
 const MEMORY_S: f64 = 30.0;
@@ -202,6 +115,9 @@ const CLIMB_TRUSTED_S: f64 = 2.0;
 /// much.
 const CLIMB_FREE: f64 = 0.65;
 const CLIMB_MORE: f64 = 0.35;
+
+/// Of what is a half of the limit, or little more, nothing is left to be tried above it.
+const CLIMB_HALF: f64 = 0.55;
 
 /// The search for the limit, and its memory.
 #[derive(Clone, Debug)]
@@ -295,26 +211,19 @@ impl Concurrency {
     /// The limit in force until the next tick.
     #[must_use]
     pub fn limit(&self) -> ServerLimit {
+        let limit = f64::from(self.limit);
         match &self.state {
             State::Try(trial) => {
-                let (smaller, larger) = (self.limit.min(trial.other), self.limit.max(trial.other));
+                let other = f64::from(trial.other);
                 ServerLimit {
                     per_server: if trial.is_at_other() { trial.other } else { self.limit },
-                    from: f64::from(smaller) * FILLED,
-                    to: f64::from(larger) / FILLED,
+                    sustained: if trial.is_under_way() { f64::midpoint(limit, other) } else { limit },
+                    from: limit.min(other) * FILLED,
+                    to: limit.max(other) / FILLED,
                 }
             }
-            State::Climb(_) | State::Rest { .. } => ServerLimit::of(self.limit),
-        }
-    }
-
-    /// The limit over time, that others can be let in for.
-    #[must_use]
-    pub fn sustained(&self) -> f64 {
-        match &self.state {
-            State::Try(trial) if trial.is_under_way() => f64::from(self.limit + trial.other) / 2.0,
-            State::Climb(climb) => f64::from(self.limit) * climb.trusted(),
-            State::Try(_) | State::Rest { .. } => f64::from(self.limit),
+            State::Climb(climb) => ServerLimit { per_server: self.limit, sustained: limit * climb.trusted(), from: 0.0, to: f64::INFINITY },
+            State::Rest { .. } => ServerLimit { per_server: self.limit, sustained: limit, from: 0.0, to: f64::INFINITY },
         }
     }
 
@@ -391,12 +300,8 @@ impl Concurrency {
                     self.go_on();
                 }
             }
-            Climbed::Between(limit) => {
-                self.limit = limit.max(1);
-                self.go_on();
-            }
-            Climbed::Below(limit) => {
-                (self.limit, self.above_known) = (limit.max(1), true);
+            Climbed::Enough { limit, before_was_too_much } => {
+                (self.limit, self.above_known) = (limit.max(1), before_was_too_much);
                 self.go_on();
             }
         }
@@ -473,7 +378,7 @@ impl Concurrency {
             return None;
         };
         let by = mean - usual;
-        if by.abs() < CHANGED.ln() + 2.0 * window.error_squared().sqrt() {
+        if by.abs() < CHANGED.ln() + SURE * window.error_squared().sqrt() {
             self.otherwise = 0;
         } else {
             self.otherwise += 1;
@@ -496,10 +401,11 @@ impl Concurrency {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Climbed {
     Higher,
-    /// The limit is between this one and half of it.
-    Between(u32),
-    /// Half of it was too much already.
-    Below(u32),
+    /// There are about so many workers; half of the limit, where it stood before, may have been too much already.
+    Enough {
+        limit: u32,
+        before_was_too_much: bool,
+    },
 }
 
 impl Climb {
@@ -531,8 +437,8 @@ impl Climb {
             Climbed::Higher
         } else if sure {
             // of as many as there are, each takes as much longer as there are more than workers
-            let workers = f64::from(limit) * (-longer).exp();
-            if workers < 0.55 * f64::from(limit) { Climbed::Below(whole(workers)) } else { Climbed::Between(whole(workers).min(limit)) }
+            let share = (-longer).exp();
+            Climbed::Enough { limit: whole(share.min(1.0) * f64::from(limit)), before_was_too_much: share < CLIMB_HALF }
         } else {
             return None;
         };
@@ -640,25 +546,6 @@ impl Trial {
     }
 }
 
-/// The slope of ln(time) over ln(in flight) within cycles, and its standard error: the larger of what the spread of the answers and
-/// of what the spread of the cycles says, since answers of one moment are alike.
-fn slope(cycles: &[Timings]) -> Option<(f64, f64)> {
-    let parts: Vec<(f64, f64, f64)> = cycles.iter().map(Timings::around_mean).collect();
-    let (loads, times, both) = parts.iter().fold((0.0, 0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1, sum.2 + part.2));
-    if loads <= 1e-6 {
-        return None;
-    }
-    let slope = both / loads;
-    let (count, groups): (f64, f64) = (cycles.iter().map(|cycle| cycle.count).sum(), f64_of(cycles.len()));
-    let spread = (times - slope * both).max(0.0) / (count - groups - 1.0).max(1.0);
-    let of_answers = (spread / loads).sqrt();
-    let between: f64 = parts.iter().map(|part| (part.2 - slope * part.0).powi(2)).sum();
-    let of_cycles = (between * groups / (groups - 1.0).max(1.0)).sqrt() / loads;
-    let weight = (groups - 1.0) / (groups - 1.0 + ANSWERS_WEIGH);
-    let error = (of_cycles.powi(2) * weight + of_answers.powi(2) * (1.0 - weight)).sqrt();
-    Some((slope, error))
-}
-
 fn above(limit: u32, step: f64) -> u32 {
     whole(f64::from(limit) * (1.0 + step)).clamp(limit + 1, LIMIT_MAX.max(limit + 1))
 }
@@ -670,11 +557,6 @@ fn below(limit: u32, step: f64) -> u32 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small; `as` saturates")]
 fn whole(limit: f64) -> u32 {
     limit.round() as u32
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few cycles")]
-const fn f64_of(count: usize) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
@@ -855,32 +737,16 @@ mod tests {
             }
             found.tick(&Sample { seconds, in_flight, timings });
             assert!((1..=LIMIT_MAX).contains(&found.limit().per_server), "{}", found.limit().per_server);
-            assert!(found.sustained().is_finite() && found.sustained() > 0.0);
+            assert!(found.limit().sustained.is_finite() && found.limit().sustained > 0.0);
         }
     }
 
     #[test]
     fn while_two_limits_are_compared_people_are_let_in_for_their_mean() {
         let mut found = Concurrency::new(Some(32));
-        assert!((found.sustained() - 32.0).abs() < 1e-9);
+        assert!((found.limit().sustained - 32.0).abs() < 1e-9);
         let mut site = SITE;
         site.busy(&mut found, 1);
-        assert_eq!(found.limit(), ServerLimit { per_server: 40, from: 32.0 * FILLED, to: 40.0 / FILLED });
-        assert!((found.sustained() - 36.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn the_slope_is_that_of_the_line_within_cycles() {
-        let cycle = |height: f64| {
-            let mut cycle = Timings::NONE;
-            for (n, in_flight) in [(0, 10.0), (1, 20.0), (2, 20.0), (3, 10.0)] {
-                let noise = [0.01, -0.01, 0.01, -0.01][n];
-                cycle.add((height + 0.7 * f64::ln(in_flight) + noise).exp(), in_flight);
-            }
-            cycle
-        };
-        let (slope, error) = slope(&[cycle(-3.0), cycle(-2.0), cycle(-1.0)]).unwrap();
-        assert!((slope - 0.7).abs() < 1e-6 && error < 0.02, "{slope} {error}");
-        assert!(super::slope(&[Timings::NONE]).is_none());
+        assert_eq!(found.limit(), ServerLimit { per_server: 40, sustained: 36.0, from: 32.0 * FILLED, to: 40.0 / FILLED });
     }
 }

@@ -142,16 +142,10 @@ impl Recent {
 /// just come would win an epoch's worth of tokens in its first seconds, and those who ask most often would get them.
 const HELD_SETTLE: Duration = Duration::from_secs(2);
 
-/// What is left of a rate of newcomers for those who have not won yet. `held` tickets have, and wait for a token: they come first.
-#[must_use]
-pub fn left(newcomers_per_second: f64, held: f64) -> f64 {
-    newcomers_per_second - held / HELD_SETTLE.as_secs_f64()
-}
-
-/// The odds that fill a rate of newcomers after the `held`.
+/// The odds that fill a rate of newcomers after the `held`: those tickets have won, wait for a token, and come first.
 #[must_use]
 pub fn odds(newcomers_per_second: f64, epoch: Duration, held: f64, weights: f64) -> f64 {
-    let left = left(newcomers_per_second, held);
+    let left = newcomers_per_second - held / HELD_SETTLE.as_secs_f64();
     if weights <= 0.0 {
         return if left > 0.0 { 1.0 } else { 0.0 };
     }

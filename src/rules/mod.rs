@@ -18,6 +18,7 @@ pub mod rehearsal;
 pub mod routes;
 pub mod slots;
 pub mod time;
+pub mod timings;
 pub mod token;
 pub mod uniform;
 pub mod units;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::concurrency::LIMIT_MAX;
 use super::routes::Routes;
 use super::time::UnixTime;
 
@@ -87,17 +86,6 @@ pub enum MaxInFlight {
     Auto,
     /// As the operator says.
     Fixed(u32),
-}
-
-impl MaxInFlight {
-    /// The most that it may come to.
-    #[must_use]
-    pub const fn most(self) -> u32 {
-        match self {
-            Self::Auto => LIMIT_MAX,
-            Self::Fixed(limit) => limit,
-        }
-    }
 }
 
 /// One upstream server, from `http://host:port`.

@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::concurrency::{ServerLimit, Timings};
+use super::concurrency::ServerLimit;
 use super::health::{Health, Takes};
 use super::time::Moment;
+use super::timings::Timings;
 use super::uniform::Uniform;
 
 /// What is asked for.
@@ -48,10 +49,10 @@ pub enum Answer<W> {
 }
 
 /// Bounds from the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    /// Slots of each server.
-    pub per_server: u32,
+    /// Slots of each server, and what is learned from those who had one.
+    pub server: ServerLimit,
     /// The most that wait.
     pub queue: usize,
     /// The most slots of one pass.
@@ -62,7 +63,6 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct Slots<W> {
     bounds: Bounds,
-    limit: ServerLimit,
     servers: Vec<Server>,
     /// Those who wait and are under their bounds, oldest first; gated and open apart, since the bound of open routes holds for all of them.
     gated: BTreeMap<u64, Waiting<W>>,
@@ -123,7 +123,6 @@ impl<W> Slots<W> {
     pub fn new(bounds: Bounds, servers: usize, now: Moment) -> Self {
         Self {
             bounds,
-            limit: ServerLimit::told(bounds.per_server),
             servers: vec![Server::new(); servers],
             gated: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -177,7 +176,7 @@ impl<W> Slots<W> {
         let seconds = now.since(grant.at).as_secs_f64();
         if ask.counts && good && seconds > 0.0 {
             let in_flight = (server.busy_s - grant.busy_s) / seconds;
-            if (self.limit.from..=self.limit.to).contains(&in_flight) {
+            if (self.bounds.server.from..=self.bounds.server.to).contains(&in_flight) {
                 self.usage.timings.add(seconds, in_flight);
             }
         }
@@ -247,7 +246,6 @@ impl<W> Slots<W> {
     /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
     pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
         self.bounds = bounds;
-        self.limit = ServerLimit { per_server: bounds.per_server, ..self.limit };
         // whoever is still over a bound is held again when it would be next
         let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
         self.held_count = 0;
@@ -269,11 +267,17 @@ impl<W> Slots<W> {
             .collect()
     }
 
-    /// So many slots of each server from now on. The caller then calls [`Slots::next`] until it returns none; requests above a smaller
-    /// number finish.
-    pub const fn limit(&mut self, limit: ServerLimit) {
-        self.bounds.per_server = limit.per_server;
-        self.limit = limit;
+    /// So many slots of each server from now on. Returns whether it is another number: the caller then calls [`Slots::next`] until it
+    /// returns none; requests above a smaller number finish.
+    pub const fn limit(&mut self, limit: ServerLimit) -> bool {
+        let before = std::mem::replace(&mut self.bounds.server, limit);
+        before.per_server != limit.per_server
+    }
+
+    /// Slots of a server that are free.
+    #[must_use]
+    pub fn room(&self, server: usize) -> u32 {
+        self.bounds.server.per_server.saturating_sub(self.busy(server))
     }
 
     /// The health of a server.
@@ -302,7 +306,7 @@ impl<W> Slots<W> {
     /// Slots of the servers that are in use; of all, if none is up.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.bounds.per_server.saturating_mul(self.in_use())
+        self.bounds.server.per_server.saturating_mul(self.in_use())
     }
 
     /// Servers that are in use; all, if none is up.
@@ -384,10 +388,10 @@ impl<W> Slots<W> {
         let any_up = self.servers.iter().any(|server| server.live && server.health.takes() != Takes::None);
         let free = |server: &Server| {
             let most = match server.health.takes() {
-                Takes::All => self.bounds.per_server,
+                Takes::All => self.bounds.server.per_server,
                 Takes::One => 1,
                 Takes::None if any_up => 0,
-                Takes::None => self.bounds.per_server,
+                Takes::None => self.bounds.server.per_server,
             };
             server.live && server.busy() < most
         };
@@ -406,7 +410,7 @@ impl<W> Slots<W> {
         for server in &mut self.servers {
             server.busy_s += f64::from(server.busy()) * elapsed;
             // a server has no more workers than slots: what is over the bound waits there, and uses none
-            let share = f64::from(self.bounds.per_server) / f64::from(server.busy().max(self.bounds.per_server).max(1));
+            let share = f64::from(self.bounds.server.per_server) / f64::from(server.busy().max(self.bounds.server.per_server).max(1));
             self.usage.counted_s += f64::from(server.counted) * share * elapsed;
             self.usage.uncounted_s += f64::from(server.uncounted) * share * elapsed;
             self.usage.over_s += f64::from(server.busy()) * (1.0 - share) * elapsed;
@@ -441,7 +445,7 @@ impl Appointments {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { per_server: 4, queue: 10, per_pass: 2 };
+    const BOUNDS: Bounds = Bounds { server: ServerLimit::told(4), queue: 10, per_pass: 2 };
 
     fn at(ms: u64) -> Moment {
         Moment::from_micros(ms * 1000)
@@ -544,7 +548,7 @@ mod tests {
 
     #[test]
     fn a_waiter_that_leaves_is_forgotten_wherever_it_stands() {
-        let mut slots = Slots::new(Bounds { per_server: 2, ..BOUNDS }, 1, at(0));
+        let mut slots = Slots::new(Bounds { server: ServerLimit::told(2), ..BOUNDS }, 1, at(0));
         slots.ask(gated(1), [0, 0], at(0), 0);
         slots.ask(gated(1), [0, 0], at(0), 0);
         let Answer::Queued(held) = slots.ask(gated(1), [0, 0], at(0), 1) else { panic!() };
@@ -632,7 +636,7 @@ mod tests {
             for (grant, pass) in grants.into_iter().zip(0..) {
                 slots.release(grant, gated(pass), good, at(second * 1000 + 1000));
             }
-            slots.limit(ServerLimit { per_server: 4, from: 1.5, to: 3.5 });
+            slots.limit(ServerLimit { from: 1.5, to: 3.5, ..BOUNDS.server });
             slots.usage(at(second * 1000 + 1000)).timings.since(&before)
         };
         assert_eq!(told(0, 2, true), Timings::NONE, "of a limit that is told there is nothing to learn");
@@ -661,7 +665,7 @@ mod tests {
 
     #[test]
     fn raised_bounds_let_waiters_in() {
-        let mut slots = Slots::new(Bounds { per_server: 1, ..BOUNDS }, 1, at(0));
+        let mut slots = Slots::new(Bounds { server: ServerLimit::told(1), ..BOUNDS }, 1, at(0));
         slots.ask(gated(1), [0, 0], at(0), 0);
         slots.ask(gated(2), [0, 0], at(0), 2);
         slots.reconfigure(BOUNDS, &[Some(0)]);

@@ -56,8 +56,8 @@ impl Front {
         let upstream = &policy.upstream;
         let servers = upstream.servers.len();
         let gate = Gate::new(Arc::new(policy.clone()), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, now(0));
-        let per_server = gate.regime().server_limit.per_server;
-        let bounds = Bounds { per_server, queue: upstream.queue.length, per_pass: policy.session.in_flight };
+        let server = gate.regime().server_limit;
+        let bounds = Bounds { server, queue: upstream.queue.length, per_pass: policy.session.in_flight };
         Ok(Self {
             deadline: micros(upstream.queue.deadline),
             response_timeout: micros(upstream.timeouts.response),

@@ -61,7 +61,6 @@ struct Inner {
 /// What of the policy a request needs once it has a slot.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
-    per_server: u32,
     timeouts: policy::Timeouts,
     response_buffer: usize,
 }
@@ -107,16 +106,15 @@ impl Upstream {
         deadlines: &[Arc<Deadlines>],
         memory: Arc<BufferMemory>,
     ) -> Arc<Self> {
-        let per_server = gate.regime().server_limit.per_server;
         let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
-        let slots = Slots::new(bounds(policy, per_server), peers.len(), clock.moment());
+        let slots = Slots::new(bounds(policy, &gate), peers.len(), clock.moment());
         let workers = deadlines
             .iter()
             .enumerate()
             .map(|(worker, deadlines)| Worker { deadlines: Arc::clone(deadlines), shard: metrics.shard(worker) })
             .collect();
         let draws = clock.now().wall.as_millis() | 1;
-        let inner = Inner { slots, peers, settings: settings(policy, per_server), draws };
+        let inner = Inner { slots, peers, settings: settings(policy), draws };
         Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
     }
 
@@ -126,8 +124,7 @@ impl Upstream {
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
             policy.upstream.servers.iter().map(|server| inner.peers.iter().position(|peer| peer.server == *server)).collect();
-        let per_server = self.gate.regime().server_limit.per_server;
-        let places = inner.slots.reconfigure(bounds(policy, per_server), &kept);
+        let places = inner.slots.reconfigure(bounds(policy, &self.gate), &kept);
         for peer in &mut inner.peers {
             peer.live = false;
         }
@@ -140,7 +137,7 @@ impl Upstream {
         for peer in inner.peers.iter_mut().filter(|peer| !peer.live) {
             peer.idle.clear();
         }
-        inner.settings = settings(policy, per_server);
+        inner.settings = settings(policy);
         let granted = self.grant(&mut inner, now);
         drop(inner);
         hand_out(granted);
@@ -182,18 +179,14 @@ impl Upstream {
 
     /// So many slots of each server from now on.
     pub fn limit(self: &Arc<Self>, limit: ServerLimit) {
-        let per_server = limit.per_server;
         let mut inner = self.lock();
-        inner.slots.limit(limit);
-        let before = std::mem::replace(&mut inner.settings.per_server, per_server);
-        if before == per_server {
+        if !inner.slots.limit(limit) {
             return;
         }
         let Inner { slots, peers, .. } = &mut *inner;
         for (place, peer) in peers.iter_mut().enumerate() {
             // an idle connection holds a worker too
-            let room = per_server.saturating_sub(slots.busy(place)) as usize;
-            peer.idle.drain(..peer.idle.len().saturating_sub(room));
+            peer.idle.drain(..peer.idle.len().saturating_sub(slots.room(place) as usize));
         }
         let granted = self.grant(&mut inner, self.clock.moment());
         drop(inner);
@@ -233,8 +226,8 @@ impl Upstream {
     }
 
     fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize) -> Slot {
-        let busy = inner.slots.busy(grant.server);
-        let connection = inner.peers[grant.server].take_idle(worker, inner.settings.per_server.saturating_sub(busy));
+        let room = inner.slots.room(grant.server);
+        let connection = inner.peers[grant.server].take_idle(worker, room);
         Slot { upstream: Arc::clone(self), grant, ask, worker, settings: inner.settings, connection, outcome: None }
     }
 
@@ -320,7 +313,7 @@ impl Drop for Slot {
             Some(false) | None => {}
         }
         if let Some(mut connection) = self.connection.take() {
-            let free = inner.settings.per_server.saturating_sub(inner.slots.busy(server));
+            let free = inner.slots.room(server);
             let peer = &mut inner.peers[server];
             if peer.live && !connection.is_closed() && peer.idle.len() < free as usize {
                 connection.idle_since = now;
@@ -350,10 +343,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn bounds(policy: &policy::Policy, per_server: u32) -> Bounds {
-    Bounds { per_server, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight }
+fn bounds(policy: &policy::Policy, gate: &Gate) -> Bounds {
+    Bounds { server: gate.regime().server_limit, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight }
 }
 
-const fn settings(policy: &policy::Policy, per_server: u32) -> Settings {
-    Settings { per_server, timeouts: policy.upstream.timeouts, response_buffer: policy.upstream.buffer.response }
+const fn settings(policy: &policy::Policy) -> Settings {
+    Settings { timeouts: policy.upstream.timeouts, response_buffer: policy.upstream.buffer.response }
 }

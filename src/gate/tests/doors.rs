@@ -2,7 +2,8 @@
 
 use super::super::*;
 use super::world::{Settings, WALL, World, at, gate, policy, policy_of, visit};
-use crate::rules::concurrency::Timings;
+use crate::rules::limit::Limit;
+use crate::rules::timings::Timings;
 
 const SITE: Site =
     Site { in_flight: 0, queued: 0, servers: 1, usage: Usage { counted_s: 0.0, uncounted_s: 0.0, over_s: 0.0, timings: Timings::NONE } };
@@ -95,7 +96,7 @@ fn observe_takes_only_those_who_would_be_inside_for_inside() {
     let regime = gate.regime();
     let told = regime.rehearsed.unwrap();
     assert!(told.asked > 100.0 && told.queued < 5.0 && told.has_line(), "{told:?}");
-    assert!(regime.law.newcomers <= 1.0 && regime.limiting && regime.limit == Limit::Committed, "{:?} {:?}", regime.law, regime.limit);
+    assert!(regime.law.newcomers <= 1.0 && regime.limiting && regime.limit() == Limit::Committed, "{:?} {:?}", regime.law, regime.limit());
     assert_eq!(gate.decide(0, &regime, &visit(None, 5000), at(2)).verdict, Verdict::Wait);
 }
 

@@ -174,7 +174,8 @@ impl World {
         let policy = policy(settings.slots, settings.yaml);
         let now = Now { mono: Moment::default(), wall: WALL, doubt: Duration::ZERO };
         let pages = Arc::new(Pages::built_in().unwrap());
-        let bounds = Bounds { per_server: settings.slots, queue: policy.upstream.queue.length, per_pass: policy.session.in_flight };
+        let bounds =
+            Bounds { server: ServerLimit::told(settings.slots), queue: policy.upstream.queue.length, per_pass: policy.session.in_flight };
         let gate = Gate::new(policy, Arc::new(keys(settings.seed)), pages, settings.remembered, 2, now);
         let tokens = gate.tokens.load(Ordering::Relaxed);
         let mut world = Self {

@@ -42,6 +42,7 @@ pub mod store;
 pub mod gate;
 
 pub mod demo;
+pub mod mail;
 pub mod reload;
 pub mod simulate;
 pub mod upstream;

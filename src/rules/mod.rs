@@ -5,6 +5,7 @@ pub mod concurrency;
 pub mod controller;
 pub mod decide;
 pub mod draw;
+pub mod email;
 pub mod headers;
 pub mod health;
 pub mod keyring;

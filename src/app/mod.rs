@@ -24,6 +24,7 @@ use crate::admin::{self, AdminBackend, AdminState, AdminToken, ModeRequest, Relo
 use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
+use crate::mail::Mail;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Connections, Stage, Worker};
 use crate::reload::{self, Parts, Reloader, chain};
@@ -90,6 +91,7 @@ struct Shared {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
+    mail: Arc<Mail>,
     reloader: Option<Arc<Reloader>>,
     store: Store,
     stage: watch::Sender<Stage>,
@@ -164,6 +166,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         clock,
         metrics,
         connections: Arc::default(),
+        mail: Arc::new(Mail {}),
         reloader,
         store,
         stage: watch::Sender::new(Stage::Serving),
@@ -285,6 +288,7 @@ fn worker_thread(
         deadlines,
         Arc::clone(&shared.connections),
         Arc::clone(memory),
+        Arc::clone(&shared.mail),
         shared.stage.subscribe(),
         u64::from_ne_bytes(seed),
     ));

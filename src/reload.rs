@@ -20,7 +20,7 @@ use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{MaxInFlight, Policy};
 use crate::rules::time::UnixTime;
-use crate::store;
+use crate::store::{self, chain};
 
 /// Puts new policies in force.
 #[derive(Debug)]
@@ -248,17 +248,4 @@ pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// An error and its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

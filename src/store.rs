@@ -11,13 +11,15 @@
 //!   state.json                what a restart takes over
 //!   state.json.bad-1          one that could not be read
 //!   minted.jsonl              a line for each minted pass
+//!   email-queue/              see [`email_queue`]
 //! ```
 //!
 //! Every file is 0600. Keys and state are replaced whole or not at all: written beside, synced, renamed. The command line changes keys beside a gate that
 //! serves, so keys have a lock of their own, and a gate sees by [`keys_fingerprint`] that they have changed.
 //!
-//! Absent: a clock (`now` is an argument) and the email queue. All of it blocks on the disk, so none of it runs on a thread that serves requests.
+//! Absent: a clock (`now` is an argument). All of it blocks on the disk, so none of it runs on a thread that serves requests.
 
+pub mod email_queue;
 mod files;
 mod keys;
 mod state;
@@ -259,6 +261,19 @@ impl StoreError {
         let path = path.to_owned();
         move |source| Self::Io { doing, path, source }
     }
+}
+
+/// An error and its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 fn read_pid(lock: &File) -> Option<u32> {

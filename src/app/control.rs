@@ -15,7 +15,7 @@ use crate::gate::{Site, TICK};
 use crate::metrics::{Count, Gauge, ModeLabel, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
 use crate::rules::policy::Mode;
-use crate::store::{SavedLine, SavedMode, SavedState};
+use crate::store::{SavedLine, SavedMode, SavedState, chain};
 use crate::upstream;
 
 /// The recent past, for the dashboard.
@@ -259,7 +259,7 @@ pub(super) fn save(shared: &Shared) -> bool {
             true
         }
         Err(error) => {
-            tracing::error!(error = %crate::reload::chain(&error), "the state could not be saved");
+            tracing::error!(error = %chain(&error), "the state could not be saved");
             false
         }
     }

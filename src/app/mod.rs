@@ -24,12 +24,12 @@ use crate::admin::{self, AdminBackend, AdminState, AdminToken, ModeRequest, Relo
 use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
-use crate::mail::Mail;
+use crate::mail::{self, Mail};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Connections, Stage, Worker};
-use crate::reload::{self, Parts, Reloader, chain};
+use crate::reload::{self, Parts, Reloader};
 use crate::rules::policy::{Mode, Policy};
-use crate::store::{LoadedState, SavedState, Store, StoreError};
+use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
 use crate::upstream::{BufferMemory, Upstream};
 
 use control::History;
@@ -88,10 +88,10 @@ pub enum StartError {
 struct Shared {
     gate: Arc<Gate>,
     upstream: Arc<Upstream>,
+    mail: Arc<Mail>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
-    mail: Arc<Mail>,
     reloader: Option<Arc<Reloader>>,
     store: Store,
     stage: watch::Sender<Stage>,
@@ -142,18 +142,22 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let remembered = remembered(&store, &policy, &clock)?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
+    let mail =
+        mail::Parts { data: policy.data.clone(), hash: keys.address_hash(), clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) };
+    let mail = Arc::new(Mail::start(mail, &policy.email_queue)?);
     let policy = Arc::new(policy);
     let gate = Arc::new(Gate::new(Arc::clone(&policy), keys, pages, remembered, workers, clock.now()));
     let memory = Arc::new(BufferMemory::new(policy.limits.buffer_memory));
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream = Upstream::new(&policy, Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
     let reloader = file.map(|path| {
-        let (site, memory) = (Arc::clone(&upstream), Arc::clone(&memory));
+        let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
             follow: Arc::new(move |policy| {
                 memory.set_limit(policy.limits.buffer_memory);
                 site.apply(policy);
+                mail.apply(&policy.email_queue);
             }),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
@@ -163,10 +167,10 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let shared = Arc::new(Shared {
         gate,
         upstream,
+        mail,
         clock,
         metrics,
         connections: Arc::default(),
-        mail: Arc::new(Mail {}),
         reloader,
         store,
         stage: watch::Sender::new(Stage::Serving),
@@ -243,6 +247,8 @@ impl Running {
                 tracing::error!("a thread has panicked");
             }
         }
+        // nobody posts any more
+        self.shared.mail.end();
     }
 }
 

@@ -3,6 +3,7 @@
 mod healthcheck;
 mod keys;
 mod mint;
+mod queue;
 mod serve;
 mod simulate;
 
@@ -52,6 +53,9 @@ enum Command {
     /// The keys that sign tickets and passes
     #[command(subcommand)]
     Keys(Keys),
+    /// The addresses of those who would rather leave than wait
+    #[command(subcommand)]
+    Queue(Queue),
     /// Ask the running gate whether it is alive and takes traffic (exit status 0 or 1), for containers without a shell
     Healthcheck(ConfigFile),
 }
@@ -68,6 +72,27 @@ enum Keys {
         config: ConfigFile,
         /// Its id, from `keys list`
         id: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Queue {
+    /// How many addresses there are, and since when
+    Status(ConfigFile),
+    /// Print them, in order of arrival
+    Export {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// csv for spreadsheets and mail merges, jsonl as they stand in the files
+        #[arg(long, value_enum, default_value_t = queue::Format::Csv)]
+        format: queue::Format,
+    },
+    /// Erase an address from every file, also beside a gate that runs, and say how many rows that were
+    Forget {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The address
+        email: String,
     },
 }
 
@@ -116,6 +141,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::List(file)) => with_policy(file, |policy, _| keys::list(&policy.data, &mut out)),
         Command::Keys(Keys::Rotate(file)) => with_policy(file, |policy, _| keys::rotate(&policy.data, clock.now().wall, &mut out)),
         Command::Keys(Keys::Retire { config, id }) => with_policy(config, |policy, _| keys::retire(&policy.data, id, &mut out)),
+        Command::Queue(Queue::Status(file)) => with_policy(file, |policy, _| queue::status(&policy.data, &mut out)),
+        Command::Queue(Queue::Export { config, format }) => with_policy(config, |policy, _| queue::export(&policy.data, format, &mut out)),
+        Command::Queue(Queue::Forget { config, email }) => with_policy(config, |policy, _| queue::forget(&policy.data, &email, &mut out)),
         Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
     }
 }

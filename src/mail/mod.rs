@@ -1,11 +1,56 @@
-//! The email queue at work: one thread writes down what visitors post, and answers only when it is on disk.
+//! The email queue at work: one thread writes down what visitors post, many rows with one sync of the disk, and answers only then.
+//!
+//! Always holds: who was told that an address is taken finds it on disk, and nobody waits for the disk but those who post.
+//!
+//! Absent: pages and forms (`proxy/`), and the files themselves (`store/email_queue`).
 
+mod tickets;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::rules::email::Address;
+use crate::rules::keyring::AddressHash;
+use crate::rules::policy::EmailQueue;
 use crate::rules::token::VisitorId;
 
-/// The email queue, shared by all workers.
+use writer::{Command, Job, Writer};
+
+/// The email queue, shared by all workers. Its thread ends when it is dropped, after what was posted is written.
 #[derive(Debug)]
-pub struct Mail {}
+pub struct Mail {
+    posts: SyncSender<Command>,
+    settings: Arc<Settings>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What of the policy the thread follows.
+#[derive(Debug)]
+struct Settings {
+    retention_s: AtomicU64,
+}
+
+/// What the thread works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// `data`
+    pub data: PathBuf,
+    /// How addresses are told apart.
+    pub hash: AddressHash,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// Where it is shown how the queue stands.
+    pub metrics: Arc<Metrics>,
+}
 
 /// What a visitor has posted.
 #[derive(Clone, Debug)]
@@ -31,12 +76,192 @@ pub enum NotTaken {
     Unavailable,
 }
 
+/// Posts that wait to be written down; more are told that it can't be done now.
+const POSTS_MAX: usize = 4096;
+
+/// A post that a disk has not taken in this time is told so. It may be written all the same.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Mail {
-    /// Takes an address. When this returns, it is on disk; an address that is there already is taken once.
+    /// Starts the thread. It reads the queue first; what is posted meanwhile waits.
     ///
     /// # Errors
-    /// Why it is not taken. Then nothing of it is kept.
-    pub async fn post(&self, _posted: Posted, _per_ticket: u32) -> Result<(), NotTaken> {
-        Err(NotTaken::Unavailable)
+    /// If the system gives no thread.
+    pub fn start(parts: Parts, policy: &EmailQueue) -> std::io::Result<Self> {
+        let (posts, commands) = sync_channel(POSTS_MAX);
+        let settings = Arc::new(Settings { retention_s: AtomicU64::new(policy.retention.as_secs()) });
+        let writer = Writer::new(parts, Arc::clone(&settings), policy.enabled);
+        let thread = std::thread::Builder::new().name("tidegate-mail".to_owned()).spawn(move || writer.run(&commands))?;
+        Ok(Self { posts, settings, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Takes over a new policy.
+    pub fn apply(&self, policy: &EmailQueue) {
+        self.settings.retention_s.store(policy.retention.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Takes an address. When this returns, it is on disk; an address that is there already is taken once. `per_ticket` is
+    /// `email_queue.addresses_per_ticket`.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub async fn post(&self, posted: Posted, per_ticket: u32) -> Result<(), NotTaken> {
+        let (answer, answered) = oneshot::channel();
+        self.posts.try_send(Command::Post(Job { posted, per_ticket, answer })).map_err(|_| NotTaken::Unavailable)?;
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(NotTaken::Unavailable),
+        }
+    }
+
+    /// Writes down what was posted, and ends the thread. Who posts from now on is told that it can't be done.
+    pub fn end(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        // it takes what is in front of this first
+        self.posts.send(Command::End).ok();
+        if thread.join().is_err() {
+            tracing::error!("the thread of the email queue has panicked");
+        }
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::metrics::Gauge;
+    use crate::rules::keyring::{Key, Keyring, SiteSecret};
+    use crate::rules::time::UnixTime;
+    use crate::store::email_queue::directory_of;
+    use crate::store::scratch::Scratch;
+
+    const POLICY: EmailQueue =
+        EmailQueue { enabled: true, retention: Duration::from_secs(86_400), posts_per_client: 60, addresses_per_ticket: 3 };
+
+    fn start(data: &Path, policy: &EmailQueue) -> (Mail, Arc<Metrics>) {
+        let keys = Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap();
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        let parts =
+            Parts { data: data.to_owned(), hash: keys.address_hash(), clock: Arc::new(Clock::start()), metrics: Arc::clone(&metrics) };
+        (Mail::start(parts, policy).unwrap(), metrics)
+    }
+
+    fn posted(address: &str, ticket: u64) -> Posted {
+        let path = Some("/apply".to_owned());
+        Posted { address: Address::parse(address).unwrap(), language: None, path, ticket: VisitorId(ticket), client: 7 }
+    }
+
+    fn post(mail: &Mail, address: &str, ticket: u64) -> Result<(), NotTaken> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(mail.post(posted(address, ticket), POLICY.addresses_per_ticket))
+    }
+
+    /// The lines of all files.
+    fn lines(data: &Path) -> Vec<String> {
+        let files = fs::read_dir(directory_of(data)).unwrap().map(|file| file.unwrap().path());
+        let rows = files.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        rows.flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
+        for _ in 0..6000 {
+            if is_so() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        panic!("{what}: not within a minute");
+    }
+
+    #[test]
+    fn many_who_post_at_once_are_all_on_disk_when_they_are_told() {
+        let scratch = Scratch::new();
+        let (mail, metrics) = start(scratch.path(), &POLICY);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let posts: Vec<_> = (0..500u64).map(|n| (n, posted(&format!("{}@example.org", n % 250), n))).collect();
+            let mail = &mail;
+            let all = posts.into_iter().map(|(_, posted)| mail.post(posted, 3));
+            for answer in futures(all).await {
+                assert_eq!(answer, Ok(()));
+            }
+        });
+        let rows = lines(scratch.path());
+        assert_eq!(rows.len(), 250);
+        assert!(rows[0].contains("\"email\":\"0@example.org\"") && rows[0].contains("\"path\":\"/apply\""), "{}", rows[0]);
+        until("the gauges", || (metrics.gauge(Gauge::EmailsWaiting) - 250.0).abs() < 0.5 && metrics.gauge(Gauge::EmailWritable) > 0.5);
+        mail.end();
+        assert_eq!(post(&mail, "late@example.org", 1), Err(NotTaken::Unavailable));
+        drop(mail);
+        let (mail, _) = start(scratch.path(), &POLICY);
+        assert_eq!((post(&mail, "7@example.org", 1), post(&mail, "new@example.org", 1)), (Ok(()), Ok(())));
+        assert_eq!(lines(scratch.path()).len(), 251);
+    }
+
+    /// All of them, side by side.
+    async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+        let mut all: Vec<_> = all.map(|future| (Box::pin(future), None)).collect();
+        std::future::poll_fn(|context| {
+            for (future, result) in all.iter_mut().filter(|(_, result)| result.is_none()) {
+                if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+                    *result = Some(value);
+                }
+            }
+            if all.iter().all(|(_, result)| result.is_some()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        all.into_iter().filter_map(|(_, result)| result).collect()
+    }
+
+    #[test]
+    fn a_ticket_may_bring_some_addresses_and_the_same_one_as_often_as_it_likes() {
+        let scratch = Scratch::new();
+        let (mail, _) = start(scratch.path(), &POLICY);
+        for address in ["a@example.org", "b@example.org", "A@example.org", "c@example.org", "c@example.org"] {
+            assert_eq!(post(&mail, address, 1), Ok(()));
+        }
+        assert_eq!(post(&mail, "d@example.org", 1), Err(NotTaken::TicketFull));
+        assert_eq!(post(&mail, "d@example.org", 2), Ok(()));
+        assert_eq!(post(&mail, "d@example.org", 1), Err(NotTaken::TicketFull), "also if someone else has brought it");
+        assert_eq!(lines(scratch.path()).len(), 4);
+    }
+
+    #[test]
+    fn while_nothing_can_be_written_it_says_so_and_then_goes_on() {
+        let scratch = Scratch::new();
+        // a file in the place of the directory
+        let directory = directory_of(scratch.path());
+        fs::write(&directory, "").unwrap();
+        let (mail, metrics) = start(scratch.path(), &POLICY);
+        assert_eq!(post(&mail, "a@example.org", 1), Err(NotTaken::Unavailable));
+        until("the gauge", || metrics.gauge(Gauge::EmailWritable) < 0.5);
+        fs::remove_file(&directory).unwrap();
+        until("the gauge", || metrics.gauge(Gauge::EmailWritable) > 0.5);
+        assert_eq!(post(&mail, "a@example.org", 1), Ok(()));
+        assert_eq!(lines(scratch.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_uses_makes_no_directory_and_an_old_one_is_kept_in_order() {
+        let scratch = Scratch::new();
+        let off = EmailQueue { enabled: false, ..POLICY };
+        drop(start(scratch.path(), &off));
+        assert!(!directory_of(scratch.path()).exists());
+        let directory = directory_of(scratch.path());
+        fs::create_dir(&directory).unwrap();
+        let row = "{\"v\":1,\"id\":\"0000000000000001\",\"at\":\"2020-01-31T08:00:00Z\",\"email\":\"ann@example.org\",\
+                   \"ticket\":\"0000000000000007\",\"client\":\"0000000000000008\"}\n";
+        fs::write(directory.join("2020-01-31.jsonl"), row).unwrap();
+        let (_mail, _) = start(scratch.path(), &off);
+        until("what is too old to be deleted", || lines(scratch.path()).is_empty());
     }
 }

@@ -70,6 +70,12 @@ pub fn fold(address: &str) -> String {
     address.to_lowercase()
 }
 
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.0
+    }
+}
+
 /// Addresses are for who asks for them by name.
 impl fmt::Debug for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -36,6 +36,7 @@ pub struct Keyring {
     draw: SipHasher24,
     client: SipHasher24,
     form: SipHasher24,
+    address: AddressHash,
     phase: u64,
 }
 
@@ -67,6 +68,7 @@ impl Keyring {
             draw: sip_hasher(&site.derive(LABEL_DRAW)),
             client: sip_hasher(&site.derive(LABEL_CLIENT)),
             form: sip_hasher(&site.derive(LABEL_FORM)),
+            address: AddressHash::new(&site.derive(LABEL_ADDRESS)),
             phase: first_u64(&site.derive(LABEL_PHASE)),
         })
     }
@@ -149,6 +151,12 @@ impl Keyring {
         form.finish()
     }
 
+    /// The hash by which the email queue knows an address: nobody can choose addresses that collide.
+    #[must_use]
+    pub const fn address_hash(&self) -> AddressHash {
+        self.address
+    }
+
     /// The key that signs.
     #[must_use]
     pub const fn signing_key(&self) -> KeyId {
@@ -202,6 +210,30 @@ impl Keyring {
         space[2..MESSAGE_HEAD].copy_from_slice(&self.site_id);
         space[MESSAGE_HEAD..end].copy_from_slice(payload);
         &space[..end]
+    }
+}
+
+/// Hashes the addresses of the email queue, under a secret of the site.
+#[derive(Clone, Copy)]
+pub struct AddressHash(siphasher::sip128::SipHasher24);
+
+impl AddressHash {
+    fn new(secret: &[u8; 32]) -> Self {
+        let mut key = [0; 16];
+        key.copy_from_slice(&secret[..16]);
+        Self(siphasher::sip128::SipHasher24::new_with_key(&key))
+    }
+
+    /// The hash of an address as [`fold`](super::email::fold) writes it. Of ten million addresses two are alike once in 10^24 times.
+    #[must_use]
+    pub fn of(&self, folded: &str) -> u128 {
+        self.0.hash(folded.as_bytes()).as_u128()
+    }
+}
+
+impl fmt::Debug for AddressHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AddressHash").finish_non_exhaustive()
     }
 }
 
@@ -532,6 +564,7 @@ const LABEL_SITE_ID: &[u8] = b"tidegate site id";
 const LABEL_DRAW: &[u8] = b"tidegate draw";
 const LABEL_CLIENT: &[u8] = b"tidegate client";
 const LABEL_FORM: &[u8] = b"tidegate form";
+const LABEL_ADDRESS: &[u8] = b"tidegate address";
 const LABEL_PHASE: &[u8] = b"tidegate phase";
 
 // a pass must go into one block of SHA-256 with its padding of nine bytes: a second would be work on every request

@@ -21,6 +21,11 @@ impl Hasher for AsItIs {
         }
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "either half is uniform")]
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+
     fn write_u64(&mut self, key: u64) {
         // a map takes its bucket from the low bits and its tag from the top ones: the top bits of the key, which are equal where they have
         // chosen among several maps before, go between them

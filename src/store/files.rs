@@ -18,11 +18,6 @@ use super::StoreError;
 pub(super) fn write_whole(directory: &Path, name: &str, content: &[u8]) -> Result<(), StoreError> {
     let path = directory.join(name);
     let temporary = directory.join(format!(".{name}.tmp"));
-    // what a crash has left behind; made anew, so that it has our permissions
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(StoreError::io("remove", &temporary)(error)),
-        Ok(()) | Err(_) => {}
-    }
     let written =
         write_new(directory, &temporary, content).and_then(|()| fs::rename(&temporary, &path).map_err(StoreError::io("replace", &path)));
     if let Err(error) = written {
@@ -33,10 +28,21 @@ pub(super) fn write_whole(directory: &Path, name: &str, content: &[u8]) -> Resul
     sync_directory(directory)
 }
 
-fn write_new(directory: &Path, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+/// Makes a file for writing, in the place of what a crash may have left there.
+pub(super) fn make_anew(directory: &Path, path: &Path) -> Result<File, StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(StoreError::io("remove", path)(error)),
+        // made anew, so that it has our permissions
+        Ok(()) | Err(_) => {}
+    }
     let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
-    let mut file = opened.map_err(StoreError::io("make", path))?;
+    let file = opened.map_err(StoreError::io("make", path))?;
     give_to_owner_of(directory, &file, path)?;
+    Ok(file)
+}
+
+fn write_new(directory: &Path, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let mut file = make_anew(directory, path)?;
     file.write_all(content).map_err(StoreError::io("write", path))?;
     file.sync_all().map_err(StoreError::io("sync", path))
 }

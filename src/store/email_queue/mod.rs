@@ -1,0 +1,547 @@
+//! The email queue on disk: files that are appended to, one JSON object a line.
+//!
+//! ```text
+//! data/email-queue/           0700
+//!   lock                      held by whoever writes; counts how often files were rewritten
+//!   2026-01-31.jsonl          the rows of one day (UTC), in order of arrival
+//!   2026-01-31.1.jsonl        of the same day, after the disk had refused to write to the first
+//!   2026-01-31.jsonl.torn-1   the end of a file that a crash has cut off: no one was told that it was taken
+//! ```
+//!
+//! Always holds: when [`EmailQueue::add`] has returned, its rows are on disk; if it fails, they are not in the queue. One address has one
+//! row. A file is never changed but at its end, except to take rows out of it: then it is replaced whole. That can be done by another
+//! process beside a gate that serves, which sees it by the lock and reads the files anew.
+//!
+//! In memory there is a hash of each address, in 17 to 34 bytes, and nothing else of it.
+
+mod row;
+mod segments;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{StoreError, files};
+use crate::rules::email::fold;
+use crate::rules::keyring::AddressHash;
+use crate::rules::time::UnixTime;
+use crate::rules::uniform::Uniform;
+
+pub use row::{Row, RowFault};
+use segments::{Name, rewrite, segments, set_torn_end_aside};
+pub use segments::{Read, each_row};
+
+/// The email queue, open for writing.
+#[derive(Debug)]
+pub struct EmailQueue {
+    directory: PathBuf,
+    lock: Lock,
+    hash: AddressHash,
+    known: HashSet<u128, Uniform>,
+    /// How often files had been rewritten when they were read last.
+    rewritten: u64,
+    current: Option<Current>,
+    /// A file that is not written to any more, since nobody knows what of it is on disk.
+    abandoned: Option<Name>,
+    /// When the oldest row was taken.
+    oldest: Option<UnixTime>,
+}
+
+/// The file that is appended to.
+#[derive(Debug)]
+struct Current {
+    name: Name,
+    path: PathBuf,
+    file: File,
+    /// Bytes of it that are on disk.
+    good: u64,
+}
+
+/// What was found when the files were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Rows.
+    pub rows: u64,
+    /// Lines that are none; they stay where they are.
+    pub not_rows: u64,
+    /// The first of those: its file, line and fault.
+    pub first_fault: Option<String>,
+    /// Files with the ends that were cut off and set aside.
+    pub torn: Vec<PathBuf>,
+}
+
+impl EmailQueue {
+    /// Reads the files, and sets aside what a crash has cut off.
+    ///
+    /// # Errors
+    /// If they can't be read or changed.
+    pub fn open(data: &Path, hash: AddressHash) -> Result<(Self, Found), StoreError> {
+        let directory = directory_of(data);
+        files::make_directory_in(data, &directory)?;
+        let lock = Lock::open(&directory)?;
+        let _held = lock.take()?;
+        let mut queue =
+            Self { directory, lock, hash, known: HashSet::default(), rewritten: 0, current: None, abandoned: None, oldest: None };
+        let mut found = Found::default();
+        for name in segments(&queue.directory)? {
+            found.torn.extend(set_torn_end_aside(&queue.directory, name)?);
+        }
+        queue.read_all(&mut found)?;
+        Ok((queue, found))
+    }
+
+    /// How many addresses are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Adds those whose address isn't there yet. They are on disk when this returns how many they are.
+    ///
+    /// # Errors
+    /// If they can't be written. None of them is in the queue then; it can be tried again.
+    pub fn add(&mut self, rows: &[Row<'_>]) -> Result<usize, StoreError> {
+        let _held = self.lock.take()?;
+        self.follow()?;
+        let mut text = Vec::new();
+        let mut added = Vec::new();
+        for row in rows {
+            let hash = self.hash.of(&fold(&row.email));
+            if self.known.insert(hash) {
+                added.push(hash);
+                row.write(&mut text).map_err(|source| StoreError::Encode { path: self.directory.clone(), source })?;
+            }
+        }
+        let Some(last) = rows.last().filter(|_| !added.is_empty()) else { return Ok(0) };
+        if let Err(error) = self.write(&text, last.at) {
+            for hash in added {
+                self.known.remove(&hash);
+            }
+            return Err(error);
+        }
+        self.oldest = self.oldest.or(Some(last.at));
+        Ok(added.len())
+    }
+
+    /// Takes out what was taken before a time. Returns how many rows there were.
+    ///
+    /// # Errors
+    /// If a file can't be rewritten. Some may have been.
+    pub fn expire(&mut self, before: UnixTime) -> Result<u64, StoreError> {
+        if self.oldest.is_none_or(|oldest| oldest >= before) {
+            return Ok(0);
+        }
+        let held = self.lock.take()?;
+        let removed = rewrite(&self.directory, || held.count_up(), |line| line.row().is_some_and(|row| row.at < before));
+        // what is in the files is what counts
+        self.follow()?;
+        removed
+    }
+
+    /// Whether a row could be written now: writes something and takes it away again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        files::write_whole(&self.directory, PROBE, &[b' '; 4096])?;
+        let path = self.directory.join(PROBE);
+        std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))
+    }
+
+    /// Reads the files anew if someone has rewritten one.
+    fn follow(&mut self) -> Result<(), StoreError> {
+        if self.lock.count()? != self.rewritten {
+            self.read_all(&mut Found::default())?;
+        }
+        Ok(())
+    }
+
+    fn read_all(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        let rewritten = self.lock.count()?;
+        self.current = None;
+        self.known.clear();
+        self.oldest = None;
+        // a row is longer than this: there is room for all of them at once, and no time when there is an old table beside a new one
+        let bytes: u64 =
+            segments(&self.directory)?.iter().filter_map(|name| name.path(&self.directory).metadata().ok()).map(|file| file.len()).sum();
+        self.known.reserve(usize::try_from(bytes / ROW_BYTES).unwrap_or(0));
+        let Self { directory, known, hash, oldest, .. } = self;
+        each_row(directory, |read| {
+            match read {
+                Read::Row(row) => {
+                    known.insert(hash.of(&fold(&row.email)));
+                    *oldest = Some(oldest.map_or(row.at, |oldest| oldest.min(row.at)));
+                    found.rows += 1;
+                }
+                Read::Fault { path, line, fault } => {
+                    found.not_rows += 1;
+                    found.first_fault.get_or_insert_with(|| format!("{}:{line}: {fault}", path.display()));
+                }
+            }
+            Ok(())
+        })?;
+        self.rewritten = rewritten;
+        Ok(())
+    }
+
+    /// Writes lines, and waits until they are on disk.
+    fn write(&mut self, text: &[u8], at: UnixTime) -> Result<(), StoreError> {
+        let day = Name::of(at);
+        let mut current = match self.current.take() {
+            Some(current) if current.name.day() == day.day() => current,
+            Some(_) | None => self.open_last_of(day)?,
+        };
+        let written = current.file.write_all(text).map_err(StoreError::io("write", &current.path));
+        match written.and_then(|()| current.file.sync_data().map_err(StoreError::io("sync", &current.path))) {
+            Ok(()) => {
+                current.good += text.len() as u64;
+                self.current = Some(current);
+                Ok(())
+            }
+            Err(error) => {
+                // what is there of them goes, if it can; after a failed sync nobody knows what is on disk, also of what is written later
+                let cut = current.file.set_len(current.good);
+                if cut.is_ok() && matches!(error, StoreError::Io { doing: "write", .. }) {
+                    self.current = Some(current);
+                } else {
+                    self.abandoned = Some(current.name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The last file of a day that can be written to, made if there is none.
+    fn open_last_of(&self, day: Name) -> Result<Current, StoreError> {
+        let last = segments(&self.directory)?.into_iter().rfind(|name| name.day() == day.day()).unwrap_or(day);
+        let name = if self.abandoned == Some(last) { last.next() } else { last };
+        let path = name.path(&self.directory);
+        let file = files::open_or_make(&self.directory, &path)?;
+        let good = file.metadata().map_err(StoreError::io("look at", &path))?.len();
+        Ok(Current { name, path, file, good })
+    }
+}
+
+/// Takes an address out of every file of a queue, whether a gate serves from it or not. Returns how many rows and other lines named it.
+///
+/// # Errors
+/// If a file can't be rewritten. Some may have been; it can be done again.
+pub fn forget_address(data: &Path, address: &str) -> Result<u64, StoreError> {
+    let directory = directory_of(data);
+    if !files::exists(&directory)? {
+        return Ok(0);
+    }
+    let lock = Lock::open(&directory)?;
+    let held = lock.take()?;
+    let wanted = fold(address);
+    rewrite(
+        &directory,
+        || held.count_up(),
+        |line| match line.row() {
+            Some(row) => fold(&row.email) == wanted,
+            // what can't be read as a row may name it all the same
+            None => fold(&line.text()).contains(&wanted),
+        },
+    )
+}
+
+/// The ends of files that a crash has cut off.
+///
+/// # Errors
+/// If the directory can't be read.
+pub fn torn(data: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    segments::torn_ends(&directory_of(data))
+}
+
+/// Where the queue is.
+#[must_use]
+pub fn directory_of(data: &Path) -> PathBuf {
+    data.join(DIRECTORY)
+}
+
+/// What whoever writes holds, in whichever process.
+#[derive(Debug)]
+struct Lock {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+/// The lock, held until dropped.
+#[derive(Debug)]
+struct Held(Lock);
+
+impl Lock {
+    fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(LOCK);
+        Ok(Self { file: Arc::new(files::open_or_make(directory, &path)?), path })
+    }
+
+    /// Waits for it: others hold it only for as long as they write.
+    fn take(&self) -> Result<Held, StoreError> {
+        flock(&*self.file, FlockOperation::LockExclusive).map_err(|errno| StoreError::io("lock", &self.path)(errno.into()))?;
+        Ok(Held(Self { file: Arc::clone(&self.file), path: self.path.clone() }))
+    }
+
+    /// How often files were rewritten.
+    fn count(&self) -> Result<u64, StoreError> {
+        let mut text = [0; 20];
+        let read = self.file.read_at(&mut text, 0).map_err(StoreError::io("read", &self.path))?;
+        Ok(str::from_utf8(&text[..read]).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+}
+
+impl Held {
+    /// Tells the others that files are not what they were.
+    fn count_up(&self) -> Result<(), StoreError> {
+        let Lock { file, path } = &self.0;
+        let text = (self.0.count()? + 1).to_string();
+        // it never gets shorter, and is appended to: so it goes first
+        file.set_len(0).and_then(|()| (&**file).write_all(text.as_bytes())).map_err(StoreError::io("write", path))?;
+        file.sync_all().map_err(StoreError::io("sync", path))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // closing the file would give it back too
+        flock(&*self.0.file, FlockOperation::Unlock).ok();
+    }
+}
+
+const DIRECTORY: &str = "email-queue";
+const LOCK: &str = "lock";
+const PROBE: &str = "probe";
+
+/// No row has fewer bytes than this.
+const ROW_BYTES: u64 = 150;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::rules::keyring::{Key, Keyring, SiteSecret};
+    use crate::rules::token::VisitorId;
+    use crate::store::chain;
+    use crate::store::scratch::Scratch;
+
+    const DAY: u64 = 86_400;
+
+    fn hash() -> AddressHash {
+        Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap().address_hash()
+    }
+
+    fn open(scratch: &Scratch) -> (EmailQueue, Found) {
+        EmailQueue::open(scratch.path(), hash()).unwrap()
+    }
+
+    fn row(email: &str, secs: u64) -> Row<'_> {
+        Row {
+            id: VisitorId(secs),
+            at: UnixTime::from_secs(1_800_000_000 + secs),
+            email: email.into(),
+            language: Some("en".into()),
+            path: Some("/".into()),
+            ticket: VisitorId(1),
+            client: 2,
+        }
+    }
+
+    fn files(scratch: &Scratch) -> Vec<String> {
+        let mut files = segments(&directory_of(scratch.path())).unwrap();
+        files.sort_unstable();
+        files.iter().map(ToString::to_string).collect()
+    }
+
+    fn emails(scratch: &Scratch) -> Vec<String> {
+        let mut emails = Vec::new();
+        each_row::<StoreError>(&directory_of(scratch.path()), |read| {
+            if let Read::Row(row) = read {
+                emails.push(row.email.into_owned());
+            }
+            Ok(())
+        })
+        .unwrap();
+        emails
+    }
+
+    #[test]
+    fn an_address_has_one_row_however_it_is_spelt_and_across_restarts() {
+        let scratch = Scratch::new();
+        let (mut queue, found) = open(&scratch);
+        assert_eq!(found, Found::default());
+        assert_eq!(queue.add(&[row("ann@example.org", 0), row("eve@example.org", 0), row("Ann@example.org", 0)]).unwrap(), 2);
+        assert_eq!(queue.add(&[row("ANN@example.org", 1)]).unwrap(), 0);
+        drop(queue);
+        let (mut queue, found) = open(&scratch);
+        assert_eq!((found.rows, queue.len()), (2, 2));
+        assert_eq!(queue.add(&[row("eve@EXAMPLE.org", 2), row("joe@example.org", 2)]).unwrap(), 1);
+        assert_eq!(emails(&scratch), ["ann@example.org", "eve@example.org", "joe@example.org"]);
+        let directory = directory_of(scratch.path());
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
+        assert_eq!(fs::metadata(directory.join("2027-01-15.jsonl")).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn each_day_has_a_file_of_its_own() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        for (email, days) in [("a@example.org", 0), ("b@example.org", 1), ("c@example.org", 0), ("d@example.org", 2)] {
+            queue.add(&[row(email, days * DAY)]).unwrap();
+        }
+        assert_eq!(files(&scratch), ["2027-01-15.jsonl", "2027-01-16.jsonl", "2027-01-17.jsonl"]);
+        assert_eq!(emails(&scratch), ["a@example.org", "c@example.org", "b@example.org", "d@example.org"]);
+    }
+
+    #[test]
+    fn what_a_crash_cuts_off_is_set_aside_at_every_byte_and_nothing_before_it_is_lost() {
+        let scratch = Scratch::new();
+        let path = directory_of(scratch.path()).join("2027-01-15.jsonl");
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        let first = fs::read(&path).unwrap();
+        queue.add(&[row("eve@example.org", 1)]).unwrap();
+        let both = fs::read(&path).unwrap();
+        for cut in first.len()..both.len() {
+            fs::write(&path, &both[..cut]).unwrap();
+            let (mut queue, found) = open(&scratch);
+            assert_eq!((found.rows, found.not_rows), (1, 0), "{cut}");
+            assert_eq!(found.torn.len(), usize::from(cut > first.len()), "{cut}");
+            for torn in found.torn {
+                assert_eq!(fs::read(&torn).unwrap(), &both[first.len()..cut]);
+                fs::remove_file(torn).unwrap();
+            }
+            assert_eq!(queue.add(&[row("eve@example.org", 1)]).unwrap(), 1);
+            assert_eq!(fs::read(&path).unwrap(), both, "{cut}");
+        }
+    }
+
+    #[test]
+    fn two_cut_off_ends_are_both_kept() {
+        let scratch = Scratch::new();
+        let path = directory_of(scratch.path()).join("2027-01-15.jsonl");
+        drop(open(&scratch));
+        for (n, end) in [(1, "first"), (2, "second")] {
+            fs::write(&path, end).unwrap();
+            let (_, found) = open(&scratch);
+            assert_eq!(found.torn, [path.with_extension(format!("jsonl.torn-{n}"))]);
+            assert_eq!(fs::read_to_string(&found.torn[0]).unwrap(), end);
+        }
+        assert_eq!(torn(scratch.path()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn lines_that_are_no_rows_stay_and_are_told() {
+        let scratch = Scratch::new();
+        let path = directory_of(scratch.path()).join("2027-01-15.jsonl");
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        let text = format!("?\n{}", fs::read_to_string(&path).unwrap());
+        fs::write(&path, &text).unwrap();
+        let (_, found) = open(&scratch);
+        assert_eq!((found.rows, found.not_rows), (1, 1));
+        assert!(found.first_fault.unwrap().contains("2027-01-15.jsonl:1: not a row"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn an_address_is_forgotten_beside_a_gate_that_goes_on_writing() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0), row("eve@example.org", 0), row("ann.lee@example.org", 0)]).unwrap();
+        queue.add(&[row("joe@example.org", DAY)]).unwrap();
+        // a torn end names it, too
+        let directory = directory_of(scratch.path());
+        fs::write(directory.join("2027-01-14.jsonl.torn-1"), "{\"email\":\"Ann@example.org").unwrap();
+        assert_eq!(forget_address(scratch.path(), "ANN@example.org").unwrap(), 2);
+        assert_eq!(emails(&scratch), ["eve@example.org", "ann.lee@example.org", "joe@example.org"]);
+        assert!(torn(scratch.path()).unwrap().is_empty());
+        // the gate writes to the file that is there now, and takes the address as one that it has never seen
+        assert_eq!(queue.add(&[row("zoe@example.org", DAY), row("eve@example.org", DAY), row("ann@example.org", DAY)]).unwrap(), 2);
+        assert_eq!(forget_address(scratch.path(), "joe@example.org").unwrap(), 1);
+        queue.add(&[row("last@example.org", DAY)]).unwrap();
+        let left = ["eve@example.org", "ann.lee@example.org", "zoe@example.org", "ann@example.org", "last@example.org"];
+        assert_eq!((emails(&scratch), queue.len()), (left.map(str::to_owned).to_vec(), 5));
+        // a file that is left empty goes
+        for email in left {
+            assert_eq!(forget_address(scratch.path(), email).unwrap(), 1);
+        }
+        assert!(files(&scratch).is_empty());
+        let grep = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
+        assert_eq!(grep, ["lock"], "nothing is left behind");
+        assert_eq!(queue.add(&[row("ann@example.org", DAY)]).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_is_too_old_goes_and_the_rest_stays() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        for (email, secs) in [("a@example.org", 0), ("b@example.org", 10), ("c@example.org", 2 * DAY)] {
+            queue.add(&[row(email, secs)]).unwrap();
+        }
+        let before = |secs| UnixTime::from_secs(1_800_000_000 + secs);
+        assert_eq!(queue.expire(before(0)).unwrap(), 0);
+        assert_eq!(queue.expire(before(5)).unwrap(), 1);
+        assert_eq!((emails(&scratch), queue.len()), (vec!["b@example.org".to_owned(), "c@example.org".to_owned()], 2));
+        assert_eq!(queue.add(&[row("a@example.org", 2 * DAY)]).unwrap(), 1, "it may come again");
+        assert_eq!(queue.expire(before(DAY)).unwrap(), 1);
+        assert_eq!(files(&scratch), ["2027-01-17.jsonl"]);
+        assert_eq!((queue.expire(before(9 * DAY)).unwrap(), queue.len(), files(&scratch).len()), (2, 0, 0));
+    }
+
+    #[test]
+    fn a_row_that_could_not_be_written_can_be_tried_again() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        // the next day's file can't be made
+        let directory = directory_of(scratch.path());
+        let blocked = directory.join("2027-01-16.jsonl");
+        fs::create_dir(&blocked).unwrap();
+        let error = queue.add(&[row("eve@example.org", DAY)]).unwrap_err();
+        assert!(chain(&error).contains("2027-01-16.jsonl: can't open it"), "{}", chain(&error));
+        assert_eq!((queue.len(), emails_of_day(&directory)), (1, 1));
+        fs::remove_dir(&blocked).unwrap();
+        assert_eq!(queue.add(&[row("eve@example.org", DAY)]).unwrap(), 1);
+        assert_eq!(emails(&scratch), ["ann@example.org", "eve@example.org"]);
+    }
+
+    fn emails_of_day(directory: &Path) -> usize {
+        fs::read_to_string(directory.join("2027-01-15.jsonl")).unwrap().lines().count()
+    }
+
+    #[test]
+    fn what_a_full_disk_has_taken_of_a_batch_is_taken_back() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        let path = directory_of(scratch.path()).join("2027-01-15.jsonl");
+        let before = fs::read(&path).unwrap();
+        // as a write that ended half-way leaves it
+        let mut current = queue.current.take().unwrap();
+        current.file.write_all(b"{\"v\":1,\"id\":").unwrap();
+        let read_only = Current { file: File::open(&path).unwrap(), ..current };
+        queue.current = Some(read_only);
+        let error = queue.add(&[row("eve@example.org", 1)]).unwrap_err();
+        assert!(chain(&error).contains("can't write it"), "{}", chain(&error));
+        assert_eq!(queue.len(), 1);
+        // it could not be cut either: so it is left alone, and the next rows go elsewhere
+        assert_eq!(queue.add(&[row("eve@example.org", 1)]).unwrap(), 1);
+        assert_eq!(files(&scratch), ["2027-01-15.jsonl", "2027-01-15.1.jsonl"]);
+        let (queue, found) = open(&scratch);
+        assert_eq!((found.rows, found.torn.len(), queue.len()), (2, 1, 2));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}

@@ -165,7 +165,7 @@ fn the_form_on_a_page_of_its_own_does_not_refresh_and_says_what_that_costs() {
         assert!(!page.contains("<script") && !page.contains("data-refresh"), "{state:?}");
         assert!(page.contains("<a href=\"&#x2f;apply?step=2&amp;x=1\">Go back to the waiting room</a>"), "{state:?}: {page}");
         assert_eq!(page.contains("<form "), state.has_form(), "{state:?}");
-        assert_eq!(page.contains("for 3 minutes loses the place"), state.keeps_place(), "{state:?}");
+        assert_eq!(page.contains("lost if you stay away for 3 minutes"), state.keeps_place(), "{state:?}");
         assert!(page.contains(state.title()), "{state:?}");
     }
 }

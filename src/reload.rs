@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::gate::Gate;
 use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
-use crate::page::Pages;
+use crate::page::{EmailTerms, Pages};
 use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{MaxInFlight, Policy};
@@ -210,10 +210,11 @@ fn seconds(time: UnixTime) -> f64 {
 /// # Errors
 /// Why the template can't be used, with its file and line.
 pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
-    let Some(path) = &policy.waiting_room.template else { return Pages::built_in().map_err(|error| chain(&error)) };
+    let email = policy.email_queue.enabled.then_some(EmailTerms { retention: policy.email_queue.retention });
+    let Some(path) = &policy.waiting_room.template else { return Pages::new(None, email).map_err(|error| chain(&error)) };
     let name = path.display().to_string();
     let source = std::fs::read_to_string(path).map_err(|error| format!("waiting_room.template: {name}: {error}"))?;
-    Pages::with_template(&name, &source).map_err(|error| format!("waiting_room.template: {}", chain(&error)))
+    Pages::new(Some((&name, &source)), email).map_err(|error| format!("waiting_room.template: {}", chain(&error)))
 }
 
 /// Descriptors beside those of connections: files, listeners, runtimes, the admin listener's clients.

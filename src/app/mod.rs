@@ -294,6 +294,7 @@ fn worker_thread(
         deadlines,
         Arc::clone(&shared.connections),
         Arc::clone(memory),
+        Arc::clone(&shared.mail),
         shared.stage.subscribe(),
         u64::from_ne_bytes(seed),
     ));

@@ -98,6 +98,8 @@ pub struct Gate {
     regime: ArcSwap<Regime>,
     passes: Keyed,
     clients: Keyed,
+    /// Clients that post addresses.
+    posters: Keyed,
     crowd: Crowd,
     checked_in: CheckedIn,
     /// Newcomers that may still enter in this tick.
@@ -140,6 +142,7 @@ impl Gate {
             epoch: policy.waiting_room.refresh,
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
+            post_rate: Rate::per_minute(policy.email_queue.posts_per_client),
             policy,
             keys,
             pages,
@@ -164,6 +167,7 @@ impl Gate {
             regime: ArcSwap::from_pointee(regime),
             passes: Keyed::new(),
             clients: Keyed::new(),
+            posters: Keyed::new(),
             crowd: Crowd::new(),
             checked_in,
             tokens: AtomicU32::new(tokens),
@@ -396,6 +400,14 @@ impl Gate {
         self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |tokens| tokens.checked_sub(1)).is_ok()
     }
 
+    /// A client posts an address, by the keyed hash of its prefix.
+    ///
+    /// # Errors
+    /// Too often: how long until it may again.
+    pub fn posts(&self, regime: &Regime, client: u64, now: Moment) -> Result<(), Duration> {
+        self.posters.take(client, regime.post_rate, now)
+    }
+
     /// A request was sent to the site.
     pub fn sent(&self, worker: usize) {
         self.seen(worker).sent.fetch_add(1, Ordering::Relaxed);
@@ -488,6 +500,7 @@ impl Gate {
         let lately = now.mono.since(control.turned_away) < LIMITING_KEPT;
         let limiting = turned_away > 0 || (old.limiting && (lately || !(room || waiting <= 0.0)));
         self.clients.sweep(Duration::ZERO, now.mono);
+        self.posters.sweep(Duration::ZERO, now.mono);
         let active = self.passes.sweep(policy.session.active, now.mono);
         let report = Report {
             limiting: (limiting != old.limiting).then_some(limiting),
@@ -569,6 +582,7 @@ impl Gate {
             promised,
             pass_rate: Rate::per_minute(policy.session.rate),
             ticket_rate: Rate::per_minute(policy.limits.tickets_per_client),
+            post_rate: Rate::per_minute(policy.email_queue.posts_per_client),
             server_limit: server_limit(&policy, &control.concurrency),
             policy,
             keys,

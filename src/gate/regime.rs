@@ -60,6 +60,7 @@ pub struct Regime {
     pub(super) promised: (Duration, Moment),
     pub(super) pass_rate: Rate,
     pub(super) ticket_rate: Rate,
+    pub(super) post_rate: Rate,
 }
 
 impl Regime {

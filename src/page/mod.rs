@@ -1,6 +1,7 @@
 //! The pages that the gate composes, and the same answers as JSON and text.
 //!
-//! Built-in pages need no script and nothing from elsewhere: one style, one drawing, below 13 KiB each. The operator may replace the
+//! Built-in pages need no script and nothing from elsewhere: one style, one drawing, below 13 KiB each. One script of ours may run, on a
+//! waiting page with the form for an email address: it holds the refresh while something is typed there. The operator may replace the
 //! waiting page by a template of their own. It is bounded (its size, the work it may do, the size of a page) and it is rendered in
 //! every state when it is loaded: what is wrong with it is found then, with its file and line, and not when a crowd stands there.
 //! Everything put into a page is escaped. `docs/template.md` is for who writes a template; its variables:
@@ -14,10 +15,13 @@
 //! | `wait_text` | how long it takes, as a sentence, in every state |
 //! | `wait_half`, `wait_nine_of_ten` | `within about 2 minutes`; both none unless both are known and differ |
 //! | `position` | place in the order of arrival, `17` or `about 1,200`; none in a lottery |
+//! | `email_form` | the form for an email address, in the states `waiting` and `closed` if addresses are taken; else empty |
 //! | `built_in_head`, `built_in_mark`, `built_in_sea` | the built-in page's head without its title, its emblem, its drawing |
 //!
-//! Absent: headers (`Refresh`, `Retry-After` and caching are the caller's), includes, macros, scripts, languages other than English.
+//! Absent: headers (`Refresh`, `Retry-After` and caching are the caller's), includes, macros, scripts of an operator's, languages other than
+//! English.
 
+mod email;
 mod failure;
 mod plain;
 mod view;
@@ -32,10 +36,12 @@ use hyper::body::Bytes;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 
+pub use email::{EmailState, EmailTerms, EmailView, FormFields, WaitingPage};
 pub use failure::FailureKind;
-pub use plain::{WaitingJson, failure_text, shed_json, shed_text, waiting_json, waiting_text};
+pub use plain::{WaitingJson, email_json, email_text, failure_text, shed_json, shed_text, waiting_json, waiting_text};
 pub use view::{LandingState, LandingView, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
 
+use email::{FIELDS, PROMISE, in_units};
 use view::in_seconds;
 
 /// The most bytes of an operator's template: a page for a crowd is small.
@@ -61,6 +67,7 @@ pub struct Pages {
     failures: Vec<(FailureKind, Bytes)>,
     too_many: BySeconds,
     policies: Policies,
+    email: Option<EmailTerms>,
 }
 
 /// Which page is shown: they have different security policies.
@@ -74,6 +81,8 @@ pub enum PageKind {
     Failure,
     /// [`Pages::landing`]
     Landing,
+    /// [`Pages::email`]
+    Email,
 }
 
 /// A template that can't be used.
@@ -106,30 +115,33 @@ pub enum PageError {
 }
 
 impl Pages {
-    /// The built-in pages.
+    /// The built-in pages, without a form for email addresses.
     ///
     /// # Errors
     /// Only if a built-in template is broken, which the tests of this file rule out.
     pub fn built_in() -> Result<Self, PageError> {
-        Self::build("waiting.html", WAITING, Policies::new(built_in_policy("'self'")))
+        Self::new(None, None)
     }
 
-    /// The built-in pages, with the operator's template for the waiting page. `name` is its file, for messages.
+    /// The pages. `template` is the operator's waiting page, by its file (for messages) and its source; else it is the built-in one.
+    /// `email` is what is told of the email queue, if there is one.
     ///
     /// # Errors
-    /// If the template is too large, can't be read, names what doesn't exist, or fails or makes too large a page in some state.
-    pub fn with_template(name: &str, source: &str) -> Result<Self, PageError> {
-        if source.len() > TEMPLATE_BYTES_MAX {
+    /// If the template is too large, can't be read, names what doesn't exist, holds the form twice, or fails or makes too large a page in
+    /// some state.
+    pub fn new(template: Option<(&str, &str)>, email: Option<EmailTerms>) -> Result<Self, PageError> {
+        if let Some((name, source)) = template.filter(|(_, source)| source.len() > TEMPLATE_BYTES_MAX) {
             return Err(PageError::TemplateTooLarge { name: name.to_owned(), bytes: source.len() });
         }
-        Self::build(name, source, Policies::new(HeaderValue::from_static(OPERATOR_POLICY)))
-    }
-
-    fn build(name: &str, source: &str, policies: Policies) -> Result<Self, PageError> {
+        let (name, source) = template.unwrap_or((WAITING_NAME, WAITING));
         let mut waiting = environment();
         add(&mut waiting, name, source)?;
         let mut built_in = environment();
-        for (name, source) in [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING)] {
+        built_in.add_global("promise", PROMISE);
+        built_in.add_global("script", Value::from_safe_string(script().to_owned()));
+        for (name, source) in
+            [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING), (EMAIL_NAME, EMAIL), (EMAIL_FORM_NAME, EMAIL_FORM)]
+        {
             add(&mut built_in, name, source)?;
         }
         let shed = BySeconds::new(|secs| render_shed(&built_in, secs, false))?;
@@ -139,17 +151,24 @@ impl Pages {
             render_failure(&built_in, FailureKind::TooManyRequests { retry_s })
         })?;
         let failures = FailureKind::ALL.into_iter().map(|kind| Ok((kind, render_failure(&built_in, kind)?))).collect::<Result<_, _>>()?;
-        let pages = Self { waiting, waiting_name: name.to_owned(), built_in, shed, shed_unsafe, failures, too_many, policies };
+        let takes_form = waiting.get_template(name).is_ok_and(|template| template.undeclared_variables(false).contains("email_form"));
+        let policies = Policies::new(template.is_some(), email.is_some() && takes_form);
+        let waiting_name = name.to_owned();
+        let pages = Self { waiting, waiting_name, built_in, shed, shed_unsafe, failures, too_many, policies, email };
         pages.rehearse(source)?;
         Ok(pages)
     }
 
     /// Renders the waiting page in every state that exists, then looks for names that no state has come upon.
     fn rehearse(&self, source: &str) -> Result<(), PageError> {
-        for view in every_view() {
-            self.waiting(&view)?;
-        }
         let name = &self.waiting_name;
+        for view in every_view() {
+            let page = self.render_waiting(&view)?;
+            if memchr::memmem::find_iter(&page, FIELDS).nth(1).is_some() {
+                let line = line_of_word(source, "email_form");
+                return Err(PageError::Template { name: name.clone(), line, reason: "`email_form` stands in a page twice".to_owned() });
+            }
+        }
         let template = self.waiting.get_template(name).map_err(|error| page_error(name, &error))?;
         let mut unknown: Vec<String> = template.undeclared_variables(false).into_iter().collect();
         unknown.retain(|variable| !VARIABLES.contains(&variable.as_str()) && self.waiting.globals().all(|(global, _)| global != variable));
@@ -163,7 +182,11 @@ impl Pages {
     ///
     /// # Errors
     /// If the template fails; a rehearsal of every state at load leaves little that can.
-    pub fn waiting(&self, view: &WaitingView) -> Result<Bytes, PageError> {
+    pub fn waiting(&self, view: &WaitingView) -> Result<WaitingPage, PageError> {
+        self.render_waiting(view).map(WaitingPage::cut)
+    }
+
+    fn render_waiting(&self, view: &WaitingView) -> Result<Bytes, PageError> {
         let figures = match view.state {
             WaitingState::Waiting { wait } => wait.figures(),
             WaitingState::Closed | WaitingState::NoTicket | WaitingState::Next => None,
@@ -178,8 +201,42 @@ impl Pages {
             wait_half,
             wait_nine_of_ten,
             position => view.position_text(),
+            email_form => self.email.filter(|_| view.has_form()).map_or(Ok(Value::from("")), |terms| {
+                self.email_form(terms, EmailState::Asks, view.refresh_s, FIELDS.to_owned())
+            })?,
         };
         render(&self.waiting, &self.waiting_name, context)
+    }
+
+    /// The form for an email address: by itself, or if `refresh_s` is not 0 as a part of the waiting page.
+    fn email_form(&self, terms: EmailTerms, state: EmailState<'_>, refresh_s: u32, fields: String) -> Result<Value, PageError> {
+        let context = context! {
+            refresh_s,
+            kept_for => in_units(terms.retention),
+            typed => state.typed(),
+            error => state.error(),
+            fields => Value::from_safe_string(fields),
+        };
+        let form = render(&self.built_in, EMAIL_FORM_NAME, context)?;
+        Ok(Value::from_safe_string(String::from_utf8_lossy(&form).into_owned()))
+    }
+
+    /// The pages of the form for an email address: it never refreshes, and posts to `/.tidegate/email`.
+    ///
+    /// # Errors
+    /// If what was typed and the page asked for make it larger than [`PAGE_BYTES_MAX`].
+    pub fn email(&self, view: &EmailView<'_>) -> Result<Bytes, PageError> {
+        let EmailView { state, fields, void_after } = *view;
+        let form = self.email.filter(|_| state.has_form());
+        let context = context! {
+            title => state.title(),
+            text => state.text(),
+            form => form.map(|terms| self.email_form(terms, state, 0, fields.inputs())).transpose()?,
+            next => fields.next,
+            keeps_place => state.keeps_place(),
+            void_after => in_units(void_after),
+        };
+        render(&self.built_in, EMAIL_NAME, context)
     }
 
     /// The page of a visitor who is in and finds no slot. With an unsafe method it must not be refreshed.
@@ -207,7 +264,7 @@ impl Pages {
         render(&self.built_in, LANDING_NAME, context)
     }
 
-    /// The `Content-Security-Policy` of a page. No page may run a script.
+    /// The `Content-Security-Policy` of a page. No page may run a script, but for ours beside the form for an email address.
     ///
     /// Built-in pages may use their one style, by its hash. An operator's template may use styles, images and fonts of the site and
     /// over https, and styles of its own in the page: those can hold nothing that a visitor has sent, since no variable does.
@@ -215,7 +272,7 @@ impl Pages {
     pub fn content_security_policy(&self, page: PageKind) -> &HeaderValue {
         match page {
             PageKind::Waiting => &self.policies.waiting,
-            PageKind::Shed | PageKind::Failure => &self.policies.built_in,
+            PageKind::Shed | PageKind::Failure | PageKind::Email => &self.policies.built_in,
             PageKind::Landing => &self.policies.landing,
         }
     }
@@ -229,19 +286,30 @@ struct Policies {
 }
 
 impl Policies {
-    fn new(waiting: HeaderValue) -> Self {
+    fn new(by_operator: bool, scripted: bool) -> Self {
+        let mut waiting = if by_operator { OPERATOR_POLICY.to_owned() } else { built_in_policy("'self'") };
+        if scripted {
+            waiting.push_str(&format!("; script-src '{}'", hash(script())));
+        }
         // browsers hold form-action against the redirects after a post too, and sites redirect to their login on another host:
         // with 'self' alone the invited would press the button and stay where they are (seen in Chromium 156)
-        Self { waiting, built_in: built_in_policy("'self'"), landing: built_in_policy("'self' http: https:") }
+        let (built_in, landing) = (built_in_policy("'self'"), built_in_policy("'self' http: https:"));
+        Self { waiting: value(waiting), built_in: value(built_in), landing: value(landing) }
     }
 }
 
 /// `frame-ancestors` is 'self' since the pages of a site may hold frames of itself: a frame that is shed must be able to come back.
-fn built_in_policy(form_action: &str) -> HeaderValue {
-    let hash = STANDARD.encode(digest::digest(&digest::SHA256, style().as_bytes()));
-    let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; form-action {form_action}; base-uri 'none'; frame-ancestors 'self'"
-    );
+fn built_in_policy(form_action: &str) -> String {
+    let style = hash(style());
+    format!("default-src 'none'; style-src '{style}'; img-src data:; form-action {form_action}; base-uri 'none'; frame-ancestors 'self'")
+}
+
+/// By which a policy allows what stands in the page.
+fn hash(inline: &str) -> String {
+    format!("sha256-{}", STANDARD.encode(digest::digest(&digest::SHA256, inline.as_bytes())))
+}
+
+fn value(policy: String) -> HeaderValue {
     // it is ASCII; were it not, a page without style is better than one without a policy
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 }
@@ -309,6 +377,11 @@ fn style() -> &'static str {
     STYLE.trim_end()
 }
 
+/// The script as it stands in the page, between its tags.
+fn script() -> &'static str {
+    SCRIPT.trim_end()
+}
+
 fn add(environment: &mut Environment<'static>, name: &str, source: &str) -> Result<(), PageError> {
     environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| page_error(name, &error))
 }
@@ -361,12 +434,15 @@ impl Write for Bounded {
 }
 
 /// What [`Pages::waiting`] puts into a template.
-const VARIABLES: [&str; 8] = ["state", "form_refused", "refresh_s", "every", "wait_text", "wait_half", "wait_nine_of_ten", "position"];
+const VARIABLES: [&str; 9] =
+    ["state", "form_refused", "refresh_s", "every", "wait_text", "wait_half", "wait_nine_of_ten", "position", "email_form"];
 
 const HEAD: &str = include_str!("head.html");
 const MARK: &str = include_str!("mark.html");
 const SEA: &str = include_str!("sea.html");
 const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("email.js");
+const WAITING_NAME: &str = "waiting.html";
 const WAITING: &str = include_str!("waiting.html");
 const SHED: &str = include_str!("shed.html");
 const SHED_NAME: &str = "shed.html";
@@ -374,6 +450,10 @@ const FAILURE: &str = include_str!("failure.html");
 const FAILURE_NAME: &str = "failure.html";
 const LANDING: &str = include_str!("landing.html");
 const LANDING_NAME: &str = "landing.html";
+const EMAIL: &str = include_str!("email.html");
+const EMAIL_NAME: &str = "email.html";
+const EMAIL_FORM: &str = include_str!("email_form.html");
+const EMAIL_FORM_NAME: &str = "email_form.html";
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@
 
 use hyper::body::Bytes;
 
-use super::FailureKind;
 use super::view::{WaitingView, in_seconds};
+use super::{EmailState, FailureKind};
 
 /// What a program that waits is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,23 @@ pub fn shed_text(retry_after_s: u32, unsafe_method: bool) -> Bytes {
 #[must_use]
 pub fn failure_text(kind: FailureKind) -> Bytes {
     format!("{}. {}\n", kind.title(), kind.text()).into()
+}
+
+/// `{"accepted":true}`, or `{"error":"…"}`.
+#[must_use]
+pub fn email_json(state: EmailState<'_>) -> Bytes {
+    if state == EmailState::Taken {
+        return Bytes::from_static(br#"{"accepted":true}"#);
+    }
+    let error = state.error().unwrap_or_else(|| state.title().to_owned());
+    serde_json::json!({ "error": error }).to_string().into()
+}
+
+/// One line on an email address.
+#[must_use]
+pub fn email_text(state: EmailState<'_>) -> Bytes {
+    let text = state.error().map_or_else(|| state.text(), Into::into);
+    format!("{}. {text}\n", state.title()).into()
 }
 
 fn number_or_null(number: Option<u64>) -> String {

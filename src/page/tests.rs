@@ -1,6 +1,9 @@
 //! What must hold of every page.
 
+use std::time::Duration;
+
 use super::*;
+use crate::rules::email::NotAnAddress;
 
 /// 14 KiB fit into the first ten segments of a connection; 1 KiB of them is left to the headers.
 const RESPONSE_BYTES_MAX: usize = 13 * 1024;
@@ -10,7 +13,24 @@ fn text(page: Bytes) -> String {
 }
 
 fn waiting(state: WaitingState) -> String {
-    text(Pages::built_in().unwrap().waiting(&WaitingView::new(state, 10, false, None)).unwrap())
+    waiting_of(&Pages::built_in().unwrap(), &WaitingView::new(state, 10, false, None))
+}
+
+fn waiting_of(pages: &Pages, view: &WaitingView) -> String {
+    text(pages.waiting(view).unwrap().with(&FIELDS_OF_ONE))
+}
+
+const FIELDS_OF_ONE: FormFields<'static> = FormFields { next: "/apply?step=2&x=1", check: 7 };
+
+const TERMS: EmailTerms = EmailTerms { retention: Duration::from_secs(30 * 86_400) };
+
+/// The built-in pages of a gate that takes addresses.
+fn taking_addresses() -> Pages {
+    Pages::new(None, Some(TERMS)).unwrap()
+}
+
+fn with_template(name: &str, source: &str) -> Result<Pages, PageError> {
+    Pages::new(Some((name, source)), None)
 }
 
 fn estimate(half_s: u64, nine_of_ten_s: u64) -> WaitingState {
@@ -29,13 +49,34 @@ fn every_landing() -> [LandingState<'static>; 7] {
     ]
 }
 
+fn every_email() -> [EmailState<'static>; 9] {
+    [
+        EmailState::Asks,
+        EmailState::Invalid { typed: "ann", why: NotAnAddress::NoAt },
+        EmailState::Unavailable { typed: "ann@example.org" },
+        EmailState::Taken,
+        EmailState::NoTicket,
+        EmailState::NotOurs,
+        EmailState::TicketFull,
+        EmailState::TooMany { retry_s: 7 },
+        EmailState::Disabled,
+    ]
+}
+
+fn email(state: EmailState<'_>) -> String {
+    text(taking_addresses().email(&EmailView { state, fields: FIELDS_OF_ONE, void_after: Duration::from_secs(180) }).unwrap())
+}
+
 /// Every built-in page, each by a name of its own.
 fn every_page() -> Vec<(String, String)> {
     let pages = Pages::built_in().unwrap();
     let mut all = Vec::new();
+    for (at, state) in every_email().into_iter().enumerate() {
+        all.push((format!("email-{at}"), email(state)));
+    }
     for (at, view) in every_view().enumerate() {
         let refused = if view.form_refused { "-refused" } else { "" };
-        all.push((format!("waiting-{}{refused}-{at}", view.state.name()), text(pages.waiting(&view).unwrap())));
+        all.push((format!("waiting-{}{refused}-{at}", view.state.name()), waiting_of(&pages, &view)));
     }
     all.push(("shed".to_owned(), text(pages.shed(4, false))));
     all.push(("shed-unsafe".to_owned(), text(pages.shed(4, true))));
@@ -69,9 +110,90 @@ fn every_page_is_a_whole_small_document() {
     }
 }
 
+/// Every waiting page of a gate that takes addresses, each by a name of its own.
+fn every_asking_page() -> Vec<(String, WaitingView, String)> {
+    let pages = taking_addresses();
+    let named = |(at, view): (usize, WaitingView)| (format!("waiting-{}-{at}", view.state.name()), view, waiting_of(&pages, &view));
+    every_view().enumerate().map(named).collect()
+}
+
+#[test]
+fn who_waits_is_asked_for_an_address_once_and_the_page_stays_small() {
+    for (name, view, page) in every_asking_page() {
+        let asks = matches!(view.state, WaitingState::Waiting { .. } | WaitingState::Closed) && !view.form_refused;
+        assert!(page.len() < RESPONSE_BYTES_MAX, "{name} has {} bytes", page.len());
+        for once in [
+            "<form ",
+            "<label for=\"tidegate-address\">",
+            "name=\"email\"",
+            "name=\"next\"",
+            "name=\"check\"",
+            "<script>",
+            "does not refresh.</p>",
+        ] {
+            assert_eq!(page.matches(once).count(), usize::from(asks), "{once} in {name}");
+        }
+        let words = page.replace(between(&page, "<style>", "</style>"), "");
+        for never in ["http-equiv", "style=", "{{", "{%", ">none<", "src=", "fields of one visitor"] {
+            assert!(!words.contains(never), "{never} in {name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_is_told_where_an_address_is_asked_for() {
+    let page = waiting_of(&taking_addresses(), &WaitingView::new(WaitingState::Closed, 10, false, None));
+    for page in [page, email(EmailState::Asks)] {
+        for told in [
+            "write to those who left one when the site is less busy",
+            "Kept for 30 days, and used to write to you once",
+            "your address, the language of your browser, the page you asked for, the time",
+            "your ticket and your network",
+        ] {
+            assert!(page.contains(told), "{told}");
+        }
+        assert!(page.contains("aria-describedby=\"tidegate-kept\"") && page.contains("id=\"tidegate-kept\""));
+        assert!(page.contains("name=\"check\" value=\"0000000000000007\""));
+        assert!(page.contains("autocomplete=\"email\"") && !page.contains("aria-invalid=") && !page.contains("autofocus"));
+    }
+}
+
+#[test]
+fn the_form_on_a_page_of_its_own_does_not_refresh_and_says_what_that_costs() {
+    for state in every_email() {
+        let page = email(state);
+        assert!(!page.contains("<script") && !page.contains("data-refresh"), "{state:?}");
+        assert!(page.contains("<a href=\"&#x2f;apply?step=2&amp;x=1\">Go back to the waiting room</a>"), "{state:?}: {page}");
+        assert_eq!(page.contains("<form "), state.has_form(), "{state:?}");
+        assert_eq!(page.contains("lost if you stay away for 3 minutes"), state.keeps_place(), "{state:?}");
+        assert!(page.contains(state.title()), "{state:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_address_stands_beside_the_field_and_what_was_typed_is_kept() {
+    let page = email(EmailState::Invalid { typed: "\"><script>ann", why: NotAnAddress::NoAt });
+    assert!(page.contains("value=\"&quot;&gt;&lt;script&gt;ann\""), "{page}");
+    assert!(page.contains("<p class=\"error\" id=\"tidegate-error\">An email address has an @ in it"), "{page}");
+    assert!(page.contains("aria-describedby=\"tidegate-error tidegate-kept\" aria-invalid=\"true\" autofocus"), "{page}");
+    let page = email(EmailState::Unavailable { typed: "ann@example.org" });
+    assert!(page.contains("value=\"ann@example.org\"") && !page.contains("aria-invalid="), "{page}");
+}
+
+#[test]
+fn a_gate_that_takes_no_addresses_asks_for_none() {
+    let pages = Pages::built_in().unwrap();
+    for view in every_view() {
+        assert!(!pages.waiting(&view).unwrap().has_form() && !waiting_of(&pages, &view).contains("email"));
+    }
+    let page = text(pages.email(&EmailView { state: EmailState::Asks, fields: FIELDS_OF_ONE, void_after: Duration::ZERO }).unwrap());
+    assert!(!page.contains("<form "));
+}
+
 #[test]
 fn pages_load_nothing_from_elsewhere() {
-    for (name, page) in every_page() {
+    let asking = every_asking_page().into_iter().map(|(name, _, page)| (name, page));
+    for (name, page) in every_page().into_iter().chain(asking) {
         let page = page.replace("xmlns='http://www.w3.org/2000/svg'", "");
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url(h"), "{name}");
     }
@@ -108,7 +230,7 @@ fn the_waiting_page_tells_what_there_is_to_know() {
 #[test]
 fn in_order_of_arrival_the_place_is_told_and_no_odds_are() {
     let pages = Pages::built_in().unwrap();
-    let page = text(pages.waiting(&WaitingView::new(estimate(100, 400), 10, false, Some(1234))).unwrap());
+    let page = waiting_of(&pages, &WaitingView::new(estimate(100, 400), 10, false, Some(1234)));
     assert!(page.contains("about 1,300"));
     assert!(!page.contains("odds"));
 }
@@ -117,7 +239,7 @@ fn in_order_of_arrival_the_place_is_told_and_no_odds_are() {
 fn a_refused_form_is_told_the_truth_and_no_refresh() {
     let pages = Pages::built_in().unwrap();
     for view in every_view().filter(|view| view.form_refused) {
-        let page = text(pages.waiting(&view).unwrap());
+        let page = waiting_of(&pages, &view);
         let words = page.replace(between(&page, "<style>", "</style>"), "");
         assert!(words.contains("has not reached the site"));
         assert!(words.contains("has not been stored anywhere"));
@@ -130,8 +252,8 @@ fn a_refused_form_is_told_the_truth_and_no_refresh() {
 
 #[test]
 fn a_template_that_says_when_it_refreshes_says_nothing_to_a_refused_form() {
-    let pages = Pages::with_template("room.html", "[{{ every }}|{{ refresh_s }}]").unwrap();
-    let page = |refresh_s, refused| text(pages.waiting(&WaitingView::new(WaitingState::Closed, refresh_s, refused, None)).unwrap());
+    let pages = with_template("room.html", "[{{ every }}|{{ refresh_s }}]").unwrap();
+    let page = |refresh_s, refused| waiting_of(&pages, &WaitingView::new(WaitingState::Closed, refresh_s, refused, None));
     assert_eq!(page(10, true), "[|0]");
     assert_eq!(page(10, false), "[every 10 seconds|10]");
     assert_eq!(page(0, false), "[every second|1]");
@@ -161,9 +283,9 @@ fn what_comes_from_outside_is_escaped() {
 #[test]
 fn an_operators_template_is_escaped_whatever_its_name() {
     for name in ["room.html", "room.txt", "room", "shed.html"] {
-        let pages = Pages::with_template(name, "{{ '<b>' ~ state }}").unwrap();
-        let page = pages.waiting(&WaitingView::new(WaitingState::Closed, 10, false, None)).unwrap();
-        assert_eq!(text(page), "&lt;b&gt;closed", "{name}");
+        let pages = with_template(name, "{{ '<b>' ~ state }}").unwrap();
+        let page = waiting_of(&pages, &WaitingView::new(WaitingState::Closed, 10, false, None));
+        assert_eq!(page, "&lt;b&gt;closed", "{name}");
         assert!(text(pages.shed(4, false)).contains("One moment"));
     }
 }
@@ -204,17 +326,21 @@ fn the_policy_allows_the_style_that_is_in_the_page() {
     for (name, page) in every_page() {
         let style = between(&page, "<style>", "</style>");
         let hash = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
-        for kind in [PageKind::Waiting, PageKind::Shed, PageKind::Failure, PageKind::Landing] {
+        for kind in EVERY_KIND {
             let policy = pages.content_security_policy(kind).to_str().unwrap();
             assert!(policy.contains(&format!("style-src 'sha256-{hash}';")), "{name}: {policy}");
         }
     }
 }
 
+const EVERY_KIND: [PageKind; 5] = [PageKind::Waiting, PageKind::Shed, PageKind::Failure, PageKind::Landing, PageKind::Email];
+
 #[test]
 fn no_policy_allows_a_script() {
-    for pages in [Pages::built_in().unwrap(), Pages::with_template("room.html", "x").unwrap()] {
-        for kind in [PageKind::Waiting, PageKind::Shed, PageKind::Failure, PageKind::Landing] {
+    let unused = Pages::new(Some(("room.html", "no form")), Some(TERMS)).unwrap();
+    let taking_none = with_template("room.html", "{{ email_form }}").unwrap();
+    for pages in [Pages::built_in().unwrap(), with_template("room.html", "x").unwrap(), unused, taking_none] {
+        for kind in EVERY_KIND {
             let policy = pages.content_security_policy(kind).to_str().unwrap();
             assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("script-src"), "{policy}");
             assert!(policy.contains("base-uri 'none'") && policy.contains("form-action 'self'"), "{policy}");
@@ -222,8 +348,32 @@ fn no_policy_allows_a_script() {
     }
 }
 
+#[test]
+fn the_one_script_is_ours_and_on_the_waiting_page() {
+    let own = Pages::new(Some(("room.html", "<main>{{ email_form }}</main>")), Some(TERMS)).unwrap();
+    for pages in [taking_addresses(), own] {
+        let page = waiting_of(&pages, &WaitingView::new(estimate(100, 400), 10, false, None));
+        let hash = hash(between(&page, "<script>", "</script>"));
+        for kind in EVERY_KIND {
+            let policy = pages.content_security_policy(kind).to_str().unwrap();
+            assert_eq!(policy.ends_with(&format!("; script-src '{hash}'")), kind == PageKind::Waiting, "{policy}");
+            assert_eq!(policy.matches("script-src").count(), usize::from(kind == PageKind::Waiting), "{policy}");
+        }
+    }
+}
+
+#[test]
+fn a_template_may_hold_the_form_once() {
+    let own = |source: &str| Pages::new(Some(("room.html", source)), Some(TERMS));
+    let twice = own("a\n{{ email_form }}\n{{ email_form }}").unwrap_err();
+    assert_eq!(twice.to_string(), "room.html:2: `email_form` stands in a page twice");
+    let pages = own("{% if email_form %}<a href=\"/.tidegate/email\">Leave</a>{% endif %}").unwrap();
+    let page = |state| waiting_of(&pages, &WaitingView::new(state, 10, false, None));
+    assert!(page(WaitingState::Closed).contains("Leave") && !page(WaitingState::Next).contains("Leave"));
+}
+
 fn refused(source: &str) -> PageError {
-    Pages::with_template("room.html", source).unwrap_err()
+    with_template("room.html", source).unwrap_err()
 }
 
 #[test]
@@ -272,8 +422,8 @@ fn sizes_are_bounded() {
 #[test]
 fn a_template_may_use_the_built_in_parts_and_what_it_sets_itself() {
     let source = "{{ built_in_head }}<title>{{ state }}</title>{{ built_in_mark }}{% set n = 2 %}{% for i in range(n) %}{{ loop.index }}{% endfor %}{{ built_in_sea }}";
-    let pages = Pages::with_template("room.html", source).unwrap();
-    let page = text(pages.waiting(&WaitingView::new(WaitingState::Next, 10, false, None)).unwrap());
+    let pages = with_template("room.html", source).unwrap();
+    let page = waiting_of(&pages, &WaitingView::new(WaitingState::Next, 10, false, None));
     assert!(page.starts_with("<meta charset") && page.contains("<title>next</title><svg") && page.contains("12<svg"));
 }
 
@@ -281,8 +431,8 @@ fn a_template_may_use_the_built_in_parts_and_what_it_sets_itself() {
 fn the_documented_template_works() {
     let guide = include_str!("../../docs/template.md");
     let source = between(guide, "```html\n", "```");
-    let pages = Pages::with_template("docs/template.md", source).unwrap();
-    let page = text(pages.waiting(&WaitingView::new(estimate(100, 400), 10, false, None)).unwrap());
+    let pages = with_template("docs/template.md", source).unwrap();
+    let page = waiting_of(&pages, &WaitingView::new(estimate(100, 400), 10, false, None));
     assert!(page.contains("every 10 seconds"));
     for variable in VARIABLES {
         assert!(guide.contains(&format!("`{variable}`")), "{variable}");
@@ -297,7 +447,7 @@ fn text_stands_out_in_both_palettes() {
         let colour = |name: &str| palette.split_once(&format!("--{name}: ")).unwrap().1.split(';').next().unwrap();
         let sky = between(colour("sky"), "(", ")").split(", ");
         for behind in sky {
-            for name in ["ink", "soft", "deep"] {
+            for name in ["ink", "soft", "deep", "bad"] {
                 let contrast = contrast(colour(name), behind);
                 assert!(contrast >= 4.5, "{name} on {behind}: {contrast}");
             }

@@ -180,6 +180,14 @@ impl WaitingView {
         Self { state, refresh_s, form_refused, position: position.map(round_position) }
     }
 
+    /// Whether it asks for an email address: only who waits for long, with a ticket, has a use for that.
+    pub(super) const fn has_form(&self) -> bool {
+        match self.state {
+            WaitingState::Waiting { .. } | WaitingState::Closed => !self.form_refused,
+            WaitingState::NoTicket | WaitingState::Next => false,
+        }
+    }
+
     /// `every 10 seconds`; empty if the page isn't refreshed.
     pub(super) fn every(&self) -> String {
         match self.refresh_s {

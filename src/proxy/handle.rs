@@ -122,9 +122,8 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     }
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
-        let form_refused = facts.unsafe_method;
         let cookie = decision.set_ticket.map(|ticket| ticket_cookie(regime, &facts, &ticket));
-        let mut answer = respond::waiting(&worker.pages, regime, &decision, facts.form, form_refused, cookie);
+        let mut answer = respond::waiting(&worker.pages, regime, &decision, &facts, &parts.uri, cookie);
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
         }

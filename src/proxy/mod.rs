@@ -5,7 +5,9 @@
 
 mod body;
 mod connections;
+mod email;
 mod facts;
+mod form;
 mod handle;
 mod reserved;
 mod respond;
@@ -33,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::Clock;
 use crate::deadlines::{Deadlines, SWEEP};
 use crate::gate::{Gate, Regime};
+use crate::mail::Mail;
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::{PeerValues, client_address};
 use crate::upstream::{BufferMemory, Upstream};
@@ -63,6 +66,8 @@ pub struct Worker {
     pub connections: Arc<Connections>,
     /// The memory of body buffers.
     pub memory: Arc<BufferMemory>,
+    /// The email queue.
+    pub mail: Arc<Mail>,
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
@@ -95,6 +100,7 @@ impl Worker {
         deadlines: Arc<Deadlines>,
         connections: Arc<Connections>,
         memory: Arc<BufferMemory>,
+        mail: Arc<Mail>,
         stage: watch::Receiver<Stage>,
         seed: u64,
     ) -> Self {
@@ -107,6 +113,7 @@ impl Worker {
             deadlines,
             connections,
             memory,
+            mail,
             stage,
             pages: PageCache::default(),
             random: AtomicU64::new(seed),

@@ -1,17 +1,17 @@
 //! The reserved paths, all under `/.tidegate/`: none of them ever reaches the site.
 
 use bytes::Bytes;
-use http::header::{ALLOW, HOST, LOCATION, ORIGIN, SET_COOKIE};
+use http::header::{ALLOW, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::Worker;
-use super::connections::{Phase, State};
-use super::facts;
+use super::connections::State;
+use super::form::{self, field, is_local, is_own_origin};
 use super::handle::Peer;
 use super::respond::{self, Answer, status};
+use super::{email, facts};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
 use crate::page::{FailureKind, LandingState, LandingView, PageKind};
@@ -27,9 +27,6 @@ use crate::rules::token::{Pass, PassKind, Ticket};
 /// What they all begin with.
 pub(super) const PREFIX: &str = "/.tidegate/";
 
-/// The longest form that is read: a code, and the path that was first asked for.
-const FORM_MAX: usize = 16 * 1024;
-
 /// Answers a request for a reserved path.
 pub(super) async fn answer(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
@@ -39,8 +36,12 @@ pub(super) async fn answer(peer: &Peer, regime: &Regime, parts: &Parts, body: In
         ("status", &Method::GET | &Method::HEAD) => own_status(peer, regime, parts, now),
         ("invitation", &Method::GET | &Method::HEAD) => landing(worker, regime, &parts.uri, now),
         ("invitation", &Method::POST) => redeem(worker, &peer.state, regime, parts, body, now).await,
+        ("email", &Method::GET | &Method::HEAD) => email::ask(peer, regime, parts, now),
+        ("email", &Method::POST) => email::post(peer, regime, parts, body, now).await,
         ("healthz" | "status", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD")),
-        ("invitation", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD, POST")),
+        ("invitation" | "email", _) => {
+            refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD, POST"))
+        }
         _ => refused(worker, regime, parts, FailureKind::NotFound, Refusal::NotFound, None),
     }
 }
@@ -122,17 +123,9 @@ async fn redeem(worker: &Worker, state: &State, regime: &Regime, parts: &Parts, 
     if !is_own_origin(parts) {
         return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::BadRequest, None);
     }
-    state.enter(Phase::Body);
-    let form = Limited::new(body, FORM_MAX).collect().await;
-    state.enter(Phase::Busy);
-    let form = match form {
-        Ok(form) => form.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            let mut answer = refused(worker, regime, parts, FailureKind::TooLarge, Refusal::BodyTooLarge, None);
-            respond::close(&mut answer);
-            return answer;
-        }
-        Err(_) => return refused(worker, regime, parts, FailureKind::RequestTimeout, Refusal::BodyTimeout, None),
+    let form = match form::read(state, body).await {
+        Ok(form) => form,
+        Err(broken) => return unread(worker, regime, parts, broken),
     };
     let code = field(&form, "code").unwrap_or_default();
     let next = field(&form, "next").filter(|next| is_local(next));
@@ -174,6 +167,18 @@ fn landing_page(worker: &Worker, regime: &Regime, state: LandingState<'_>, next:
     }
 }
 
+/// A form that did not come whole.
+pub(super) fn unread(worker: &Worker, regime: &Regime, parts: &Parts, broken: form::Broken) -> Answer {
+    match broken {
+        form::Broken::TooLarge => {
+            let mut answer = refused(worker, regime, parts, FailureKind::TooLarge, Refusal::BodyTooLarge, None);
+            respond::close(&mut answer);
+            answer
+        }
+        form::Broken::Off => refused(worker, regime, parts, FailureKind::RequestTimeout, Refusal::BodyTimeout, None),
+    }
+}
+
 fn refused(worker: &Worker, regime: &Regime, parts: &Parts, kind: FailureKind, refusal: Refusal, allow: Option<&'static str>) -> Answer {
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), status::REQUEST);
@@ -181,62 +186,4 @@ fn refused(worker: &Worker, regime: &Regime, parts: &Parts, kind: FailureKind, r
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }
     answer
-}
-
-/// `Origin`, when present, must name the host that was asked; whether over TLS in front of us or not.
-fn is_own_origin(parts: &Parts) -> bool {
-    let Some(origin) = parts.headers.get(ORIGIN) else { return true };
-    let Some(host) = parts.headers.get(HOST) else { return false };
-    let origin = origin.as_bytes();
-    let origin = origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"));
-    origin.is_some_and(|origin| origin.eq_ignore_ascii_case(host.as_bytes()))
-}
-
-/// A path of this site: it starts with one slash, and browsers read a backslash as one.
-fn is_local(path: &str) -> bool {
-    let rest = path.strip_prefix('/');
-    rest.is_some_and(|rest| !rest.starts_with(['/', '\\'])) && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-}
-
-fn field(form: &[u8], wanted: &str) -> Option<String> {
-    form_urlencoded::parse(form).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_of_this_site_starts_with_one_slash() {
-        for path in ["/", "/a/b?c=d", "/a//b"] {
-            assert!(is_local(path), "{path}");
-        }
-        for path in ["", "a", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nSet-Cookie: x", "/a b", "/a\\b"] {
-            assert!(!is_local(path), "{path:?}");
-        }
-    }
-
-    #[test]
-    fn the_origin_of_a_form_must_be_the_host_asked() {
-        let parts = |origin: Option<&str>, host: &str| {
-            let mut request = http::Request::new(());
-            request.headers_mut().insert(HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                request.headers_mut().insert(ORIGIN, origin.parse().unwrap());
-            }
-            request.into_parts().0
-        };
-        assert!(is_own_origin(&parts(None, "a.example")));
-        assert!(is_own_origin(&parts(Some("https://A.example"), "a.example")));
-        assert!(is_own_origin(&parts(Some("http://a.example:8080"), "a.example:8080")));
-        assert!(!is_own_origin(&parts(Some("https://b.example"), "a.example")));
-        assert!(!is_own_origin(&parts(Some("null"), "a.example")));
-    }
-
-    #[test]
-    fn fields_are_decoded() {
-        assert_eq!(field(b"code=a%2Eb&next=%2Fx%3Fy%3D1", "next").as_deref(), Some("/x?y=1"));
-        assert_eq!(field(b"code=", "code").as_deref(), Some(""));
-        assert_eq!(field(b"", "code"), None);
-    }
 }

@@ -7,11 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use super::body::ClientBody;
+use super::email::{fields, page_asked_for};
+use super::facts::Facts;
 use crate::gate::{Decision, Regime};
-use crate::page::{self, FailureKind, PageKind, Pages, WaitEstimate, WaitText, WaitingJson, WaitingState, WaitingView};
+use crate::page::{
+    self, EmailState, EmailView, FailureKind, FormFields, PageKind, Pages, WaitEstimate, WaitText, WaitingJson, WaitingPage, WaitingState,
+    WaitingView,
+};
 use crate::rules::decide::Reason;
 use crate::rules::negotiate::Form;
 
@@ -49,7 +55,7 @@ struct Kept {
     /// The head of every waiting page, with room where it differs. Nothing in it is shared with other workers, which would wait for
     /// each other at its count of references.
     head: HeaderMap,
-    rendered: HashMap<WaitingView, Bytes, FixedState>,
+    rendered: HashMap<WaitingView, WaitingPage, FixedState>,
 }
 
 impl Kept {
@@ -69,8 +75,8 @@ impl Kept {
 const PAGES_MAX: usize = 1024;
 
 impl PageCache {
-    /// The head and the body of a waiting page.
-    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> (HeaderMap, Bytes) {
+    /// The head of a waiting page, and the page.
+    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> (HeaderMap, WaitingPage) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.get_or_insert_with(|| Kept::new(pages));
         if !Arc::ptr_eq(&kept.of, pages) || kept.rendered.len() >= PAGES_MAX {
@@ -82,7 +88,7 @@ impl PageCache {
         let page = pages.waiting(&view).unwrap_or_else(|error| {
             // rendered in every state when it was loaded, so this is the fuel at most; the line of text always can be
             tracing::error!(%error, "the waiting page could not be rendered");
-            page::waiting_text(&view)
+            page::waiting_text(&view).into()
         });
         kept.rendered.insert(view, page.clone());
         (kept.head.clone(), page)
@@ -94,10 +100,11 @@ pub(super) fn waiting(
     cache: &PageCache,
     regime: &Regime,
     decision: &Decision,
-    form: Form,
-    form_refused: bool,
+    facts: &Facts,
+    uri: &Uri,
     cookie: Option<HeaderValue>,
 ) -> Answer {
+    let form_refused = facts.unsafe_method;
     let retry_s = seconds(decision.retry_after);
     let estimate = WaitEstimate {
         half_s: decision.wait.map(|wait| wait.half.as_secs()),
@@ -129,9 +136,13 @@ pub(super) fn waiting(
     let view = WaitingView::new(state, seconds(regime.epoch), form_refused, position);
     let status = StatusCode::from_u16(regime.policy.waiting_room.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let retry = number(retry_s);
-    let mut answer = match form {
+    let mut answer = match facts.form {
         Form::Page => {
-            let (mut headers, body) = cache.waiting(&regime.pages, view);
+            let (mut headers, page) = cache.waiting(&regime.pages, view);
+            let next = page_asked_for(uri.path_and_query().map_or("/", PathAndQuery::as_str));
+            // the ticket that came is unbroken, or another is given; who has none sees a page without a form
+            let ticket = decision.set_ticket.or(facts.ticket).filter(|_| page.has_form());
+            let body = page.with(&ticket.map_or_else(FormFields::default, |ticket| fields(regime, ticket.id, next)));
             set(&mut headers, REFRESH, (!form_refused).then(|| retry.clone()));
             set(&mut headers, SET_COOKIE, cookie);
             headers.insert(RETRY_AFTER, retry);
@@ -178,6 +189,45 @@ pub(super) fn shed(regime: &Regime, appointment: Duration, form: Form, unsafe_me
         headers.insert(REFRESH, number(retry_s));
     }
     answer
+}
+
+/// What becomes of an email address, or the form for one.
+pub(super) fn email(pages: &Pages, view: &EmailView<'_>, form: Form) -> Answer {
+    let state = view.state;
+    let mut answer = match form {
+        // what is asked for is a page, whoever asks
+        _ if state == EmailState::Asks => email_page(pages, view),
+        Form::Page => email_page(pages, view),
+        Form::Json => json(state.status(), page::email_json(state)),
+        Form::Text => text(state.status(), page::email_text(state)),
+        Form::Empty => empty(state.status()),
+    };
+    let headers = answer.headers_mut();
+    if let Some(retry_s) = state.retry_s() {
+        headers.insert(RETRY_AFTER, number(retry_s));
+    }
+    let proxy_status = match state {
+        EmailState::Asks | EmailState::Taken => status::OWN,
+        EmailState::TooMany { .. } => status::RATE,
+        EmailState::Unavailable { .. } => status::INTERNAL,
+        EmailState::Invalid { .. } | EmailState::NoTicket | EmailState::NotOurs | EmailState::TicketFull | EmailState::Disabled => {
+            status::REQUEST
+        }
+    };
+    headers.insert(status::NAME, proxy_status);
+    answer
+}
+
+fn email_page(pages: &Pages, view: &EmailView<'_>) -> Answer {
+    let status = view.state.status();
+    match pages.email(view) {
+        Ok(body) => html(status, body, pages.content_security_policy(PageKind::Email)),
+        Err(error) => {
+            // what was typed is bounded, and so is the page asked for
+            tracing::error!(%error, "the page of the email form could not be rendered");
+            text(status, page::email_text(view.state))
+        }
+    }
 }
 
 /// A failure that the gate answers by itself.

@@ -1,5 +1,5 @@
 //! The keys of a site: signs tickets and passes, verifies them, and makes the keyed numbers that a visitor can neither foresee nor
-//! choose (draw, phase, hash of a client).
+//! choose (draw, phase, hash of a client, check of a form).
 //!
 //! A token is `v1.<key id>.<payload>.<mac>`: the key id in 8 lower-case hexadecimal digits, payload and MAC in base64url without
 //! padding. The MAC is HMAC-SHA256 over version (1 byte), kind of token (1), site id (16) and payload (as long as the kind says), so no
@@ -13,6 +13,7 @@
 //! revoked.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -34,6 +35,7 @@ pub struct Keyring {
     site_id: [u8; 16],
     draw: SipHasher24,
     client: SipHasher24,
+    form: SipHasher24,
     address: AddressHash,
     phase: u64,
 }
@@ -65,6 +67,7 @@ impl Keyring {
             site_id: site.id(),
             draw: sip_hasher(&site.derive(LABEL_DRAW)),
             client: sip_hasher(&site.derive(LABEL_CLIENT)),
+            form: sip_hasher(&site.derive(LABEL_FORM)),
             address: AddressHash::new(&site.derive(LABEL_ADDRESS)),
             phase: first_u64(&site.derive(LABEL_PHASE)),
         })
@@ -135,6 +138,17 @@ impl Keyring {
     #[must_use]
     pub fn client_hash(&self, prefix: &[u8]) -> u64 {
         self.client.hash(prefix)
+    }
+
+    /// The proof that a form came with a page of ours that was given to this ticket, by a visitor who asked for `next`: the same for as
+    /// long as the ticket lives, and across rotations. Numbers are compared, and not their texts, so how long that takes tells nothing.
+    #[must_use]
+    pub fn form_check(&self, ticket: VisitorId, next: &str) -> u64 {
+        let mut form = self.form;
+        // the id has a fixed length, so no other pair makes the same bytes
+        form.write(&ticket.0.to_be_bytes());
+        form.write(next.as_bytes());
+        form.finish()
     }
 
     /// The hash by which the email queue knows an address: nobody can choose addresses that collide.
@@ -549,6 +563,7 @@ const LABEL_KEY_ID: &[u8] = b"tidegate key id";
 const LABEL_SITE_ID: &[u8] = b"tidegate site id";
 const LABEL_DRAW: &[u8] = b"tidegate draw";
 const LABEL_CLIENT: &[u8] = b"tidegate client";
+const LABEL_FORM: &[u8] = b"tidegate form";
 const LABEL_ADDRESS: &[u8] = b"tidegate address";
 const LABEL_PHASE: &[u8] = b"tidegate phase";
 
@@ -647,6 +662,26 @@ mod tests {
         let ring = ring(1, &[2]);
         let (ticket, pass) = (ring.sign_ticket(&ticket()).to_string(), ring.sign_pass(&pass()).to_string());
         assert_eq!((ticket.len(), pass.len()), (90, 106));
+    }
+
+    #[test]
+    fn the_check_of_a_form_is_of_one_site_one_ticket_and_one_page() {
+        let ring = ring(1, &[2]);
+        let check = ring.form_check(VisitorId(7), "/apply?step=2");
+        assert_eq!(check, self::ring(1, &[2, 3]).form_check(VisitorId(7), "/apply?step=2"), "a rotation ends no form");
+        for (other, next) in [
+            (ring.form_check(VisitorId(8), "/apply?step=2"), "another ticket"),
+            (ring.form_check(VisitorId(7), "/apply?step=3"), "another page"),
+            (ring.form_check(VisitorId(7), "/"), "no page"),
+            (self::ring(9, &[2]).form_check(VisitorId(7), "/apply?step=2"), "another site"),
+        ] {
+            assert_ne!(check, other, "{next}");
+        }
+        assert_ne!(
+            ring.form_check(VisitorId(7), "/applied"),
+            ring.draw(VisitorId(7), u64::from_be_bytes(*b"/applied")),
+            "one key for one use"
+        );
     }
 
     #[test]

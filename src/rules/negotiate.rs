@@ -7,7 +7,7 @@
 //!
 //! Absent: the method. A form that is posted is a navigation like any other, and HEAD gets the head of what GET would get.
 
-use http::header::{ACCEPT, HeaderMap, HeaderName};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,20 @@ pub fn form(headers: &HeaderMap) -> Form {
     let accepted = by_accept(headers);
     if accepted == Form::Page && is_script_request(headers) { Form::Text } else { accepted }
 }
+
+/// The language that a client names first; `None` if it names none, or what is no tag (RFC 5646: letters, digits and hyphens, 35 of them
+/// at most).
+#[must_use]
+pub fn language(headers: &HeaderMap) -> Option<&str> {
+    // browsers name them in the order of their weights
+    let first = headers.get(ACCEPT_LANGUAGE)?.to_str().ok()?;
+    let tag = first.split([',', ';']).next()?.trim();
+    let is_tag = (1..=LANGUAGE_BYTES_MAX).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_tag.then_some(tag)
+}
+
+/// RFC 5646, 4.4.1: room for every tag that is made of registered parts.
+const LANGUAGE_BYTES_MAX: usize = 35;
 
 /// What the destination alone decides; `empty` (fetch and the like) and names not known yet are left to `Accept`.
 fn by_destination(destination: &[u8]) -> Option<Form> {
@@ -310,6 +324,31 @@ mod tests {
         for (who, headers, expected) in table {
             assert_eq!(of(headers), *expected, "{who}");
         }
+    }
+
+    #[test]
+    fn the_first_language_is_taken_if_it_is_one() {
+        let of = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_bytes(value).unwrap());
+            language(&headers).map(str::to_owned)
+        };
+        assert_eq!(language(&HeaderMap::new()), None);
+        for (value, expected) in [
+            ("de-CH,de;q=0.9,en;q=0.8", Some("de-CH")),
+            (" es ;q=0.5", Some("es")),
+            ("zh-Hant-TW", Some("zh-Hant-TW")),
+            ("*", None),
+            ("", None),
+            (",en", None),
+            ("en_GB", None),
+            ("<script>", None),
+            ("abcdefgh-abcdefgh-abcdefgh-abcdefgh", Some("abcdefgh-abcdefgh-abcdefgh-abcdefgh")),
+            ("abcdefgh-abcdefgh-abcdefgh-abcdefgh1", None),
+        ] {
+            assert_eq!(of(value.as_bytes()).as_deref(), expected, "{value}");
+        }
+        assert_eq!(of(b"\xe9n"), None);
     }
 
     #[test]

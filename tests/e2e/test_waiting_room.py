@@ -67,7 +67,7 @@ class WaitingRoom(World):
         browser.wait_for_title(Site.TITLE)
 
     def test_the_page_needs_no_script_and_nothing_from_the_site(self):
-        gate = self.serve(admission="{ mode: closed }")
+        gate = self.serve(admission="{ mode: closed }", email_queue="{ enabled: false }")
         answer = ask(gate.address)
         self.assertEqual(answer.status, 503)
         self.assertIn("Refresh", answer.headers)

@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("store", 20),
     ("gate", 30),
     ("upstream", 40),
+    ("mail", 40),
     ("reload", 40),
     ("demo", 40),
     ("simulate", 40),

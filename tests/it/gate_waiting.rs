@@ -38,7 +38,8 @@ fn a_navigation_gets_a_page_that_comes_back_by_itself() {
     assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(answer.header("refresh"), Some("10"));
     let policy = answer.header("content-security-policy").unwrap();
-    assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(policy.split("; ").filter(|part| part.starts_with("script-src 'sha256-") && !part.contains("' ")).count(), 1, "{policy}");
     assert!(answer.text().contains("Nobody is being let in right now"), "{}", answer.text());
     assert!(answer.cookie("tidegate_ticket").is_some());
     assert!(upstream.seen().is_empty(), "it reached the site");

@@ -12,6 +12,7 @@ mod readme;
 mod gate_command;
 mod gate_demo;
 mod gate_email;
+mod gate_email_disk;
 mod gate_keys;
 mod gate_log;
 mod gate_mint;

@@ -251,7 +251,7 @@ pub fn forget_address(data: &Path, address: &str) -> Result<u64, StoreError> {
         |line| match line.row() {
             Some(row) => fold(&row.email) == wanted,
             // what can't be read as a row may name it all the same
-            None => fold(&line.text()).contains(&wanted),
+            None => fold(&line.text()).contains(&*wanted),
         },
     )
 }

@@ -129,7 +129,7 @@ fn who_waits_is_asked_for_an_address_once_and_the_page_stays_small() {
             "name=\"next\"",
             "name=\"check\"",
             "<script>",
-            "does not refresh.</p>",
+            "which does not refresh.</p>",
         ] {
             assert_eq!(page.matches(once).count(), usize::from(asks), "{once} in {name}");
         }

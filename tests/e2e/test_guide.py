@@ -31,7 +31,12 @@ class Guide(World):
                 for written, there in here.items():
                     script = script.replace(written, there)
                 done = subprocess.run(
-                    ["bash", "-euo", "pipefail", "-c", script], env=environment, capture_output=True, text=True, timeout=LIMIT_S
+                    ["bash", "-euo", "pipefail", "-c", script],
+                    env=environment,
+                    cwd=self.directory,
+                    capture_output=True,
+                    text=True,
+                    timeout=LIMIT_S,
                 )
                 self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
                 self.assertTrue(done.stdout.strip() or "healthcheck" in command)

@@ -141,6 +141,12 @@ fn figures(status: &Value) -> Vec<Figure> {
         ("of draws are won", "of draws would be won", "draw")
     };
     let epoch = number(status, "/epoch_s").map_or_else(String::new, |epoch| format!("{drawn} every {}", span(epoch)));
+    let left =
+        match (status.pointer("/email_queue/enabled"), status.pointer("/email_queue/writable"), number(status, "/email_queue/addresses")) {
+            (Some(Value::Bool(true)), Some(Value::Bool(false)), _) => "; email addresses can’t be taken: see the log".to_owned(),
+            (_, _, Some(addresses)) if addresses > 0.0 => format!("; {} left an address", whole(addresses)),
+            _ => String::new(),
+        };
     let figure_of = |name, value, note: String| Figure { name, value, note };
     // a gate that only observes says what would be so
     let observes = observes(status);
@@ -148,7 +154,7 @@ fn figures(status: &Value) -> Vec<Figure> {
     let waiting = if observes {
         figure_of("Would wait", known("/observed/line", whole), "in line now".to_owned())
     } else {
-        figure_of("Waiting", known("/waiting", whole), epoch)
+        figure_of("Waiting", known("/waiting", whole), format!("{epoch}{left}"))
     };
     vec![
         figure_of("Load", known("/load", percent), "of capacity".to_owned()),
@@ -442,6 +448,22 @@ mod tests {
         assert!(!page.contains("<dt>Waiting</dt>"));
         status["observed"] = Value::Null;
         assert!(render(&status, None).unwrap().contains("<dt>Waiting</dt>"));
+    }
+
+    #[test]
+    fn addresses_are_told_beside_those_who_wait() {
+        let mut status = full();
+        let told = |queue: Value, status: &mut Value| {
+            status["email_queue"] = queue;
+            let page = render(status, None).unwrap();
+            page.split_once("<dd>60,231</dd><dd>").unwrap().1.split_once("</dd>").unwrap().0.to_owned()
+        };
+        let queue =
+            |enabled: bool, addresses: f64, writable: bool| json!({ "enabled": enabled, "addresses": addresses, "writable": writable });
+        assert_eq!(told(queue(true, 1204.0, true), &mut status), "draw every 1 min 30 s; 1,204 left an address");
+        assert_eq!(told(queue(true, 0.0, true), &mut status), "draw every 1 min 30 s");
+        assert_eq!(told(queue(false, 0.0, false), &mut status), "draw every 1 min 30 s");
+        assert!(told(queue(true, 7.0, false), &mut status).ends_with("; email addresses can’t be taken: see the log"));
     }
 
     #[test]

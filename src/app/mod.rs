@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Mail};
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Stage, Worker};
 use crate::reload::{self, Parts, Reloader};
 use crate::rules::policy::{Mode, Policy};
@@ -379,6 +379,7 @@ impl AdminBackend for Shared {
             queue: self.upstream.queued(),
             slots: self.upstream.slots(),
             connections: self.connections.open(),
+            emails: (self.metrics.gauge(Gauge::EmailsWaiting), self.metrics.gauge(Gauge::EmailWritable) > 0.0),
             history: &self.history(),
             config: self.reloader.as_ref().map(|reloader| (reloader.path().display().to_string(), reloader.outcome())),
             draining: stage >= Stage::Draining,

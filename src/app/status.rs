@@ -18,6 +18,8 @@ pub(super) struct Snapshot<'a> {
     pub(super) queue: usize,
     pub(super) slots: u32,
     pub(super) connections: usize,
+    /// How many addresses there are, and whether one can be taken now.
+    pub(super) emails: (f64, bool),
     pub(super) history: &'a History,
     pub(super) config: Option<(String, Outcome)>,
     pub(super) draining: bool,
@@ -97,6 +99,11 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             .iter()
             .map(|server| json!({ "server": server.label, "up": server.up, "in_flight": server.in_flight, "idle": server.idle }))
             .collect::<Vec<_>>(),
+        "email_queue": {
+            "enabled": regime.policy.email_queue.enabled,
+            "addresses": snapshot.emails.0,
+            "writable": snapshot.emails.1,
+        },
         "connections": { "open": snapshot.connections, "limit": regime.policy.limits.connections },
         "newcomers_last_minute": { "admit": newcomers.0, "wait": newcomers.1 },
         "observed": observed(regime, newcomers),

@@ -113,8 +113,6 @@ impl Writer {
             None => Err(None),
         };
         let answered = match added {
-            // all of them were there already, and nothing was written
-            Ok(0) => Ok(()),
             Ok(_) => {
                 self.failing(None);
                 Ok(())

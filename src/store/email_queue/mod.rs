@@ -5,6 +5,7 @@
 //!   lock                      held by whoever writes; counts how often files were rewritten
 //!   2026-01-31.jsonl          the rows of one day (UTC), in order of arrival
 //!   2026-01-31.1.jsonl        of the same day, after the disk had refused to write to the first
+//!   again                     grows by a byte when all who posted at a time were there already
 //!   2026-01-31.jsonl.torn-1   the end of a file that a crash has cut off: no one was told that it was taken
 //! ```
 //!
@@ -107,7 +108,8 @@ impl EmailQueue {
         self.known.is_empty()
     }
 
-    /// Adds those whose address isn't there yet. They are on disk when this returns how many they are.
+    /// Adds those whose address isn't there yet. They are on disk when this returns how many they are. If all are there, the disk is
+    /// asked for as much: else who posts could tell by the time it takes.
     ///
     /// # Errors
     /// If they can't be written. None of them is in the queue then; it can be tried again.
@@ -123,7 +125,10 @@ impl EmailQueue {
                 row.write(&mut text).map_err(|source| StoreError::Encode { path: self.directory.clone(), source })?;
             }
         }
-        let Some(last) = rows.last().filter(|_| !added.is_empty()) else { return Ok(0) };
+        let Some(last) = rows.last() else { return Ok(0) };
+        if added.is_empty() {
+            return self.write_again().map(|()| 0);
+        }
         if let Err(error) = self.write(&text, last.at) {
             for hash in added {
                 self.known.remove(&hash);
@@ -193,6 +198,17 @@ impl EmailQueue {
         })?;
         self.rewritten = rewritten;
         Ok(())
+    }
+
+    fn write_again(&self) -> Result<(), StoreError> {
+        let path = self.directory.join(AGAIN);
+        let mut file = files::open_or_make(&self.directory, &path)?;
+        let length = file.metadata().map_err(StoreError::io("look at", &path))?.len();
+        if length >= AGAIN_BYTES_MAX {
+            file.set_len(0).map_err(StoreError::io("cut", &path))?;
+        }
+        file.write_all(b".").map_err(StoreError::io("write", &path))?;
+        file.sync_data().map_err(StoreError::io("sync", &path))
     }
 
     /// Writes lines, and waits until they are on disk.
@@ -322,6 +338,10 @@ impl Drop for Held {
 const DIRECTORY: &str = "email-queue";
 const LOCK: &str = "lock";
 const PROBE: &str = "probe";
+const AGAIN: &str = "again";
+
+/// Then it begins anew.
+const AGAIN_BYTES_MAX: u64 = 1 << 16;
 
 /// No row has fewer bytes than this.
 const ROW_BYTES: u64 = 150;
@@ -392,6 +412,28 @@ mod tests {
         let directory = directory_of(scratch.path());
         assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o7777, 0o700);
         assert_eq!(fs::metadata(directory.join("2027-01-15.jsonl")).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn an_address_that_is_there_already_costs_the_disk_as_much_and_leaves_no_row() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        let rows = fs::read(directory_of(scratch.path()).join("2027-01-15.jsonl")).unwrap();
+        let again = directory_of(scratch.path()).join("again");
+        assert!(!again.exists());
+        for times in 1..4 {
+            assert_eq!(queue.add(&[row("ann@example.org", 1), row("ANN@example.org", 1)]).unwrap(), 0);
+            assert_eq!(fs::metadata(&again).unwrap().len(), times);
+        }
+        fs::write(&again, vec![b'.'; 1 << 16]).unwrap();
+        queue.add(&[row("ann@example.org", 1)]).unwrap();
+        assert_eq!(fs::metadata(&again).unwrap().len(), 1);
+        assert_eq!(fs::read(directory_of(scratch.path()).join("2027-01-15.jsonl")).unwrap(), rows);
+        // and on a disk that takes nothing it is refused like any other
+        fs::remove_file(&again).unwrap();
+        fs::create_dir(&again).unwrap();
+        queue.add(&[row("ann@example.org", 1)]).unwrap_err();
     }
 
     #[test]
@@ -480,7 +522,7 @@ mod tests {
         }
         assert!(files(&scratch).is_empty());
         let grep = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
-        assert_eq!(grep, ["lock"], "nothing is left behind");
+        assert!(grep.iter().all(|file| file == "lock" || file == "again"), "{grep:?} is left behind");
         assert_eq!(queue.add(&[row("ann@example.org", DAY)]).unwrap(), 1);
     }
 

@@ -91,8 +91,8 @@ enum Queue {
     Forget {
         #[command(flatten)]
         config: ConfigFile,
-        /// The address
-        email: String,
+        #[command(flatten)]
+        wanted: queue::Wanted,
     },
 }
 
@@ -143,7 +143,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(Keys::Retire { config, id }) => with_policy(config, |policy, _| keys::retire(&policy.data, id, &mut out)),
         Command::Queue(Queue::Status(file)) => with_policy(file, |policy, _| queue::status(&policy.data, &mut out)),
         Command::Queue(Queue::Export { config, format }) => with_policy(config, |policy, _| queue::export(&policy.data, format, &mut out)),
-        Command::Queue(Queue::Forget { config, email }) => with_policy(config, |policy, _| queue::forget(&policy.data, &email, &mut out)),
+        Command::Queue(Queue::Forget { config, wanted }) => with_policy(config, |policy, _| queue::forget(&policy.data, &wanted, &mut out)),
         Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
     }
 }

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use super::keys::date;
 use crate::rules::email::Address;
 use crate::rules::time::UnixTime;
-use crate::store::email_queue::{Read, Row, directory_of, each_row, forget_address, torn};
+use crate::rules::token::VisitorId;
+use crate::store::email_queue::{self, Forget, Read, Row, directory_of, each_row, torn};
 
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,23 +99,40 @@ fn cell(text: &str) -> Cow<'_, str> {
     if text.starts_with(['=', '+', '-', '@']) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
 
-/// Erases an address.
+/// Erases an address, or all that one client has filled in.
 ///
 /// # Errors
-/// If it is none, a file can't be rewritten, or the output not written.
-pub(super) fn forget(data: &Path, email: &str, out: &mut impl Write) -> anyhow::Result<()> {
-    let address = Address::parse(email).with_context(|| format!("{email:?} is no email address"))?;
-    let rows = forget_address(data, address.as_str())?;
+/// If it is no address, a file can't be rewritten, or the output not written.
+pub(super) fn forget(data: &Path, wanted: &Wanted, out: &mut impl Write) -> anyhow::Result<()> {
+    let rows = match (&wanted.email, wanted.client) {
+        (Some(email), _) => {
+            let address = Address::parse(email).with_context(|| format!("{email:?} is no email address"))?;
+            email_queue::forget(data, Forget::Address(&address))?
+        }
+        (None, Some(client)) => email_queue::forget(data, Forget::Client(client.0))?,
+        // clap asks for one of them
+        (None, None) => 0,
+    };
     let rows_are = if rows == 1 { "row is" } else { "rows are" };
     writeln!(out, "{rows} {rows_are} erased")?;
     Ok(())
+}
+
+/// What is to be erased.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Wanted {
+    /// The address
+    email: Option<String>,
+    /// All that came from one network: `client` of one of its rows
+    #[arg(long, value_name = "HASH")]
+    client: Option<VisitorId>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rules::keyring::{Key, Keyring, SiteSecret};
-    use crate::rules::token::VisitorId;
     use crate::store::email_queue::EmailQueue;
     use crate::store::scratch::Scratch;
 
@@ -135,6 +153,10 @@ mod tests {
         }
     }
 
+    fn address(email: &str) -> Wanted {
+        Wanted { email: Some(email.to_owned()), client: None }
+    }
+
     fn printed(command: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<()>) -> String {
         let mut out = Vec::new();
         command(&mut out).unwrap();
@@ -147,7 +169,7 @@ mod tests {
         assert!(printed(|out| status(scratch.path(), out)).starts_with("0 addresses: "));
         assert_eq!(printed(|out| export(scratch.path(), Format::Csv, out)), "id,at,email,language,path\n");
         assert_eq!(printed(|out| export(scratch.path(), Format::Jsonl, out)), "");
-        assert_eq!(printed(|out| forget(scratch.path(), "ann@example.org", out)), "0 rows are erased\n");
+        assert_eq!(printed(|out| forget(scratch.path(), &address("ann@example.org"), out)), "0 rows are erased\n");
     }
 
     #[test]
@@ -164,9 +186,11 @@ mod tests {
         );
         let file = std::fs::read_to_string(directory_of(scratch.path()).join("2027-01-15.jsonl")).unwrap();
         assert_eq!(printed(|out| export(scratch.path(), Format::Jsonl, out)), file);
-        assert_eq!(printed(|out| forget(scratch.path(), " EVE@example.org", out)), "1 row is erased\n");
+        assert_eq!(printed(|out| forget(scratch.path(), &address(" EVE@example.org"), out)), "1 row is erased\n");
         assert_eq!(printed(|out| export(scratch.path(), Format::Jsonl, out)), file[..file.rfind("{").unwrap()]);
-        let error = forget(scratch.path(), "eve", &mut Vec::new()).unwrap_err();
+        let client = Wanted { email: None, client: Some(VisitorId(8)) };
+        assert_eq!(printed(|out| forget(scratch.path(), &client, out)), "2 rows are erased\n");
+        let error = forget(scratch.path(), &address("eve"), &mut Vec::new()).unwrap_err();
         assert!(format!("{error:#}").contains("\"eve\" is no email address"), "{error:#}");
     }
 

@@ -28,13 +28,13 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{StoreError, files};
-use crate::rules::email::fold;
+use crate::rules::email::{Address, fold};
 use crate::rules::keyring::AddressHash;
 use crate::rules::time::UnixTime;
 use crate::rules::uniform::Uniform;
 
 pub use row::{Row, RowFault};
-use segments::{Name, rewrite, segments, set_torn_end_aside};
+use segments::{Line, Name, rewrite, segments, set_torn_end_aside};
 pub use segments::{Read, each_row};
 
 /// The email queue, open for writing.
@@ -249,27 +249,34 @@ impl EmailQueue {
     }
 }
 
-/// Takes an address out of every file of a queue, whether a gate serves from it or not. Returns how many rows and other lines named it.
+/// What is to be taken out of a queue.
+#[derive(Clone, Copy, Debug)]
+pub enum Forget<'a> {
+    /// An address, however it is spelt.
+    Address(&'a Address),
+    /// All that came from one client, by its keyed hash.
+    Client(u64),
+}
+
+/// Takes rows out of every file of a queue, whether a gate serves from it or not. Returns how many lines there were: other lines that
+/// name an address go with its row.
 ///
 /// # Errors
 /// If a file can't be rewritten. Some may have been; it can be done again.
-pub fn forget_address(data: &Path, address: &str) -> Result<u64, StoreError> {
+pub fn forget(data: &Path, what: Forget<'_>) -> Result<u64, StoreError> {
     let directory = directory_of(data);
     if !files::exists(&directory)? {
         return Ok(0);
     }
     let lock = Lock::open(&directory)?;
     let held = lock.take()?;
-    let wanted = fold(address);
-    rewrite(
-        &directory,
-        || held.count_up(),
-        |line| match line.row() {
-            Some(row) => fold(&row.email) == wanted,
-            // what can't be read as a row may name it all the same
-            None => fold(&line.text()).contains(&*wanted),
-        },
-    )
+    let is_wanted = |line: &Line<'_>| match (what, line.row()) {
+        (Forget::Address(address), Some(row)) => fold(&row.email) == address.folded(),
+        // what can't be read as a row may name it all the same
+        (Forget::Address(address), None) => fold(&line.text()).contains(&*address.folded()),
+        (Forget::Client(client), row) => row.is_some_and(|row| row.client == client),
+    };
+    rewrite(&directory, || held.count_up(), is_wanted)
 }
 
 /// The ends of files that a crash has cut off.
@@ -383,6 +390,10 @@ mod tests {
         let mut files = segments(&directory_of(scratch.path())).unwrap();
         files.sort_unstable();
         files.iter().map(ToString::to_string).collect()
+    }
+
+    fn forgotten(scratch: &Scratch, address: &str) -> u64 {
+        forget(scratch.path(), Forget::Address(&Address::parse(address).unwrap())).unwrap()
     }
 
     fn emails(scratch: &Scratch) -> Vec<String> {
@@ -507,23 +518,36 @@ mod tests {
         // a torn end names it, too
         let directory = directory_of(scratch.path());
         fs::write(directory.join("2027-01-14.jsonl.torn-1"), "{\"email\":\"Ann@example.org").unwrap();
-        assert_eq!(forget_address(scratch.path(), "ANN@example.org").unwrap(), 2);
+        assert_eq!(forgotten(&scratch, "ANN@example.org"), 2);
         assert_eq!(emails(&scratch), ["eve@example.org", "ann.lee@example.org", "joe@example.org"]);
         assert!(torn(scratch.path()).unwrap().is_empty());
         // the gate writes to the file that is there now, and takes the address as one that it has never seen
         assert_eq!(queue.add(&[row("zoe@example.org", DAY), row("eve@example.org", DAY), row("ann@example.org", DAY)]).unwrap(), 2);
-        assert_eq!(forget_address(scratch.path(), "joe@example.org").unwrap(), 1);
+        assert_eq!(forgotten(&scratch, "joe@example.org"), 1);
         queue.add(&[row("last@example.org", DAY)]).unwrap();
         let left = ["eve@example.org", "ann.lee@example.org", "zoe@example.org", "ann@example.org", "last@example.org"];
         assert_eq!((emails(&scratch), queue.len()), (left.map(str::to_owned).to_vec(), 5));
         // a file that is left empty goes
         for email in left {
-            assert_eq!(forget_address(scratch.path(), email).unwrap(), 1);
+            assert_eq!(forgotten(&scratch, email), 1);
         }
         assert!(files(&scratch).is_empty());
         let grep = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
         assert!(grep.iter().all(|file| file == "lock" || file == "again"), "{grep:?} is left behind");
         assert_eq!(queue.add(&[row("ann@example.org", DAY)]).unwrap(), 1);
+    }
+
+    #[test]
+    fn all_that_one_client_has_filled_in_is_forgotten_together() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        for (email, client) in [("a@example.org", 1), ("b@example.org", 2), ("c@example.org", 1)] {
+            queue.add(&[Row { client, ..row(email, client * DAY) }]).unwrap();
+        }
+        assert_eq!(forget(scratch.path(), Forget::Client(1)).unwrap(), 2);
+        assert_eq!((emails(&scratch), files(&scratch).len()), (vec!["b@example.org".to_owned()], 1));
+        assert_eq!(forget(scratch.path(), Forget::Client(1)).unwrap(), 0);
+        assert_eq!(queue.add(&[row("a@example.org", 0)]).unwrap(), 1);
     }
 
     #[test]

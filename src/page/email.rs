@@ -83,22 +83,22 @@ impl WaitingPage {
         Self { before: page.slice(..at), after: Some(page.slice(at + FIELDS.len()..)) }
     }
 
+    /// The page for one visitor, in pieces of which the first and the last are shared.
+    ///
+    /// # Errors
+    /// If there is no form, and so one page for everyone.
+    pub fn with(&self, fields: &FormFields<'_>) -> Result<[Bytes; 3], Bytes> {
+        let Some(after) = &self.after else { return Err(self.before.clone()) };
+        let mut own = Vec::with_capacity(fields.room());
+        fields.write_inputs(&mut own);
+        fields.write_link(&mut own);
+        Ok([self.before.clone(), own.into(), after.clone()])
+    }
+
     /// Whether it has a form, which is of no use without its fields.
     #[must_use]
     pub const fn has_form(&self) -> bool {
         self.after.is_some()
-    }
-
-    /// The page for one visitor.
-    #[must_use]
-    pub fn with(&self, fields: &FormFields<'_>) -> Bytes {
-        let Some(after) = &self.after else { return self.before.clone() };
-        let mut page = Vec::with_capacity(self.before.len() + after.len() + fields.room());
-        page.extend_from_slice(&self.before);
-        fields.write_inputs(&mut page);
-        fields.write_link(&mut page);
-        page.extend_from_slice(after);
-        page.into()
     }
 }
 
@@ -322,9 +322,9 @@ mod tests {
     fn a_page_is_joined_with_the_fields_of_one_visitor() {
         let page = WaitingPage::cut(Bytes::from(format!("<form>{FIELDS}</form>")));
         assert!(page.has_form());
-        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef });
+        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef }).unwrap().concat();
         assert_eq!(
-            str::from_utf8(&joined).unwrap(),
+            String::from_utf8(joined).unwrap(),
             "<form><input type=\"hidden\" name=\"next\" value=\"/a?b=&quot;c&quot;&amp;d=&#39;&lt;e&gt;&#39;\">\
              <input type=\"hidden\" name=\"check\" value=\"0123456789abcdef\">\
              <p class=\"note\"><a href=\"/.tidegate/email?next=%2Fa%3Fb%3D%22c%22%26d%3D%27%3Ce%3E%27&amp;check=0123456789abcdef\">\
@@ -336,6 +336,6 @@ mod tests {
     fn a_page_without_a_form_is_the_same_for_everyone() {
         let page = WaitingPage::cut(Bytes::from_static(b"<p>wait</p>"));
         assert!(!page.has_form());
-        assert_eq!(page.with(&FormFields { next: "/", check: 1 }), "<p>wait</p>");
+        assert_eq!(page.with(&FormFields { next: "/", check: 1 }).unwrap_err(), "<p>wait</p>");
     }
 }

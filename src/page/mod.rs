@@ -138,7 +138,7 @@ impl Pages {
         add(&mut waiting, name, source)?;
         let mut built_in = environment();
         built_in.add_global("promise", PROMISE);
-        built_in.add_global("script", Value::from_safe_string(script().to_owned()));
+        built_in.add_global("script", Value::from_safe_string(script()));
         for (name, source) in
             [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING), (EMAIL_NAME, EMAIL), (EMAIL_FORM_NAME, EMAIL_FORM)]
         {
@@ -289,7 +289,7 @@ impl Policies {
     fn new(by_operator: bool, scripted: bool) -> Self {
         let mut waiting = if by_operator { OPERATOR_POLICY.to_owned() } else { built_in_policy("'self'") };
         if scripted {
-            waiting.push_str(&format!("; script-src '{}'", hash(script())));
+            waiting.push_str(&format!("; script-src '{}'", hash(&script())));
         }
         // browsers hold form-action against the redirects after a post too, and sites redirect to their login on another host:
         // with 'self' alone the invited would press the button and stay where they are (seen in Chromium 156)
@@ -377,9 +377,10 @@ fn style() -> &'static str {
     STYLE.trim_end()
 }
 
-/// The script as it stands in the page, between its tags.
-fn script() -> &'static str {
-    SCRIPT.trim_end()
+/// The script as it stands in the page, between its tags: without what is there for who reads its source.
+fn script() -> String {
+    let lines = SCRIPT.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn add(environment: &mut Environment<'static>, name: &str, source: &str) -> Result<(), PageError> {

@@ -17,7 +17,10 @@ fn waiting(state: WaitingState) -> String {
 }
 
 fn waiting_of(pages: &Pages, view: &WaitingView) -> String {
-    text(pages.waiting(view).unwrap().with(&FIELDS_OF_ONE))
+    match pages.waiting(view).unwrap().with(&FIELDS_OF_ONE) {
+        Ok(pieces) => String::from_utf8(pieces.concat()).unwrap(),
+        Err(page) => text(page),
+    }
 }
 
 const FIELDS_OF_ONE: FormFields<'static> = FormFields { next: "/apply?step=2&x=1", check: 7 };

@@ -23,12 +23,22 @@ pub(super) struct ClientBody {
 #[derive(Debug)]
 enum Content {
     Composed(Option<Bytes>),
+    /// One after the other: those of a page that many share are not copied for each.
+    Joined {
+        pieces: [Bytes; 3],
+        next: usize,
+    },
     Site(AnswerBody),
 }
 
 impl ClientBody {
     pub(super) fn composed(bytes: Bytes) -> Self {
         Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), state: None }
+    }
+
+    /// None of them may be empty.
+    pub(super) const fn joined(pieces: [Bytes; 3]) -> Self {
+        Self { content: Content::Joined { pieces, next: 0 }, state: None }
     }
 
     pub(super) const fn site(body: AnswerBody) -> Self {
@@ -57,6 +67,11 @@ impl Body for ClientBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.get_mut().content {
             Content::Composed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Joined { pieces, next } => {
+                let piece = pieces.get_mut(*next).map(std::mem::take);
+                *next += 1;
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+            }
             Content::Site(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -64,6 +79,7 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Composed(bytes) => bytes.is_none(),
+            Content::Joined { pieces, next } => *next >= pieces.len(),
             Content::Site(body) => body.is_end_stream(),
         }
     }
@@ -71,6 +87,7 @@ impl Body for ClientBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Composed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Joined { pieces, .. } => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
             Content::Site(body) => body.size_hint(),
         }
     }

@@ -142,11 +142,12 @@ pub(super) fn waiting(
             let next = page_asked_for(uri.path_and_query().map_or("/", PathAndQuery::as_str));
             // the ticket that came is unbroken, or another is given; who has none sees a page without a form
             let ticket = decision.set_ticket.or(facts.ticket).filter(|_| page.has_form());
-            let body = page.with(&ticket.map_or_else(FormFields::default, |ticket| fields(regime, ticket.id, next)));
+            let fields = ticket.map_or_else(FormFields::default, |ticket| fields(regime, ticket.id, next));
+            let body = page.with(&fields).map_or_else(ClientBody::composed, ClientBody::joined);
             set(&mut headers, REFRESH, (!form_refused).then(|| retry.clone()));
             set(&mut headers, SET_COOKIE, cookie);
             headers.insert(RETRY_AFTER, retry);
-            return with_headers(status, headers, body);
+            return with_body(status, headers, body);
         }
         Form::Json => {
             let waiting = WaitingJson { retry_after_s: retry_s, expected_wait_s: in_line_s.or(estimate.half_s), position };
@@ -267,11 +268,11 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 fn composed(status: StatusCode, body: Bytes, content_type: Option<HeaderValue>) -> Answer {
     let mut headers = HeaderMap::with_capacity(HEADERS_MAX);
     fill(&mut headers, content_type, status::OWN);
-    with_headers(status, headers, body)
+    with_body(status, headers, ClientBody::composed(body))
 }
 
-fn with_headers(status: StatusCode, headers: HeaderMap, body: Bytes) -> Answer {
-    let mut answer = Response::new(ClientBody::composed(body));
+fn with_body(status: StatusCode, headers: HeaderMap, body: ClientBody) -> Answer {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     answer

@@ -8,7 +8,7 @@
 //! would notice ([`FIGURES`]). Nothing is said of constants that are wrong together.
 //!
 //! ```text
-//! cargo bench --bench constants                          # all, an hour
+//! cargo bench --bench constants                          # all, an hour and more while others use the machine
 //! cargo bench --bench constants -- --only SETTLE
 //! cargo bench --bench constants -- --file concurrency --seeds 10
 //! cargo bench --bench constants -- --list
@@ -68,7 +68,7 @@ struct Arguments {
     #[arg(long)]
     file: Vec<String>,
     /// How many runs of each, with different randomness.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=1000))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(2..=1000))]
     seeds: u64,
     /// Name the constants and what they are for, and run nothing.
     #[arg(long)]

@@ -65,8 +65,8 @@ impl Figure {
     /// That of a run; not a number if it has none.
     pub(super) fn read(&self, run: &Run) -> f64 {
         if self.name == "polls" {
-            // waiting pages a second, at the most
-            return run.seconds.iter().map(|second| second.diverted).fold(0.0, f64::max);
+            // waiting pages a second
+            return mean(&run.seconds.iter().map(|second| second.diverted).collect::<Vec<_>>());
         }
         run.figures.get(self.name).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }

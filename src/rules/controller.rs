@@ -13,7 +13,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The window over which rates are read: short enough to follow a surge, long enough to hold a few answers of a small site.
+/// The window over which rates are read: short enough to follow a surge, long enough to hold a few answers of a small site. A site that
+/// was sent nothing for as long is probed.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// The window is stretched until it holds this many good answers: fewer say too little about the mean.
@@ -37,9 +38,6 @@ pub const AGES: usize = 60;
 
 /// The weight of the mean over all ages in each age's rate, in visitors: an age that hardly anyone has reached yet says little.
 const PROFILE_PRIOR: f64 = 10.0;
-
-/// A site that was sent nothing for so long is probed.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// What happened in one tick, and how things stand at its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -210,7 +208,7 @@ impl Controller {
     fn is_quiet(&mut self, reading: &Reading) -> bool {
         let busy = reading.in_flight > 0 || reading.sent > 0 || reading.answers > 0;
         self.quiet_s = if busy { 0.0 } else { self.quiet_s + reading.seconds };
-        self.quiet_s >= QUIET.as_secs_f64()
+        self.quiet_s >= WINDOW.as_secs_f64()
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::outlook::NOBODY;
 use super::time::{Now, UnixTime};
 
 /// Those who came within so long came at once, and their order is drawn. Much shorter, and a program that asks in the first millisecond
@@ -220,9 +221,6 @@ pub fn wait(ahead: f64, entering_per_second: f64, next: Duration) -> Option<Dura
     let turn = (ahead + 1.0) / entering_per_second;
     (entering_per_second >= NOBODY).then(|| Duration::try_from_secs_f64(turn).unwrap_or(Duration::MAX).max(next))
 }
-
-/// Fewer than this a second are nobody: a mean over the recent past is never nothing again.
-const NOBODY: f64 = 0.01;
 
 /// The clock by which tickets are issued: the wall clock, but one that is never set back. A ticket that was issued after another stands
 /// behind it, whatever the wall clock did between.

@@ -118,8 +118,9 @@ impl Outlook {
     fn points(mut rates: impl FnMut(f64, f64) -> (f64, f64)) -> Vec<Point> {
         let mut point = Point::default();
         let mut points = vec![point];
-        while point.at_s < HORIZON_S {
-            let seconds = (point.at_s * STEP).clamp(1.0, HORIZON_S - point.at_s + 1.0);
+        let horizon_s = HORIZON.as_secs_f64();
+        while point.at_s < horizon_s {
+            let seconds = (point.at_s * STEP).clamp(1.0, horizon_s - point.at_s + 1.0);
             let (drawn, drawn_by_age) = rates(point.at_s, seconds);
             point.at_s += seconds;
             point.drawn += drawn * seconds;
@@ -149,7 +150,7 @@ impl Outlook {
                 before.at_s + (after.at_s - before.at_s) * share
             }
             (None, _) => 0.0,
-            (Some(_), None) => HORIZON_S,
+            (Some(_), None) => HORIZON.as_secs_f64(),
         };
         Duration::try_from_secs_f64(time_s + self.delay_s).unwrap_or(HORIZON)
     }
@@ -163,7 +164,6 @@ fn certain(chance: f64) -> f64 {
 }
 
 /// Beyond this nobody is told a figure.
-const HORIZON_S: f64 = 4.0 * 3600.0;
 const HORIZON: Duration = Duration::from_secs(4 * 3600);
 
 /// Steps grow with the time that they are ahead: a hundred of them reach the horizon.
@@ -174,7 +174,7 @@ const STEP: f64 = 0.1;
 const HEAVIER_MAX: f64 = 3.0;
 
 /// Fewer than this a second are nobody: a mean over the recent past is never nothing again.
-const NOBODY: f64 = 0.01;
+pub(super) const NOBODY: f64 = 0.01;
 
 #[cfg(test)]
 mod tests {

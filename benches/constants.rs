@@ -215,6 +215,7 @@ impl Copy {
         // target/release/deps/constants-…
         let target = std::env::current_exe()?.ancestors().nth(3).context("no target directory")?.to_owned();
         let path = target.join("constants");
+        fs::create_dir_all(&path)?;
         for part in ["Cargo.toml", "Cargo.lock", "src", "benches", "tests"] {
             copy(&tree.join(part), &path.join(part))?;
         }

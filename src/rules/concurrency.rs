@@ -47,6 +47,10 @@ pub struct Sample {
 /// The limit of a site of which nothing is known: two workers are not hurt much by it, and thirty are found within four steps.
 const FIRST: u32 = 4;
 
+/// No smaller limit is tried. One in place of two halves what a site of two workers can do for as long as it takes to see that, and two
+/// in place of one cost a site of one worker a few points.
+const LIMIT_MIN: u32 = 2;
+
 /// No limit is above this: no server of a site that needs a gate has more workers, and a mistake has an end.
 pub const LIMIT_MAX: u32 = 2048;
 
@@ -348,7 +352,7 @@ impl Concurrency {
         let step = (self.step() * self.stride).min(STEP_MAX);
         if !self.above_known && self.limit < LIMIT_MAX {
             self.state = State::Try(Trial::of(above(self.limit, step)));
-        } else if !self.below_known && self.limit > 1 {
+        } else if !self.below_known && self.limit > LIMIT_MIN {
             self.state = State::Try(Trial::of(below(self.limit, step)));
         } else {
             self.stride = 1.0;
@@ -551,7 +555,7 @@ fn above(limit: u32, step: f64) -> u32 {
 }
 
 fn below(limit: u32, step: f64) -> u32 {
-    whole(f64::from(limit) / (1.0 + step)).clamp(1, limit.saturating_sub(1).max(1))
+    whole(f64::from(limit) / (1.0 + step)).clamp(LIMIT_MIN, limit.saturating_sub(1).max(LIMIT_MIN))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small; `as` saturates")]
@@ -653,6 +657,21 @@ mod tests {
             let mut found = Concurrency::new(None);
             site.busy(&mut found, 600);
             assert!((1..=3).contains(&found.limit), "{state}: {}", found.limit);
+        }
+    }
+
+    #[test]
+    fn one_is_never_tried_in_place_of_two() {
+        for workers in [1.0, 2.0, 3.0] {
+            let mut site = Site { workers, service_s: 1.1, ..SITE };
+            let mut found = Concurrency::new(Some(2));
+            let tried: Vec<u32> = (0..3600)
+                .map(|_| {
+                    site.busy(&mut found, 1);
+                    found.limit().per_server
+                })
+                .collect();
+            assert!(tried.iter().all(|&limit| limit >= 2) && tried.contains(&3), "{workers}: {tried:?}");
         }
     }
 

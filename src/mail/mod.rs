@@ -251,6 +251,20 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_hangs_keeps_nobody_waiting_for_long() {
+        let scratch = Scratch::new();
+        let (mail, _) = start(scratch.path(), &POLICY);
+        assert_eq!(post(&mail, "a@example.org", 1), Ok(()));
+        // another process is at the files, and does not end
+        let lock = fs::File::open(directory_of(scratch.path()).join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert_eq!(post(&mail, "b@example.org", 1), Err(NotTaken::Unavailable));
+        drop(lock);
+        assert_eq!(post(&mail, "b@example.org", 1), Ok(()));
+        assert_eq!(lines(scratch.path()).len(), 2, "written once");
+    }
+
+    #[test]
     fn a_queue_that_nobody_uses_makes_no_directory_and_an_old_one_is_kept_in_order() {
         let scratch = Scratch::new();
         let off = EmailQueue { enabled: false, ..POLICY };

@@ -108,22 +108,12 @@ impl Writer {
         if rows.is_empty() {
             return;
         }
-        let added = match self.open() {
-            Some(queue) => queue.add(&rows).map_err(Some),
-            None => Err(None),
-        };
-        let answered = match added {
-            Ok(_) => {
-                self.failing(None);
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(error) = error {
-                    self.failing(Some(&error));
-                }
-                Err(NotTaken::Unavailable)
-            }
-        };
+        let mut answered = Err(NotTaken::Unavailable);
+        if let Some(queue) = self.open() {
+            let added = queue.add(&rows);
+            self.failing(added.as_ref().err());
+            answered = added.map(drop).map_err(|_| NotTaken::Unavailable);
+        }
         for answer in answers {
             // who has left is not told
             answer.send(answered).ok();

@@ -34,7 +34,7 @@ use crate::rules::time::UnixTime;
 use crate::rules::uniform::Uniform;
 
 pub use row::{Row, RowFault};
-use segments::{Line, Name, rewrite, segments, set_torn_end_aside};
+use segments::{Line, Name, remove_left_over, rewrite, segments, set_torn_end_aside};
 pub use segments::{Read, each_row};
 
 /// The email queue, open for writing.
@@ -89,6 +89,7 @@ impl EmailQueue {
         let mut queue =
             Self { directory, lock, hash, known: HashSet::default(), rewritten: 0, current: None, abandoned: None, oldest: None };
         let mut found = Found::default();
+        remove_left_over(&queue.directory)?;
         for name in segments(&queue.directory)? {
             found.torn.extend(set_torn_end_aside(&queue.directory, name)?);
         }
@@ -116,8 +117,19 @@ impl EmailQueue {
     pub fn add(&mut self, rows: &[Row<'_>]) -> Result<usize, StoreError> {
         let _held = self.lock.take()?;
         self.follow()?;
-        let mut text = Vec::new();
         let mut added = Vec::new();
+        let written = self.add_new(rows, &mut added);
+        if written.is_err() {
+            for hash in added {
+                self.known.remove(&hash);
+            }
+        }
+        written
+    }
+
+    /// `added`: what is known by it, and is not if it fails.
+    fn add_new(&mut self, rows: &[Row<'_>], added: &mut Vec<u128>) -> Result<usize, StoreError> {
+        let mut text = Vec::new();
         for row in rows {
             let hash = self.hash.of(&fold(&row.email));
             if self.known.insert(hash) {
@@ -129,12 +141,7 @@ impl EmailQueue {
         if added.is_empty() {
             return self.write_again().map(|()| 0);
         }
-        if let Err(error) = self.write(&text, last.at) {
-            for hash in added {
-                self.known.remove(&hash);
-            }
-            return Err(error);
-        }
+        self.write(&text, last.at)?;
         self.oldest = self.oldest.or(Some(last.at));
         Ok(added.len())
     }
@@ -247,6 +254,12 @@ impl EmailQueue {
         let good = file.metadata().map_err(StoreError::io("look at", &path))?.len();
         Ok(Current { name, path, file, good })
     }
+}
+
+/// As a date of the calendar; the last one there is for a clock that is beyond it.
+fn calendar(time: UnixTime) -> jiff::Timestamp {
+    let timestamp = i64::try_from(time.as_millis()).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+    timestamp.unwrap_or(jiff::Timestamp::MAX)
 }
 
 /// What is to be taken out of a queue.
@@ -586,6 +599,39 @@ mod tests {
 
     fn emails_of_day(directory: &Path) -> usize {
         fs::read_to_string(directory.join("2027-01-15.jsonl")).unwrap().lines().count()
+    }
+
+    #[test]
+    fn a_row_that_the_disk_has_not_synced_is_not_taken() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        // it takes every byte, and syncs none
+        let current = queue.current.take().unwrap();
+        let null = fs::OpenOptions::new().append(true).open("/dev/null").unwrap();
+        queue.current = Some(Current { file: null, ..current });
+        let error = queue.add(&[row("eve@example.org", 1)]).unwrap_err();
+        assert!(chain(&error).contains("can't sync it"), "{}", chain(&error));
+        assert_eq!(queue.len(), 1);
+        // nobody knows what of that file is on disk
+        assert_eq!(queue.add(&[row("eve@example.org", 1)]).unwrap(), 1);
+        assert_eq!(files(&scratch), ["2027-01-15.jsonl", "2027-01-15.1.jsonl"]);
+        assert_eq!(emails(&scratch), ["ann@example.org", "eve@example.org"]);
+    }
+
+    #[test]
+    fn what_a_crash_has_left_of_a_rewriting_is_removed() {
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 0)]).unwrap();
+        let left = directory_of(scratch.path()).join("rewritten.tmp");
+        fs::write(&left, "{\"email\":\"eve@example.org\"}\n").unwrap();
+        assert_eq!(forgotten(&scratch, "eve@example.org"), 0);
+        assert!(!left.exists());
+        fs::write(&left, "eve@example.org").unwrap();
+        drop(open(&scratch));
+        assert!(!left.exists());
+        assert_eq!(emails(&scratch), ["ann@example.org"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::calendar;
 use crate::rules::time::UnixTime;
 use crate::rules::token::VisitorId;
 
@@ -74,11 +75,10 @@ impl<'a> Row<'a> {
     /// # Errors
     /// If JSON can't say it.
     pub fn write(&self, text: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        let timestamp = i64::try_from(self.at.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let line = Line {
             v: VERSION,
             id: self.id.to_string().into(),
-            at: timestamp.unwrap_or(jiff::Timestamp::MAX).to_string().into(),
+            at: calendar(self.at).to_string().into(),
             email: Cow::Borrowed(&self.email),
             language: self.language.as_deref().map(Cow::Borrowed),
             path: self.path.as_deref().map(Cow::Borrowed),

@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::super::{StoreError, files};
+use super::calendar;
 use super::row::{Row, RowFault};
 use crate::rules::time::UnixTime;
 
@@ -22,8 +23,7 @@ pub(super) struct Name {
 impl Name {
     /// The first of the day of this time.
     pub(super) fn of(at: UnixTime) -> Self {
-        let timestamp = i64::try_from(at.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        Self { day: timestamp.unwrap_or(jiff::Timestamp::MAX).to_zoned(TimeZone::UTC).date(), number: 0 }
+        Self { day: calendar(at).to_zoned(TimeZone::UTC).date(), number: 0 }
     }
 
     fn parse(file: &str) -> Option<Self> {
@@ -198,6 +198,7 @@ pub(super) fn rewrite(
     mut before: impl FnMut() -> Result<(), StoreError>,
     mut remove: impl FnMut(&Line<'_>) -> bool,
 ) -> Result<u64, StoreError> {
+    remove_left_over(directory)?;
     let segments = segments(directory)?.into_iter().map(|name| name.path(directory));
     let mut removed = 0;
     for path in segments.chain(torn_ends(directory)?) {
@@ -247,6 +248,12 @@ fn write_without(directory: &Path, path: &Path, remove: &mut impl FnMut(&Line<'_
         fs::remove_file(&temporary).ok();
     }
     replaced
+}
+
+/// A crash while a file was rewritten has left a copy, with addresses in it.
+pub(super) fn remove_left_over(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(REWRITTEN);
+    if files::exists(&path)? { fs::remove_file(&path).map_err(StoreError::io("remove", &path)) } else { Ok(()) }
 }
 
 /// A file that is being made without some lines.

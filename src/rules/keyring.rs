@@ -22,6 +22,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use siphasher::sip::SipHasher24;
 
+use super::invites::Code;
 use super::time::UnixTime;
 use super::token::{NotHexadecimal, Pass, Ticket, VisitorId, hexadecimal};
 
@@ -36,7 +37,10 @@ pub struct Keyring {
     draw: SipHasher24,
     client: SipHasher24,
     form: SipHasher24,
+    page: SipHasher24,
+    leave: SipHasher24,
     address: AddressHash,
+    codes: CodeKey,
     phase: u64,
 }
 
@@ -68,6 +72,9 @@ impl Keyring {
             draw: sip_hasher(&site.derive(LABEL_DRAW)),
             client: sip_hasher(&site.derive(LABEL_CLIENT)),
             form: sip_hasher(&site.derive(LABEL_FORM)),
+            page: sip_hasher(&site.derive(LABEL_PAGE)),
+            leave: sip_hasher(&site.derive(LABEL_LEAVE)),
+            codes: CodeKey::new(&site.derive(LABEL_CODE)),
             address: AddressHash::new(&site.derive(LABEL_ADDRESS)),
             phase: first_u64(&site.derive(LABEL_PHASE)),
         })
@@ -151,6 +158,27 @@ impl Keyring {
         form.finish()
     }
 
+    /// The proof that a page was asked for by who was invited by this code.
+    #[must_use]
+    pub fn page_check(&self, code: Code, next: &str) -> u64 {
+        let mut page = self.page;
+        page.write(&code.bits().to_be_bytes());
+        page.write(next.as_bytes());
+        page.finish()
+    }
+
+    /// The proof that the address of a row is to be deleted by who was written to.
+    #[must_use]
+    pub fn leave_check(&self, row: VisitorId) -> u64 {
+        self.leave.hash(&row.0.to_be_bytes())
+    }
+
+    /// Which row of the email queue has which code. It stays what it is across rotations.
+    #[must_use]
+    pub const fn codes(&self) -> &CodeKey {
+        &self.codes
+    }
+
     /// The hash by which the email queue knows an address: nobody can choose addresses that collide.
     #[must_use]
     pub const fn address_hash(&self) -> AddressHash {
@@ -210,6 +238,30 @@ impl Keyring {
         space[2..MESSAGE_HEAD].copy_from_slice(&self.site_id);
         space[MESSAGE_HEAD..end].copy_from_slice(payload);
         &space[..end]
+    }
+}
+
+/// Makes the codes of invitations, under a secret of the site.
+#[derive(Clone)]
+pub struct CodeKey(Hmac<Sha256>);
+
+impl CodeKey {
+    fn new(secret: &[u8; 32]) -> Self {
+        Self(keyed(secret))
+    }
+
+    /// The code of a row: HMAC-SHA256 over its id.
+    #[must_use]
+    pub fn of(&self, row: VisitorId) -> Code {
+        let mac: [u8; MAC_LEN] = self.0.clone().chain_update(row.0.to_be_bytes()).finalize().into_bytes().into();
+        let (first, _) = mac.split_at(size_of::<u128>());
+        Code::from_first_bits(first.iter().fold(0, |number, &byte| number << 8 | u128::from(byte)))
+    }
+}
+
+impl fmt::Debug for CodeKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("CodeKey").finish_non_exhaustive()
     }
 }
 
@@ -564,6 +616,9 @@ const LABEL_SITE_ID: &[u8] = b"tidegate site id";
 const LABEL_DRAW: &[u8] = b"tidegate draw";
 const LABEL_CLIENT: &[u8] = b"tidegate client";
 const LABEL_FORM: &[u8] = b"tidegate form";
+const LABEL_PAGE: &[u8] = b"tidegate invitation page";
+const LABEL_LEAVE: &[u8] = b"tidegate invitation leave";
+const LABEL_CODE: &[u8] = b"tidegate invitation code";
 const LABEL_ADDRESS: &[u8] = b"tidegate address";
 const LABEL_PHASE: &[u8] = b"tidegate phase";
 
@@ -578,6 +633,22 @@ mod tests {
 
     use super::super::token::PassKind;
     use super::*;
+
+    /// Codes and links are in people's mailboxes: what they are may never change, and a rotation must not change them.
+    #[test]
+    fn codes_and_proofs_of_invitations_are_fixed() {
+        let (a, b) = (Keyring::new(&SITE, &[key(1)]).unwrap(), Keyring::new(&SITE, &[key(1), key(2)]).unwrap());
+        let row = VisitorId(0x0123_4567_89ab_cdef);
+        for keys in [a, b] {
+            let code = keys.codes().of(row);
+            assert_eq!(code.to_string(), "CODE");
+            assert_eq!((keys.page_check(code, "/apply"), keys.leave_check(row)), (1, 2));
+            assert_ne!(keys.page_check(code, "/apply"), keys.page_check(code, "/"));
+            assert_ne!(code, keys.codes().of(VisitorId(1)));
+        }
+        let other = Keyring::new(&SiteSecret::new([9; 32]), &[key(1)]).unwrap();
+        assert_ne!(other.codes().of(row).to_string(), "CODE");
+    }
 
     fn key(seed: u8) -> Key {
         Key::new(UnixTime::from_secs(u64::from(seed)), [seed; 32])

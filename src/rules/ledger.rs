@@ -203,12 +203,7 @@ impl Entry {
 
     fn totals(self) -> Totals {
         let has = |flag| u64::from(self.flags & flag != 0);
-        Totals {
-            sent: has(SENT),
-            due: u64::from(self.attempts > 0 && !self.is_done()),
-            failed: has(FAILED),
-            redeemed: has(REDEEMED),
-        }
+        Totals { sent: has(SENT), due: u64::from(self.attempts > 0 && !self.is_done()), failed: has(FAILED), redeemed: has(REDEEMED) }
     }
 }
 

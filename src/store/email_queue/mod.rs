@@ -7,6 +7,7 @@
 //!   2026-01-31.1.jsonl        of the same day, after the disk had refused to write to the first
 //!   again                     grows by a byte when all who posted at a time were there already
 //!   2026-01-31.jsonl.torn-1   the end of a file that a crash has cut off: no one was told that it was taken
+//!   ledger/                   what has become of the invitations, in files of the same kind
 //! ```
 //!
 //! Always holds: when [`EmailQueue::add`] has returned, its rows are on disk; if it fails, they are not in the queue. One address has one
@@ -15,6 +16,8 @@
 //!
 //! In memory there is a hash of each address, in 17 to 34 bytes, and nothing else of it.
 
+mod ledger;
+mod log;
 mod row;
 mod segments;
 
@@ -31,36 +34,27 @@ use super::{StoreError, files};
 use crate::rules::email::{Address, fold};
 use crate::rules::keyring::AddressHash;
 use crate::rules::time::UnixTime;
+use crate::rules::token::VisitorId;
 use crate::rules::uniform::Uniform;
 
+use log::Log;
+use segments::{Line, lines_at_most, mend, rewrite};
+
+pub use ledger::{Entry, LedgerFiles, LedgerFound, each_entry, ledger_of};
 pub use row::{Row, RowFault};
-use segments::{Line, Name, remove_left_over, rewrite, segments, set_torn_end_aside};
-pub use segments::{Read, each_row};
+pub use segments::{Progress, Read, Reader, each_row};
 
 /// The email queue, open for writing.
 #[derive(Debug)]
 pub struct EmailQueue {
-    directory: PathBuf,
+    log: Log,
     lock: Lock,
     hash: AddressHash,
     known: HashSet<u128, Uniform>,
     /// How often files had been rewritten when they were read last.
     rewritten: u64,
-    current: Option<Current>,
-    /// A file that is not written to any more, since nobody knows what of it is on disk.
-    abandoned: Option<Name>,
     /// When the oldest row was taken.
     oldest: Option<UnixTime>,
-}
-
-/// The file that is appended to.
-#[derive(Debug)]
-struct Current {
-    name: Name,
-    path: PathBuf,
-    file: File,
-    /// Bytes of it that are on disk.
-    good: u64,
 }
 
 /// What was found when the files were read.
@@ -86,13 +80,8 @@ impl EmailQueue {
         files::make_directory_in(data, &directory)?;
         let lock = Lock::open(&directory)?;
         let _held = lock.take()?;
-        let mut queue =
-            Self { directory, lock, hash, known: HashSet::default(), rewritten: 0, current: None, abandoned: None, oldest: None };
-        let mut found = Found::default();
-        remove_left_over(&queue.directory)?;
-        for name in segments(&queue.directory)? {
-            found.torn.extend(set_torn_end_aside(&queue.directory, name)?);
-        }
+        let mut found = Found { torn: mend(&directory)?, ..Found::default() };
+        let mut queue = Self { log: Log::new(directory), lock, hash, known: HashSet::default(), rewritten: 0, oldest: None };
         queue.read_all(&mut found)?;
         Ok((queue, found))
     }
@@ -134,14 +123,14 @@ impl EmailQueue {
             let hash = self.hash.of(&fold(&row.email));
             if self.known.insert(hash) {
                 added.push(hash);
-                row.write(&mut text).map_err(|source| StoreError::Encode { path: self.directory.clone(), source })?;
+                row.write(&mut text).map_err(|source| StoreError::Encode { path: self.log.directory().to_owned(), source })?;
             }
         }
         let Some(last) = rows.last() else { return Ok(0) };
         if added.is_empty() {
             return self.write_again().map(|()| 0);
         }
-        self.write(&text, last.at)?;
+        self.log.append(&text, last.at)?;
         self.oldest = self.oldest.or(Some(last.at));
         Ok(added.len())
     }
@@ -155,7 +144,7 @@ impl EmailQueue {
             return Ok(0);
         }
         let held = self.lock.take()?;
-        let removed = rewrite(&self.directory, || held.count_up(), |line| line.row().is_some_and(|row| row.at < before));
+        let removed = rewrite(self.log.directory(), || held.count_up(), |line| line.row().is_some_and(|row| row.at < before));
         // what is in the files is what counts
         self.follow()?;
         removed
@@ -166,8 +155,9 @@ impl EmailQueue {
     /// # Errors
     /// Why not.
     pub fn probe(&self) -> Result<(), StoreError> {
-        files::write_whole(&self.directory, PROBE, &[b' '; 4096])?;
-        let path = self.directory.join(PROBE);
+        let directory = self.log.directory();
+        files::write_whole(directory, PROBE, &[b' '; 4096])?;
+        let path = directory.join(PROBE);
         std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))
     }
 
@@ -181,15 +171,13 @@ impl EmailQueue {
 
     fn read_all(&mut self, found: &mut Found) -> Result<(), StoreError> {
         let rewritten = self.lock.count()?;
-        self.current = None;
+        self.log.reopen();
         self.known.clear();
         self.oldest = None;
         // a row is longer than this: there is room for all of them at once, and no time when there is an old table beside a new one
-        let bytes: u64 =
-            segments(&self.directory)?.iter().filter_map(|name| name.path(&self.directory).metadata().ok()).map(|file| file.len()).sum();
-        self.known.reserve(usize::try_from(bytes / ROW_BYTES).unwrap_or(0));
-        let Self { directory, known, hash, oldest, .. } = self;
-        each_row(directory, |read| {
+        self.known.reserve(lines_at_most(self.log.directory(), ROW_BYTES)?);
+        let Self { log, known, hash, oldest, .. } = self;
+        each_row(log.directory(), |read| {
             match read {
                 Read::Row(row) => {
                     known.insert(hash.of(&fold(&row.email)));
@@ -208,51 +196,15 @@ impl EmailQueue {
     }
 
     fn write_again(&self) -> Result<(), StoreError> {
-        let path = self.directory.join(AGAIN);
-        let mut file = files::open_or_make(&self.directory, &path)?;
+        let directory = self.log.directory();
+        let path = directory.join(AGAIN);
+        let mut file = files::open_or_make(directory, &path)?;
         let length = file.metadata().map_err(StoreError::io("look at", &path))?.len();
         if length >= AGAIN_BYTES_MAX {
             file.set_len(0).map_err(StoreError::io("cut", &path))?;
         }
         file.write_all(b".").map_err(StoreError::io("write", &path))?;
         file.sync_data().map_err(StoreError::io("sync", &path))
-    }
-
-    /// Writes lines, and waits until they are on disk.
-    fn write(&mut self, text: &[u8], at: UnixTime) -> Result<(), StoreError> {
-        let day = Name::of(at);
-        let mut current = match self.current.take() {
-            Some(current) if current.name.day() == day.day() => current,
-            Some(_) | None => self.open_last_of(day)?,
-        };
-        let written = current.file.write_all(text).map_err(StoreError::io("write", &current.path));
-        match written.and_then(|()| current.file.sync_data().map_err(StoreError::io("sync", &current.path))) {
-            Ok(()) => {
-                current.good += text.len() as u64;
-                self.current = Some(current);
-                Ok(())
-            }
-            Err(error) => {
-                // what is there of them goes, if it can; after a failed sync nobody knows what is on disk, also of what is written later
-                let cut = current.file.set_len(current.good);
-                if cut.is_ok() && matches!(error, StoreError::Io { doing: "write", .. }) {
-                    self.current = Some(current);
-                } else {
-                    self.abandoned = Some(current.name);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// The last file of a day that can be written to, made if there is none.
-    fn open_last_of(&self, day: Name) -> Result<Current, StoreError> {
-        let last = segments(&self.directory)?.into_iter().rfind(|name| name.day() == day.day()).unwrap_or(day);
-        let name = if self.abandoned == Some(last) { last.next() } else { last };
-        let path = name.path(&self.directory);
-        let file = files::open_or_make(&self.directory, &path)?;
-        let good = file.metadata().map_err(StoreError::io("look at", &path))?.len();
-        Ok(Current { name, path, file, good })
     }
 }
 
@@ -269,10 +221,12 @@ pub enum Forget<'a> {
     Address(&'a Address),
     /// All that came from one client, by its keyed hash.
     Client(u64),
+    /// Rows, by their ids. What has become of their invitations stays in the ledger.
+    Rows(&'a HashSet<VisitorId>),
 }
 
-/// Takes rows out of every file of a queue, whether a gate serves from it or not. Returns how many lines there were: other lines that
-/// name an address go with its row.
+/// Takes rows out of every file of a queue, and what is known of their invitations out of the ledger, whether a gate serves from it or not.
+/// Returns how many lines of the queue there were: other lines that name an address go with its row.
 ///
 /// # Errors
 /// If a file can't be rewritten. Some may have been; it can be done again.
@@ -283,13 +237,25 @@ pub fn forget(data: &Path, what: Forget<'_>) -> Result<u64, StoreError> {
     }
     let lock = Lock::open(&directory)?;
     let held = lock.take()?;
-    let is_wanted = |line: &Line<'_>| match (what, line.row()) {
-        (Forget::Address(address), Some(row)) => fold(&row.email) == address.folded(),
-        // what can't be read as a row may name it all the same
-        (Forget::Address(address), None) => fold(&line.text()).contains(&*address.folded()),
-        (Forget::Client(client), row) => row.is_some_and(|row| row.client == client),
+    let mut ids = HashSet::new();
+    let is_wanted = |line: &Line<'_>| {
+        let row = line.row();
+        let is_wanted = match (what, &row) {
+            (Forget::Address(address), Some(row)) => fold(&row.email) == address.folded(),
+            // what can't be read as a row may name it all the same
+            (Forget::Address(address), None) => fold(&line.text()).contains(&*address.folded()),
+            (Forget::Client(client), row) => row.as_ref().is_some_and(|row| row.client == client),
+            (Forget::Rows(ids), row) => row.as_ref().is_some_and(|row| ids.contains(&row.id)),
+        };
+        ids.extend(row.filter(|_| is_wanted).map(|row| row.id));
+        is_wanted
     };
-    rewrite(&directory, || held.count_up(), is_wanted)
+    let removed = rewrite(&directory, || held.count_up(), is_wanted)?;
+    drop(held);
+    if !ids.is_empty() && !matches!(what, Forget::Rows(_)) {
+        ledger::forget(data, |id| ids.contains(&id))?;
+    }
+    Ok(removed)
 }
 
 /// The ends of files that a crash has cut off.
@@ -400,7 +366,7 @@ mod tests {
     }
 
     fn files(scratch: &Scratch) -> Vec<String> {
-        let mut files = segments(&directory_of(scratch.path())).unwrap();
+        let mut files = segments::segments(&directory_of(scratch.path())).unwrap();
         files.sort_unstable();
         files.iter().map(ToString::to_string).collect()
     }
@@ -607,9 +573,7 @@ mod tests {
         let (mut queue, _) = open(&scratch);
         queue.add(&[row("ann@example.org", 0)]).unwrap();
         // it takes every byte, and syncs none
-        let current = queue.current.take().unwrap();
-        let null = fs::OpenOptions::new().append(true).open("/dev/null").unwrap();
-        queue.current = Some(Current { file: null, ..current });
+        queue.log.put_in_place(|_| fs::OpenOptions::new().append(true).open("/dev/null").unwrap());
         let error = queue.add(&[row("eve@example.org", 1)]).unwrap_err();
         assert!(chain(&error).contains("can't sync it"), "{}", chain(&error));
         assert_eq!(queue.len(), 1);
@@ -642,10 +606,10 @@ mod tests {
         let path = directory_of(scratch.path()).join("2027-01-15.jsonl");
         let before = fs::read(&path).unwrap();
         // as a write that ended half-way leaves it
-        let mut current = queue.current.take().unwrap();
-        current.file.write_all(b"{\"v\":1,\"id\":").unwrap();
-        let read_only = Current { file: File::open(&path).unwrap(), ..current };
-        queue.current = Some(read_only);
+        queue.log.put_in_place(|mut file| {
+            file.write_all(b"{\"v\":1,\"id\":").unwrap();
+            File::open(&path).unwrap()
+        });
         let error = queue.add(&[row("eve@example.org", 1)]).unwrap_err();
         assert!(chain(&error).contains("can't write it"), "{}", chain(&error));
         assert_eq!(queue.len(), 1);
@@ -655,5 +619,28 @@ mod tests {
         let (queue, found) = open(&scratch);
         assert_eq!((found.rows, found.torn.len(), queue.len()), (2, 1, 2));
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_has_become_of_an_invitation_is_forgotten_with_its_row() {
+        use crate::rules::ledger::Event;
+        let scratch = Scratch::new();
+        let (mut queue, _) = open(&scratch);
+        queue.add(&[row("ann@example.org", 1), row("eve@example.org", 2)]).unwrap();
+        let (mut ledger, _) = LedgerFiles::open(scratch.path()).unwrap();
+        let entry = |secs| Entry { id: VisitorId(secs), at: row("", secs).at, event: Event::Sent, reason: None };
+        ledger.append(&[entry(1), entry(2)]).unwrap();
+        let left = |ledger: &mut LedgerFiles| {
+            let mut ids = Vec::new();
+            ledger.read(|_| {}, |entry| ids.push(entry.id.0)).unwrap();
+            ids
+        };
+        assert_eq!(left(&mut ledger), [1, 2]);
+        assert_eq!(forgotten(&scratch, "ann@example.org"), 1);
+        assert!(ledger.is_changed().unwrap());
+        assert_eq!(left(&mut ledger), [2]);
+        let rows = [VisitorId(2)].into();
+        assert_eq!(forget(scratch.path(), Forget::Rows(&rows)).unwrap(), 1);
+        assert_eq!((emails(&scratch), left(&mut ledger)), (vec![], vec![2]));
     }
 }

@@ -96,19 +96,25 @@ impl<'a> Row<'a> {
         if v != VERSION {
             return Err(RowFault::Version { found: v });
         }
-        let number = |key, text: &str| text.parse::<VisitorId>().map_err(|_| RowFault::Value { key });
-        let at: jiff::Timestamp = at.parse().map_err(|_| RowFault::Value { key: "at" })?;
-        let at = u64::try_from(at.as_millisecond()).map_err(|_| RowFault::Value { key: "at" })?;
         Ok(Self {
-            id: number("id", &id)?,
-            at: UnixTime::from_millis(at),
+            id: id_of("id", &id)?,
+            at: time_of("at", &at)?,
             email,
             language,
             path,
-            ticket: number("ticket", &ticket)?,
-            client: number("client", &client)?.0,
+            ticket: id_of("ticket", &ticket)?,
+            client: id_of("client", &client)?.0,
         })
     }
+}
+
+pub(super) fn id_of(key: &'static str, text: &str) -> Result<VisitorId, RowFault> {
+    text.parse().map_err(|_| RowFault::Value { key })
+}
+
+pub(super) fn time_of(key: &'static str, text: &str) -> Result<UnixTime, RowFault> {
+    let time: jiff::Timestamp = text.parse().map_err(|_| RowFault::Value { key })?;
+    u64::try_from(time.as_millisecond()).map(UnixTime::from_millis).map_err(|_| RowFault::Value { key })
 }
 
 #[cfg(test)]

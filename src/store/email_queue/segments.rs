@@ -1,6 +1,7 @@
 //! The files of the email queue: their names, how they are read, and how lines are taken out of them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::super::{StoreError, files};
-use super::calendar;
 use super::row::{Row, RowFault};
+use super::{Lock, calendar};
 use crate::rules::time::UnixTime;
 
 /// The name of a file: its day, and which of that day it is. They sort by age.
@@ -100,26 +101,119 @@ pub enum Read<'a> {
     },
 }
 
-/// Reads every row, the oldest file first. A last line without an end is not there yet, or never will be.
+/// Reads every row, the oldest file first.
 ///
 /// # Errors
 /// If a file can't be read, or what `then` says.
 pub fn each_row<E: From<StoreError>>(directory: &Path, mut then: impl FnMut(Read<'_>) -> Result<(), E>) -> Result<(), E> {
+    each_whole_line(directory, |path, line, text| match Row::read(text) {
+        Ok(row) => then(Read::Row(row)),
+        Err(fault) => then(Read::Fault { path, line, fault }),
+    })
+}
+
+/// Reads every line with its end, the oldest file first. A last line without an end is not there yet, or never will be.
+pub(super) fn each_whole_line<E: From<StoreError>>(
+    directory: &Path,
+    mut then: impl FnMut(&Path, u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     for name in segments(directory)? {
         let path = name.path(directory);
         let mut number = 0;
         each_line(&path, |line| {
             number += 1;
-            if line.last() != Some(&b'\n') {
-                return Ok(());
-            }
-            match Row::read(line) {
-                Ok(row) => then(Read::Row(row)),
-                Err(fault) => then(Read::Fault { path: &path, line: number, fault }),
-            }
+            if line.last() == Some(&b'\n') { then(&path, number, line) } else { Ok(()) }
         })?;
     }
     Ok(())
+}
+
+/// Lines in all files, if none is shorter than this.
+pub(super) fn lines_at_most(directory: &Path, line_bytes: u64) -> Result<usize, StoreError> {
+    let bytes: u64 = segments(directory)?.iter().filter_map(|name| name.path(directory).metadata().ok()).map(|file| file.len()).sum();
+    Ok(usize::try_from(bytes / line_bytes).unwrap_or(0))
+}
+
+/// Reads the rows of a queue as they come, beside whoever writes them.
+#[derive(Debug)]
+pub struct Reader {
+    directory: PathBuf,
+    lock: Option<Lock>,
+    /// How often files had been rewritten when it began.
+    rewritten: u64,
+    /// Bytes that were read of each file.
+    read: BTreeMap<Name, u64>,
+}
+
+/// What a [`Reader`] has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Rows were taken out of the files: from now on it reads from the first one again.
+    Restarted,
+    /// There may be more.
+    Some,
+    /// That was all, for now.
+    All,
+}
+
+impl Reader {
+    /// A reader that begins with the first row.
+    #[must_use]
+    pub const fn new(directory: PathBuf) -> Self {
+        Self { directory, lock: None, rewritten: 0, read: BTreeMap::new() }
+    }
+
+    /// Reads on, in order of arrival, through some 256 KiB. Rows that can't be written any more are never among them.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn read_on(&mut self, mut then: impl FnMut(Row<'_>)) -> Result<Progress, StoreError> {
+        if self.lock.is_none() && !files::exists(&self.directory)? {
+            return Ok(Progress::All);
+        }
+        let Self { directory, lock, rewritten, read } = self;
+        let lock = match lock {
+            Some(lock) => lock,
+            None => lock.insert(Lock::open(directory)?),
+        };
+        let _held = lock.take()?;
+        let count = lock.count()?;
+        if count != *rewritten {
+            *rewritten = count;
+            read.clear();
+            return Ok(Progress::Restarted);
+        }
+        let mut left = BUFFER as u64;
+        for name in segments(directory)? {
+            let path = name.path(directory);
+            let from = read.entry(name).or_default();
+            let mut file = File::open(&path).map_err(StoreError::io("open", &path))?;
+            let length = file.metadata().map_err(StoreError::io("look at", &path))?.len();
+            if length <= *from {
+                continue;
+            }
+            file.seek(SeekFrom::Start(*from)).map_err(StoreError::io("read", &path))?;
+            let mut reader = BufReader::with_capacity(BUFFER, file);
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                reader.read_until(b'\n', &mut line).map_err(StoreError::io("read", &path))?;
+                if line.last() != Some(&b'\n') {
+                    break;
+                }
+                *from += line.len() as u64;
+                // what is no row was told when the queue was read
+                if let Ok(row) = Row::read(&line) {
+                    then(row);
+                }
+                left = left.saturating_sub(line.len() as u64);
+                if left == 0 {
+                    return Ok(Progress::Some);
+                }
+            }
+        }
+        Ok(Progress::All)
+    }
 }
 
 fn each_line<E: From<StoreError>>(path: &Path, mut then: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
@@ -137,8 +231,14 @@ fn each_line<E: From<StoreError>>(path: &Path, mut then: impl FnMut(&[u8]) -> Re
 
 const BUFFER: usize = 1 << 18;
 
+/// Brings a directory in order after a crash: what was cut off is set aside, in files that are returned.
+pub(super) fn mend(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    remove_left_over(directory)?;
+    segments(directory)?.into_iter().filter_map(|name| set_torn_end_aside(directory, name).transpose()).collect()
+}
+
 /// Sets aside what stands behind the last whole line: a crash has cut it off, and nobody was told that it was taken.
-pub(super) fn set_torn_end_aside(directory: &Path, name: Name) -> Result<Option<PathBuf>, StoreError> {
+fn set_torn_end_aside(directory: &Path, name: Name) -> Result<Option<PathBuf>, StoreError> {
     let path = name.path(directory);
     let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(StoreError::io("open", &path))?;
     let read = StoreError::io("read", &path);
@@ -184,6 +284,10 @@ pub(super) struct Line<'a>(&'a [u8]);
 impl Line<'_> {
     pub(super) fn row(&self) -> Option<Row<'_>> {
         Row::read(self.0).ok()
+    }
+
+    pub(super) const fn bytes(&self) -> &[u8] {
+        self.0
     }
 
     pub(super) fn text(&self) -> Cow<'_, str> {
@@ -251,7 +355,7 @@ fn write_without(directory: &Path, path: &Path, remove: &mut impl FnMut(&Line<'_
 }
 
 /// A crash while a file was rewritten has left a copy, with addresses in it.
-pub(super) fn remove_left_over(directory: &Path) -> Result<(), StoreError> {
+fn remove_left_over(directory: &Path) -> Result<(), StoreError> {
     let path = directory.join(REWRITTEN);
     if files::exists(&path)? { fs::remove_file(&path).map_err(StoreError::io("remove", &path)) } else { Ok(()) }
 }
@@ -297,5 +401,51 @@ mod tests {
             assert_eq!((end, rest.len()), (whole as u64, torn));
             assert!(rest.iter().all(|&byte| byte == b'b'));
         }
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_and_begins_anew_when_rows_were_taken_out() {
+        use super::super::{EmailQueue, Forget, directory_of, forget};
+        use crate::rules::keyring::{Key, Keyring, SiteSecret};
+        use crate::rules::token::VisitorId;
+        let scratch = crate::store::scratch::Scratch::new();
+        let mut reader = Reader::new(directory_of(scratch.path()));
+        let read_on = |reader: &mut Reader| {
+            let mut rows = Vec::new();
+            let progress = reader.read_on(|row| rows.push(row.id.0)).unwrap();
+            (progress, rows)
+        };
+        assert_eq!(read_on(&mut reader), (Progress::All, vec![]));
+        let keys = Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap();
+        let (mut queue, _) = EmailQueue::open(scratch.path(), keys.address_hash()).unwrap();
+        let mut add = |n: u64, secs: u64| {
+            let (id, at) = (VisitorId(n), UnixTime::from_secs(1_800_000_000 + secs));
+            let path = Some("x".repeat(1000).into());
+            let row = Row { id, at, email: format!("{n}@example.org").into(), language: None, path, ticket: id, client: 1 };
+            queue.add(&[row]).unwrap();
+        };
+        add(1, 0);
+        add(2, 86_400);
+        assert_eq!(read_on(&mut reader), (Progress::All, vec![1, 2]));
+        // a clock that was set back
+        add(3, 1);
+        assert_eq!(read_on(&mut reader), (Progress::All, vec![3]));
+        let wanted = [VisitorId(1)].into();
+        assert_eq!(forget(scratch.path(), Forget::Rows(&wanted)).unwrap(), 1);
+        assert_eq!(read_on(&mut reader), (Progress::Restarted, vec![]));
+        assert_eq!(read_on(&mut reader), (Progress::All, vec![3, 2]));
+        for n in 10..400 {
+            add(n, 86_400);
+        }
+        let (progress, first) = read_on(&mut reader);
+        assert_eq!(progress, Progress::Some);
+        let (progress, rest) = read_on(&mut reader);
+        assert_eq!(progress, Progress::All);
+        assert_eq!([first, rest].concat(), (10..400).collect::<Vec<_>>());
+        // a line that is being written
+        let path = directory_of(scratch.path()).join("2027-01-16.jsonl");
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"v\":1").unwrap();
+        assert_eq!(read_on(&mut reader), (Progress::All, vec![]));
     }
 }

@@ -132,15 +132,7 @@ const RENEW_PART: u32 = 4;
 /// # Errors
 /// Why it has ended. What is within [`Now::doubt`] of its end holds.
 pub fn judge_pass(pass: &Pass, now: Now, session: &Session, bypass: &Bypass, unsafe_method: bool) -> Result<bool, Ended> {
-    let revoked = bypass.revoked.iter().any(|revoked| match *revoked {
-        Revoked::Pass(id) => id == pass.id.0,
-        Revoked::Batch(batch) => batch == pass.batch && batch != 0,
-    });
-    let not_before = match pass.kind {
-        PassKind::Admitted => session.not_before,
-        PassKind::Invited | PassKind::Staff => bypass.not_before,
-    };
-    if revoked || not_before.is_some_and(|start| pass.issued < start) {
+    if is_revoked(pass, session, bypass) {
         return Err(Ended::Revoked);
     }
     let grace = now.doubt + if unsafe_method { FORM_GRACE } else { Duration::ZERO };
@@ -174,6 +166,20 @@ pub fn ticket_holds(refresh_max: Duration) -> Duration {
 /// That it is void.
 pub fn judge_ticket(ticket: &Ticket, now: Now, refresh_max: Duration) -> Result<(), Ended> {
     if now.wall.since(ticket.seen) > ticket_holds(refresh_max) + now.doubt { Err(Ended::Expired) } else { Ok(()) }
+}
+
+/// Whether the operator has ended a pass.
+#[must_use]
+pub fn is_revoked(pass: &Pass, session: &Session, bypass: &Bypass) -> bool {
+    let revoked = bypass.revoked.iter().any(|revoked| match *revoked {
+        Revoked::Pass(id) => id == pass.id.0,
+        Revoked::Batch(batch) => batch == pass.batch && batch != 0,
+    });
+    let not_before = match pass.kind {
+        PassKind::Admitted => session.not_before,
+        PassKind::Invited | PassKind::Staff => bypass.not_before,
+    };
+    revoked || not_before.is_some_and(|start| pass.issued < start)
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub struct Attempts {
 /// An invitation that lets someone in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invitation {
+    /// The row of the queue that it is for, and the pass that it gives.
+    pub id: VisitorId,
     /// When it was first sent: this decides its batch.
     pub sent: UnixTime,
     /// How long its code holds.
@@ -108,6 +110,7 @@ pub struct Ledger {
 /// Times are in seconds since 1970: with milliseconds ten million entries would not fit into the memory that they may have.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
+    id: u64,
     /// What of the code the key has no room for.
     rest: u16,
     attempts: u8,
@@ -118,10 +121,10 @@ struct Entry {
 }
 
 impl Ledger {
-    /// Writes down what happened to the invitation with this code.
-    pub fn apply(&mut self, code: Code, at: UnixTime, event: Event) {
+    /// Writes down what happened to the invitation with this code, for this row.
+    pub fn apply(&mut self, code: Code, id: VisitorId, at: UnixTime, event: Event) {
         let (key, rest) = split(code);
-        let entry = self.entries.entry(key).or_insert(Entry { rest, first: secs(at), ..Entry::default() });
+        let entry = self.entries.entry(key).or_insert(Entry { id: id.0, rest, first: secs(at), ..Entry::default() });
         let before = *entry;
         match event {
             Event::Sending { until } => {
@@ -170,7 +173,7 @@ impl Ledger {
     /// Why it opens none. What is within [`Now::doubt`] of its end holds.
     pub fn open(&self, code: Code, ticket: Option<VisitorId>, now: Now) -> Result<Invitation, NoEntry> {
         let (key, entry) = self.find(code).filter(|(_, entry)| entry.until > 0).ok_or(NoEntry::Unknown)?;
-        let invitation = Invitation { sent: time(entry.first), until: time(entry.until), redeemed: None };
+        let invitation = Invitation { id: VisitorId(entry.id), sent: time(entry.first), until: time(entry.until), redeemed: None };
         if entry.flags & REDEEMED != 0 {
             let (by, at) = self.redeemed.get(&key).copied().ok_or(NoEntry::Used)?;
             let again = ticket.is_some() && by == ticket && now.wall.since(at) <= REPEAT + now.doubt;
@@ -182,6 +185,12 @@ impl Ledger {
     /// Forgets who has redeemed so long ago that nobody repeats it.
     pub fn forget_repeats(&mut self, now: Now) {
         self.redeemed.retain(|_, (_, at)| now.wall.since(*at) <= REPEAT + now.doubt);
+    }
+
+    /// Those that are sent and may still be redeemed: when they were sent, and how long they hold.
+    pub fn outstanding(&self) -> impl Iterator<Item = (UnixTime, UnixTime)> {
+        let sent = self.entries.values().filter(|entry| entry.flags & (SENT | REDEEMED) == SENT);
+        sent.map(|entry| (time(entry.first), time(entry.until)))
     }
 
     /// How many there are.
@@ -278,6 +287,10 @@ mod tests {
         Code::from_first_bits(n << 48)
     }
 
+    fn id(n: u128) -> VisitorId {
+        VisitorId(n as u64)
+    }
+
     fn at(secs: u64) -> UnixTime {
         UnixTime::from_secs(secs)
     }
@@ -288,22 +301,22 @@ mod tests {
 
     fn sent(n: u128) -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.apply(code(n), at(100), Event::Sending { until: at(1000) });
-        ledger.apply(code(n), at(101), Event::Sent);
+        ledger.apply(code(n), id(n), at(100), Event::Sending { until: at(1000) });
+        ledger.apply(code(n), id(n), at(101), Event::Sent);
         ledger
     }
 
     #[test]
     fn a_code_opens_the_door_once() {
         let mut ledger = sent(7);
-        let invitation = Invitation { sent: at(100), until: at(1000), redeemed: None };
+        let invitation = Invitation { id: id(7), sent: at(100), until: at(1000), redeemed: None };
         assert_eq!(ledger.open(code(7), ANN, now(200)), Ok(invitation));
         assert_eq!(ledger.open(code(7), None, now(1000)), Ok(invitation));
         assert_eq!(ledger.open(code(7), None, now(1001)), Err(NoEntry::Expired));
         assert_eq!(ledger.open(code(8), ANN, now(200)), Err(NoEntry::Unknown));
         // the same first 64 bits
         assert_eq!(ledger.open(code(7 ^ 1 << 3), ANN, now(200)), Err(NoEntry::Unknown));
-        ledger.apply(code(7), at(200), Event::Redeemed { ticket: ANN });
+        ledger.apply(code(7), id(7), at(200), Event::Redeemed { ticket: ANN });
         assert_eq!(ledger.open(code(7), EVE, now(201)), Err(NoEntry::Used));
         assert_eq!(ledger.open(code(7), None, now(201)), Err(NoEntry::Used));
     }
@@ -311,8 +324,8 @@ mod tests {
     #[test]
     fn the_same_ticket_may_repeat_it_for_ten_minutes() {
         let mut ledger = sent(7);
-        ledger.apply(code(7), at(990), Event::Redeemed { ticket: ANN });
-        let again = Invitation { sent: at(100), until: at(1000), redeemed: Some(at(990)) };
+        ledger.apply(code(7), id(7), at(990), Event::Redeemed { ticket: ANN });
+        let again = Invitation { id: id(7), sent: at(100), until: at(1000), redeemed: Some(at(990)) };
         assert_eq!(ledger.open(code(7), ANN, now(1590)), Ok(again));
         assert_eq!(ledger.open(code(7), ANN, now(1591)), Err(NoEntry::Used));
         ledger.forget_repeats(now(1590));
@@ -321,7 +334,7 @@ mod tests {
         assert_eq!(ledger.open(code(7), ANN, now(1590)), Err(NoEntry::Used));
         // who has shown no ticket can't be told from another
         let mut ledger = sent(8);
-        ledger.apply(code(8), at(200), Event::Redeemed { ticket: None });
+        ledger.apply(code(8), id(8), at(200), Event::Redeemed { ticket: None });
         assert_eq!(ledger.open(code(8), None, now(201)), Err(NoEntry::Used));
     }
 
@@ -337,25 +350,25 @@ mod tests {
     fn what_was_interrupted_or_deferred_is_due_again() {
         let mut ledger = Ledger::default();
         assert_eq!(ledger.delivery(code(7)), Delivery::New);
-        ledger.apply(code(7), at(100), Event::Sending { until: at(1000) });
+        ledger.apply(code(7), id(7), at(100), Event::Sending { until: at(1000) });
         let attempts = Attempts { count: 1, first: at(100), again: at(0) };
         assert_eq!(ledger.delivery(code(7)), Delivery::Due(attempts));
         // the message may be there already
         assert!(ledger.open(code(7), None, now(150)).is_ok());
-        ledger.apply(code(7), at(110), Event::Deferred { again: at(170) });
+        ledger.apply(code(7), id(7), at(110), Event::Deferred { again: at(170) });
         assert_eq!(ledger.delivery(code(7)), Delivery::Due(Attempts { again: at(170), ..attempts }));
-        ledger.apply(code(7), at(170), Event::Sending { until: at(1070) });
+        ledger.apply(code(7), id(7), at(170), Event::Sending { until: at(1070) });
         assert_eq!(ledger.delivery(code(7)), Delivery::Due(Attempts { count: 2, ..attempts }));
         assert_eq!(ledger.totals(), Totals { due: 1, ..Totals::default() });
-        ledger.apply(code(7), at(171), Event::Sent);
+        ledger.apply(code(7), id(7), at(171), Event::Sent);
         assert_eq!(ledger.delivery(code(7)), Delivery::Done);
         assert_eq!(ledger.totals(), Totals { sent: 1, ..Totals::default() });
         assert_eq!(ledger.open(code(7), None, now(1070)).map(|invitation| invitation.sent), Ok(at(100)));
         for event in [Event::Failed, Event::Left] {
             let mut ledger = Ledger::default();
-            ledger.apply(code(7), at(100), Event::Sending { until: at(1000) });
-            ledger.apply(code(7), at(101), Event::Deferred { again: at(170) });
-            ledger.apply(code(7), at(102), event);
+            ledger.apply(code(7), id(7), at(100), Event::Sending { until: at(1000) });
+            ledger.apply(code(7), id(7), at(101), Event::Deferred { again: at(170) });
+            ledger.apply(code(7), id(7), at(102), event);
             assert_eq!(ledger.delivery(code(7)), Delivery::Done, "{event:?}");
         }
     }
@@ -372,7 +385,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_small() {
-        assert_eq!(size_of::<(u64, Entry)>(), 24);
+        assert_eq!(size_of::<(u64, Entry)>(), 32);
     }
 
     proptest! {
@@ -389,7 +402,7 @@ mod tests {
                     4 => Event::Redeemed { ticket: ANN },
                     _ => Event::Left,
                 };
-                ledger.apply(code(n), at(100), event);
+                ledger.apply(code(n), id(n), at(100), event);
             }
             let mut totals = Totals::default();
             for entry in ledger.entries.values() {

@@ -117,6 +117,12 @@ impl Pass {
         Self { kind: PassKind::Admitted, id, issued: now, renewed: now, expires: None, batch: 0 }
     }
 
+    /// The pass of an invitation that is redeemed.
+    #[must_use]
+    pub const fn invited(id: VisitorId, batch: u32, now: UnixTime) -> Self {
+        Self { kind: PassKind::Invited, id, issued: now, renewed: now, expires: None, batch }
+    }
+
     /// Bytes of an encoded pass. With what `keyring.rs` puts before it this is 55, the most that HMAC-SHA256 takes in one block.
     pub const LEN: usize = 37;
 

@@ -9,6 +9,7 @@ use super::standing::Pace;
 use crate::rules::concurrency::Concurrency;
 use crate::rules::controller::{AGES, Controller, Tokens};
 use crate::rules::outlook::Crowd;
+use crate::rules::pacing::Visits;
 use crate::rules::policy::{Mode, Policy};
 use crate::rules::rehearsal::Rehearsal;
 use crate::rules::slots::Usage;
@@ -24,6 +25,8 @@ pub(super) struct Seen {
     /// By how many ticks ago the visitor was admitted.
     pub(super) by_age: [AtomicU32; AGES],
     pub(super) returning: AtomicU32,
+    /// Of these, requests of the invited and the staff.
+    pub(super) bypass: AtomicU32,
     pub(super) admitted: AtomicU32,
     pub(super) turned_away: AtomicU32,
     /// Under `observe`: requests of those who would wait, of those inside that would have been shed, and newcomers.
@@ -41,6 +44,7 @@ impl Default for Seen {
             sent: zero(),
             by_age: [const { AtomicU32::new(0) }; AGES],
             returning: zero(),
+            bypass: zero(),
             admitted: zero(),
             turned_away: zero(),
             outside: zero(),
@@ -63,6 +67,7 @@ pub(super) struct Control {
     pub(super) restored: Option<Moment>,
     pub(super) usage: Usage,
     pub(super) rehearsal: Rehearsal,
+    pub(super) visits: Visits,
     pub(super) ticked: Moment,
     /// Since when epochs have another length than at the start.
     pub(super) stretched: Option<Moment>,

@@ -32,6 +32,7 @@ use crate::rules::draw::{self, Recent, Weights};
 use crate::rules::keyring::Keyring;
 use crate::rules::line::{IssueClock, Position};
 use crate::rules::outlook::{Crowd as DrawingCrowd, Outlook};
+use crate::rules::pacing::{Visits, VisitsSeen};
 use crate::rules::policy::{MaxInFlight, Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::rehearsal::Rehearsal;
@@ -162,6 +163,7 @@ impl Gate {
             held: 0.0,
             line,
             promised: (Duration::ZERO, now.mono),
+            requests_per_visit: Visits::default().requests_per_visit(Duration::ZERO),
         };
         Self {
             regime: ArcSwap::from_pointee(regime),
@@ -184,6 +186,7 @@ impl Gate {
                 restored: saved.map(|_| now.mono),
                 usage: Usage::default(),
                 rehearsal: Rehearsal::default(),
+                visits: Visits::default(),
                 ticked: now.mono,
                 stretched: None,
                 turned_away: now.mono,
@@ -229,6 +232,9 @@ impl Gate {
             let seen = self.seen(worker);
             let count = self.age(regime, &pass, now.wall).map_or(&seen.returning, |age| &seen.by_age[age]);
             count.fetch_add(1, Ordering::Relaxed);
+            if verdict == Verdict::Bypass {
+                seen.bypass.fetch_add(1, Ordering::Relaxed);
+            }
             self.rehearse_slot(worker, regime, &mut decision);
         }
         decision
@@ -502,6 +508,7 @@ impl Gate {
         self.clients.sweep(Duration::ZERO, now.mono);
         self.posters.sweep(Duration::ZERO, now.mono);
         let active = self.passes.sweep(policy.session.active, now.mono);
+        control.visits.tick(&self.visits_seen(&reading, active));
         let report = Report {
             limiting: (limiting != old.limiting).then_some(limiting),
             mode_ended: old.mode.by_hand.is_some() && mode.by_hand.is_none(),
@@ -523,6 +530,7 @@ impl Gate {
             entering,
             held,
             line,
+            requests_per_visit: control.visits.requests_per_visit(policy.session.active),
             ..Regime::clone(&old)
         }));
         report
@@ -629,6 +637,18 @@ impl Gate {
             in_flight: site.in_flight,
             queued: site.queued,
             slots: f64::from(site.servers) * limit.sustained,
+        }
+    }
+
+    fn visits_seen(&self, reading: &Reading, active: usize) -> VisitsSeen {
+        let bypass = f64::from(self.drain(|seen| &seen.bypass));
+        let all = reading.by_age.iter().copied().map(f64::from).sum::<f64>() + f64::from(reading.returning);
+        VisitsSeen {
+            seconds: reading.seconds,
+            requests: (all - bypass).max(0.0),
+            bypass,
+            admitted: f64::from(reading.admitted),
+            active: active as f64,
         }
     }
 

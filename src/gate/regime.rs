@@ -12,6 +12,7 @@ use crate::rules::keyring::Keyring;
 use crate::rules::limit::Limit;
 use crate::rules::line::{self, Place, Position};
 use crate::rules::outlook::{Outlook, Wait};
+use crate::rules::pacing::Sight;
 use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::rehearsal::Rehearsed;
@@ -61,6 +62,8 @@ pub struct Regime {
     pub(super) pass_rate: Rate,
     pub(super) ticket_rate: Rate,
     pub(super) post_rate: Rate,
+    /// Requests that a visit has.
+    pub(super) requests_per_visit: f64,
 }
 
 impl Regime {
@@ -153,6 +156,42 @@ impl Regime {
     /// Over how many seconds those who are held come back: as long as the tokens take for them, so that they do not come all at once.
     pub(super) fn held_spread(&self) -> f64 {
         (self.held / self.usual_rate.max(0.1)).clamp(1.0, self.epoch.as_secs_f64())
+    }
+
+    /// What the pacing of invitations is to see.
+    ///
+    /// Under `open` and `observe` nobody waits, and the measured load alone decides: who is invited then comes as others do. Under `fixed` the
+    /// operator holds people back whatever the load is, and as long as that turns anyone away nobody is invited to come besides.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        let Law { load, committed, requests, .. } = self.law;
+        let would_wait = self.rehearsed.is_some_and(|rehearsed| rehearsed.has_line());
+        Sight {
+            mode: self.mode.mode,
+            load,
+            requests,
+            asked: committed.max(load * requests),
+            requests_per_visit: self.requests_per_visit,
+            waiting: would_wait || (!self.lets_all_in() && (self.limiting || self.waiting > 0 || self.held >= 1.0)),
+        }
+    }
+
+    /// Whether someone who redeems an invitation may come in now. If not the code is not spent, and is good a few minutes later.
+    ///
+    /// An invitation is a place before newcomers, and not one that the site has not got. Under `fixed` who is turned away says nothing of
+    /// the site, and the law does.
+    #[must_use]
+    pub fn has_room_for_invited(&self) -> bool {
+        match self.mode.mode {
+            Mode::Closed => false,
+            Mode::Open | Mode::Observe => true,
+            Mode::Fixed(_) => self.law.newcomers > 0.0 && self.law.load < 1.0,
+            Mode::Auto => !self.limiting && self.has_room(),
+        }
+    }
+
+    const fn lets_all_in(&self) -> bool {
+        matches!(self.mode.mode, Mode::Open | Mode::Observe)
     }
 
     pub(super) fn position(&self, ticket: &Ticket) -> Position {

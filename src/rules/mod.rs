@@ -15,6 +15,7 @@ pub mod limit;
 pub mod line;
 pub mod negotiate;
 pub mod outlook;
+pub mod pacing;
 pub mod policy;
 pub mod rate;
 pub mod rehearsal;

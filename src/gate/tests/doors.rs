@@ -57,6 +57,57 @@ fn open_lets_everyone_in_with_a_pass_and_ends_by_itself() {
 }
 
 #[test]
+fn invitations_see_who_waits_and_the_invited_find_room_only_where_nobody_is_turned_away() {
+    let world = crowd("");
+    let (gate, now) = (&world.gate, world.now());
+    let sight = gate.regime().sight();
+    assert!(sight.waiting && sight.load > 0.8 && sight.asked > 0.8 * sight.requests, "{sight:?}");
+    assert!((80.0..120.0).contains(&sight.requests), "{sight:?}");
+    assert!(!gate.regime().has_room_for_invited());
+    gate.set_mode(by_hand(Mode::Closed, None), now);
+    assert!(gate.regime().sight().mode == Mode::Closed && !gate.regime().has_room_for_invited());
+    for mode in [Mode::Open, Mode::Observe] {
+        gate.set_mode(by_hand(mode, None), now);
+        assert!(!gate.regime().sight().waiting && gate.regime().has_room_for_invited(), "{mode:?}");
+    }
+    gate.set_mode(by_hand(Mode::Fixed(0.1), None), now);
+    let regime = gate.regime();
+    assert!(regime.sight().waiting, "whom the operator holds back waits");
+    assert_eq!(regime.has_room_for_invited(), regime.law.newcomers > 0.0 && regime.law.load < 1.0, "and may be invited none the less");
+
+    let idle = gate_of_nobody();
+    let sight = idle.regime().sight();
+    assert!(!sight.waiting && sight.load.abs() < 1e-12 && (sight.requests - 16.0).abs() < 1e-9 && idle.regime().has_room_for_invited());
+}
+
+fn gate_of_nobody() -> Gate {
+    let gate = gate(16, "");
+    for second in 1..100 {
+        gate.tick(&SITE, at(second));
+    }
+    gate
+}
+
+#[test]
+fn the_requests_of_a_visit_are_of_those_who_were_admitted() {
+    let gate = gate(16, "");
+    let request = |pass: Pass, second| gate.decide(0, &gate.regime(), &Visit { pass: Some(pass), ..visit(None, 0) }, at(second));
+    let per_visit = || gate.regime().sight().requests_per_visit;
+    assert!((per_visit() - 10.0).abs() < 1e-9, "a belief, as long as nobody has come");
+    for second in 1..2000 {
+        let admitted = gate.decide(0, &gate.regime(), &visit(None, second), at(second)).set_pass.unwrap();
+        // the invited are many, and nobody knows how many of these requests began a visit
+        let invited = Pass { kind: PassKind::Invited, ..Pass::admitted(VisitorId(second << 32), at(second).wall) };
+        for pass in [&[admitted; 2][..], &[invited; 9]].concat() {
+            request(pass, second);
+        }
+        gate.tick(&SITE, at(second));
+    }
+    // all 12 requests of a second over its two visitors who come back
+    assert!((3.0..=6.2).contains(&per_visit()), "{}", per_visit());
+}
+
+#[test]
 fn fixed_lets_in_the_operators_share_of_each_epoch() {
     let gate = gate(16, "admission: { mode: fixed, probability: 0.25 }");
     let (mut won, drawn) = (0, 4000);

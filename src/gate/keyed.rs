@@ -61,6 +61,14 @@ impl Keyed {
         Ok(())
     }
 
+    /// Whether an event of a key would conform to a rate.
+    ///
+    /// # Errors
+    /// How long until it does.
+    pub(super) fn would_take(&self, key: u64, rate: Rate, now: Moment) -> Result<(), Duration> {
+        self.shard(key).get(&key).map_or(Ok(()), |entry| rate.take(entry.due, now).map(drop))
+    }
+
     /// A key is admitted: known for a while, even if it does not come back.
     pub(super) fn admit(&self, key: u64, now: Moment) {
         let mut shard = self.shard(key);

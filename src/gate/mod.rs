@@ -101,6 +101,10 @@ pub struct Gate {
     clients: Keyed,
     /// Clients that post addresses.
     posters: Keyed,
+    /// Clients that have typed codes that are none.
+    guessers: Keyed,
+    /// Codes that are none, of all clients: the theoretical arrival time of their rate.
+    guesses: Mutex<Moment>,
     crowd: Crowd,
     checked_in: CheckedIn,
     /// Newcomers that may still enter in this tick.
@@ -117,6 +121,12 @@ impl std::fmt::Debug for Gate {
         f.debug_struct("Gate").finish_non_exhaustive()
     }
 }
+
+/// Codes that are none, which a client may try in a minute: a few slips, and the neighbours' behind the same address.
+const GUESSES_PER_CLIENT: u32 = 10;
+
+/// The same of all clients together.
+const GUESSES: u32 = 600;
 
 impl Gate {
     /// A gate for so many workers.
@@ -170,6 +180,8 @@ impl Gate {
             passes: Keyed::new(),
             clients: Keyed::new(),
             posters: Keyed::new(),
+            guessers: Keyed::new(),
+            guesses: Mutex::default(),
             crowd: Crowd::new(),
             checked_in,
             tokens: AtomicU32::new(tokens),
@@ -414,6 +426,31 @@ impl Gate {
         self.posters.take(client, regime.post_rate, now)
     }
 
+    /// Whether a client may try another code. While many codes that are none are tried, each client has one a minute: nobody who
+    /// guesses from everywhere can keep out who types in a code that is one.
+    ///
+    /// # Errors
+    /// It has tried too many: how long until it may again.
+    pub fn may_guess(&self, client: u64, now: Moment) -> Result<(), Duration> {
+        let crowded = Rate::per_minute(GUESSES).take(*self.guesses.lock().unwrap_or_else(PoisonError::into_inner), now).is_err();
+        self.guessers.would_take(client, Rate::per_minute(if crowded { 1 } else { GUESSES_PER_CLIENT }), now)
+    }
+
+    /// A client has tried a code that is none.
+    pub fn guessed(&self, client: u64, now: Moment) {
+        // who may not is not asked
+        self.guessers.take(client, Rate::per_minute(GUESSES_PER_CLIENT), now).ok();
+        let mut due = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        *due = Rate::per_minute(GUESSES).take(*due, now).unwrap_or(*due);
+    }
+
+    /// A ticket for who comes with an invitation, so that the answer can be asked for again if it is lost; none if the client has had its
+    /// share of tickets.
+    pub fn ticket(&self, regime: &Regime, client: u64, entropy: u64, now: Now) -> Option<Ticket> {
+        self.clients.take(client, regime.ticket_rate, now.mono).ok()?;
+        Some(Ticket { id: VisitorId(entropy), issued: regime.line.clock.at(now.wall), seen: now.wall, won: false })
+    }
+
     /// A request was sent to the site.
     pub fn sent(&self, worker: usize) {
         self.seen(worker).sent.fetch_add(1, Ordering::Relaxed);
@@ -507,6 +544,7 @@ impl Gate {
         let limiting = turned_away > 0 || (old.limiting && (lately || !(room || waiting <= 0.0)));
         self.clients.sweep(Duration::ZERO, now.mono);
         self.posters.sweep(Duration::ZERO, now.mono);
+        self.guessers.sweep(Duration::ZERO, now.mono);
         let active = self.passes.sweep(policy.session.active, now.mono);
         control.visits.tick(&self.visits_seen(&reading, active));
         let report = Report {

@@ -166,6 +166,13 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
             "tidegate_email_writable",
             "1 if the email queue can take addresses; 0 if it cannot (disk full or read-only) or is not in use.",
         ),
+        Gauge::EmailsOldestAge => (
+            "tidegate_emails_oldest_age_seconds",
+            "How long the oldest email address that is not yet invited has been in the email queue; 0 if there is none.",
+        ),
+        Gauge::InvitationsOutstanding => {
+            ("tidegate_invitations_outstanding", "Invitations that were sent, and were neither redeemed nor have expired.")
+        }
         Gauge::ObservedDemand => (
             "tidegate_observed_requests_per_second",
             "In mode observe, requests a second that everyone asks for, those included who would wait; above tidegate_capacity there \

@@ -56,6 +56,10 @@ pub enum Gauge {
     EmailsWaiting,
     /// 1 if addresses can be written down, else 0.
     EmailWritable,
+    /// How long the first of those addresses has waited, in seconds.
+    EmailsOldestAge,
+    /// Invitations that were sent, and neither redeemed nor expired.
+    InvitationsOutstanding,
     /// Mode `observe`: requests a second that everyone asks for.
     ObservedDemand,
     /// Mode `observe`: the wait that a newcomer would have, in seconds.
@@ -83,6 +87,8 @@ impl Gauge {
         Self::ConfigLastApplied,
         Self::EmailsWaiting,
         Self::EmailWritable,
+        Self::EmailsOldestAge,
+        Self::InvitationsOutstanding,
         Self::ObservedDemand,
         Self::ObservedWait,
         Self::Mode,

@@ -39,7 +39,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 pub use email::{EmailState, EmailTerms, EmailView, FormFields, WaitingPage};
 pub use failure::FailureKind;
 pub use plain::{WaitingJson, email_json, email_text, failure_text, shed_json, shed_text, waiting_json, waiting_text};
-pub use view::{LandingState, LandingView, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
+pub use view::{LandingState, LandingView, LeaveState, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
 
 use email::{FIELDS, PROMISE, in_units};
 use view::in_seconds;
@@ -140,7 +140,7 @@ impl Pages {
         built_in.add_global("promise", PROMISE);
         built_in.add_global("script", Value::from_safe_string(script()));
         for (name, source) in
-            [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING), (EMAIL_NAME, EMAIL), (EMAIL_FORM_NAME, EMAIL_FORM)]
+            [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING), (LEAVE_NAME, LEAVE), (EMAIL_NAME, EMAIL), (EMAIL_FORM_NAME, EMAIL_FORM)]
         {
             add(&mut built_in, name, source)?;
         }
@@ -259,9 +259,18 @@ impl Pages {
     /// # Errors
     /// If the code and the page asked for make it larger than [`PAGE_BYTES_MAX`].
     pub fn landing(&self, view: &LandingView<'_>) -> Result<Bytes, PageError> {
-        let LandingView { state, next } = *view;
-        let context = context! { title => state.title(), text => state.text(), code => state.code(), asks => state.asks(), next };
+        let LandingView { state, next, check } = *view;
+        let context = context! { title => state.title(), text => state.text(), code => state.code(), asks => state.asks(), next, check };
         render(&self.built_in, LANDING_NAME, context)
+    }
+
+    /// The page where an address is deleted that an invitation was sent to.
+    ///
+    /// # Errors
+    /// If what the link holds makes it larger than [`PAGE_BYTES_MAX`].
+    pub fn leave(&self, state: LeaveState<'_>) -> Result<Bytes, PageError> {
+        let (id, check) = if let LeaveState::Asks { id, check } = state { (Some(id), Some(check)) } else { (None, None) };
+        render(&self.built_in, LEAVE_NAME, context! { title => state.title(), text => state.text(), id, check })
     }
 
     /// The `Content-Security-Policy` of a page. No page may run a script, but for ours beside the form for an email address.
@@ -451,6 +460,8 @@ const FAILURE: &str = include_str!("failure.html");
 const FAILURE_NAME: &str = "failure.html";
 const LANDING: &str = include_str!("landing.html");
 const LANDING_NAME: &str = "landing.html";
+const LEAVE: &str = include_str!("leave.html");
+const LEAVE_NAME: &str = "leave.html";
 const EMAIL: &str = include_str!("email.html");
 const EMAIL_NAME: &str = "email.html";
 const EMAIL_FORM: &str = include_str!("email_form.html");

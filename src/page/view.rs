@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 /// How long those who wait now will have waited when they get in, as measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitEstimate {
@@ -240,6 +242,8 @@ pub struct LandingView<'a> {
     pub state: LandingState<'a>,
     /// The page first asked for. It is shown, and comes back in the hidden field `next`.
     pub next: Option<&'a str>,
+    /// That this page was asked for by who is invited; it comes back in the hidden field `check`.
+    pub check: Option<&'a str>,
 }
 
 /// What is known of an invitation's code.
@@ -265,6 +269,16 @@ pub enum LandingState<'a> {
         /// The code.
         code: &'a str,
     },
+    /// Too many codes that are none were typed in.
+    TooMany {
+        /// Until one may be again.
+        retry_s: u32,
+    },
+    /// The ledger can't be asked, or not be written; the code isn't spent.
+    Unavailable {
+        /// The code.
+        code: &'a str,
+    },
 }
 
 impl<'a> LandingState<'a> {
@@ -277,6 +291,8 @@ impl<'a> LandingState<'a> {
             Self::Revoked => "This invitation was withdrawn",
             Self::Used => "This invitation has been used",
             Self::NoRoom { .. } => "There is no room just now",
+            Self::TooMany { .. } => "Please wait a moment",
+            Self::Unavailable { .. } => "We can not look at your invitation just now",
         }
     }
 
@@ -290,19 +306,102 @@ impl<'a> LandingState<'a> {
             Self::Expired => "It was good for a limited time, and that time is over. You can still come in by the waiting room.",
             Self::Revoked => "The people who run this site have withdrawn it. You can still come in by the waiting room.",
             Self::Used => "An invitation lets one person in, once. You can still come in by the waiting room.",
-            Self::NoRoom { .. } => "Your invitation is good, and it has not been used up. Please try it again in a few minutes.",
+            Self::NoRoom { .. } => {
+                "Your invitation is good, and it has not been used up. Please try it again in a few minutes; this page looks again by itself."
+            }
+            Self::TooMany { .. } => "Too many codes were typed in that we do not know. Please try it again a little later.",
+            Self::Unavailable { .. } => "That is our fault, and your invitation has not been used up. Please try it again in a few minutes.",
         }
     }
 
     pub(super) const fn code(self) -> Option<&'a str> {
         match self {
-            Self::Ready { code } | Self::NoRoom { code } => Some(code),
-            Self::Ask | Self::Invalid | Self::Expired | Self::Revoked | Self::Used => None,
+            Self::Ready { code } | Self::NoRoom { code } | Self::Unavailable { code } => Some(code),
+            Self::Ask | Self::Invalid | Self::Expired | Self::Revoked | Self::Used | Self::TooMany { .. } => None,
         }
     }
 
     pub(super) const fn asks(self) -> bool {
-        matches!(self, Self::Ask | Self::Invalid)
+        matches!(self, Self::Ask | Self::Invalid | Self::TooMany { .. })
+    }
+
+    /// The status of the page that tells it; `posted`: after a code was sent in.
+    #[must_use]
+    pub const fn status(self, posted: bool) -> StatusCode {
+        match self {
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom { .. } if posted => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Ask | Self::Ready { .. } | Self::NoRoom { .. } => StatusCode::OK,
+            Self::Invalid | Self::Expired | Self::Revoked | Self::Used => {
+                if posted {
+                    StatusCode::FORBIDDEN
+                } else {
+                    StatusCode::OK
+                }
+            }
+        }
+    }
+
+    /// When it may be otherwise.
+    #[must_use]
+    pub const fn retry_s(self) -> Option<u32> {
+        match self {
+            Self::NoRoom { .. } | Self::Unavailable { .. } => Some(LOOK_AGAIN_S),
+            Self::TooMany { retry_s } => Some(retry_s),
+            Self::Ask | Self::Ready { .. } | Self::Invalid | Self::Expired | Self::Revoked | Self::Used => None,
+        }
+    }
+}
+
+/// So often a page that finds no room looks again.
+const LOOK_AGAIN_S: u32 = 60;
+
+/// What is known of a wish to be written to no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaveState<'a> {
+    /// A button does it: mail scanners follow links.
+    Asks {
+        /// Of which row of the email queue.
+        id: &'a str,
+        /// That the link was ours.
+        check: &'a str,
+    },
+    /// It is written down.
+    Done,
+    /// The link is none of ours.
+    Invalid,
+    /// It can't be written down now.
+    Unavailable,
+}
+
+impl LeaveState<'_> {
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Asks { .. } => "Delete your email address",
+            Self::Done => "Your email address is being deleted",
+            Self::Invalid => "This link is not whole",
+            Self::Unavailable => "We can not do that just now",
+        }
+    }
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Asks { .. } => "Press the button, and we delete it and write to it no more. An invitation that you have already stays good.",
+            Self::Done => "That is done within the hour, and we write to it no more. An invitation that you have already stays good.",
+            Self::Invalid => "Please use the whole link from our message.",
+            Self::Unavailable => "That is our fault. Please try it again in a few minutes.",
+        }
+    }
+
+    /// The status of the page that tells it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Asks { .. } | Self::Done => StatusCode::OK,
+            Self::Invalid => StatusCode::FORBIDDEN,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
     }
 }
 

@@ -9,8 +9,10 @@ mod email;
 mod facts;
 mod form;
 mod handle;
+mod invitation;
 mod reserved;
 mod respond;
+mod unsubscribe;
 mod verified;
 
 use std::convert::Infallible;
@@ -35,7 +37,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::Clock;
 use crate::deadlines::{Deadlines, SWEEP};
 use crate::gate::{Gate, Regime};
-use crate::mail::Mail;
+use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::{PeerValues, client_address};
 use crate::upstream::{BufferMemory, Upstream};
@@ -68,6 +70,8 @@ pub struct Worker {
     pub memory: Arc<BufferMemory>,
     /// The email queue.
     pub mail: Arc<Mail>,
+    /// Its invitations.
+    pub invitations: Arc<Invitations>,
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
@@ -101,6 +105,7 @@ impl Worker {
         connections: Arc<Connections>,
         memory: Arc<BufferMemory>,
         mail: Arc<Mail>,
+        invitations: Arc<Invitations>,
         stage: watch::Receiver<Stage>,
         seed: u64,
     ) -> Self {
@@ -114,6 +119,7 @@ impl Worker {
             connections,
             memory,
             mail,
+            invitations,
             stage,
             pages: PageCache::default(),
             random: AtomicU64::new(seed),

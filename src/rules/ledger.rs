@@ -187,10 +187,10 @@ impl Ledger {
         self.redeemed.retain(|_, (_, at)| now.wall.since(*at) <= REPEAT + now.doubt);
     }
 
-    /// Those that are sent and may still be redeemed: when they were sent, and how long they hold.
+    /// Those that may still be redeemed: when they were first sent, and how long they hold.
     pub fn outstanding(&self) -> impl Iterator<Item = (UnixTime, UnixTime)> {
-        let sent = self.entries.values().filter(|entry| entry.flags & (SENT | REDEEMED) == SENT);
-        sent.map(|entry| (time(entry.first), time(entry.until)))
+        let may_be = self.entries.values().filter(|entry| entry.attempts > 0 && entry.flags & (FAILED | REDEEMED) == 0);
+        may_be.map(|entry| (time(entry.first), time(entry.until)))
     }
 
     /// How many there are.

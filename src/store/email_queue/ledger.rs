@@ -173,16 +173,23 @@ impl LedgerFiles {
         Ok(self.rewritten != Some(self.lock.count()?))
     }
 
-    /// Reads all of it, in order. `room` is told first how many invitations there are at the most.
+    /// How many invitations there are at the most, by the size of the files.
+    ///
+    /// # Errors
+    /// If they can't be looked at.
+    pub fn invitations_at_most(&self) -> Result<usize, StoreError> {
+        lines_at_most(self.log.directory(), INVITATION_BYTES)
+    }
+
+    /// Reads all of it, in order.
     ///
     /// # Errors
     /// If a file can't be read.
-    pub fn read(&mut self, room: impl FnOnce(usize), mut then: impl FnMut(Entry<'_>)) -> Result<LedgerFound, StoreError> {
+    pub fn read(&mut self, mut then: impl FnMut(Entry<'_>)) -> Result<LedgerFound, StoreError> {
         let _held = self.lock.take()?;
         let rewritten = self.lock.count()?;
         let mut found = LedgerFound::default();
         let mut oldest: Option<UnixTime> = None;
-        room(lines_at_most(self.log.directory(), INVITATION_BYTES)?);
         each_entry::<StoreError>(self.log.directory(), |read| {
             match read {
                 Ok(entry) => {
@@ -268,7 +275,7 @@ mod tests {
     fn read(files: &mut LedgerFiles) -> (Vec<Entry<'static>>, LedgerFound) {
         let mut entries = Vec::new();
         let own = |entry: Entry<'_>| Entry { reason: entry.reason.map(|reason| reason.into_owned().into()), ..entry };
-        let found = files.read(|_| {}, |entry| entries.push(own(entry))).unwrap();
+        let found = files.read(|entry| entries.push(own(entry))).unwrap();
         (entries, found)
     }
 

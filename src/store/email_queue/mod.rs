@@ -632,7 +632,7 @@ mod tests {
         ledger.append(&[entry(1), entry(2)]).unwrap();
         let left = |ledger: &mut LedgerFiles| {
             let mut ids = Vec::new();
-            ledger.read(|_| {}, |entry| ids.push(entry.id.0)).unwrap();
+            ledger.read(|entry| ids.push(entry.id.0)).unwrap();
             ids
         };
         assert_eq!(left(&mut ledger), [1, 2]);

@@ -1,0 +1,539 @@
+//! The thread that invites. It alone writes the ledger: it decides each second how many may be sent, hands their messages over, and redeems
+//! codes; what it tells anyone is on disk before.
+//!
+//! An entry `sending` is on disk before a message leaves, and `sent` as soon as the server has taken it. A crash between the two sends the
+//! message once more, with the same code and the same `Message-ID`.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
+
+use super::handing::{Handed, Handing};
+use super::invitations::{Ask, NotOpen, Standing};
+use super::rows::{Addressee, Rows};
+use super::transport::NotSent;
+use super::writer::random;
+use crate::clock::Clock;
+use crate::gate::{Gate, Regime};
+use crate::metrics::{Count, Gauge, InvitationResult, Metrics, Shard};
+use crate::rules::decide::is_revoked;
+use crate::rules::email::fold;
+use crate::rules::invites::{Code, batch_of};
+use crate::rules::ledger::{self, Attempts, Delivery, Event, Invitation, Ledger};
+use crate::rules::pacing::{Held, Outstanding, Pacing, Settings};
+use crate::rules::time::{Moment, Now};
+use crate::rules::token::{Pass, VisitorId};
+use crate::store::email_queue::{self, Entry, Forget, LedgerFiles, directory_of};
+use crate::store::{StoreError, chain};
+
+/// What the thread works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// `data`
+    pub data: PathBuf,
+    /// The gate: its policy, its keys, its pages, and how the site stands.
+    pub gate: Arc<Gate>,
+    /// The clock.
+    pub clock: Arc<Clock>,
+    /// Where invitations are counted.
+    pub metrics: Arc<Metrics>,
+    /// How many addresses the queue holds, as its writer knows.
+    pub addresses: Arc<AtomicU64>,
+}
+
+/// The thread's own.
+pub(super) struct Inviter {
+    parts: Parts,
+    shard: Arc<Shard>,
+    standing: Arc<ArcSwap<Standing>>,
+    /// None until it was opened, and while it can't be.
+    files: Option<LedgerFiles>,
+    ledger: Ledger,
+    pacing: Pacing,
+    ticked: Moment,
+    held: Option<Held>,
+    /// What has happened and is not on disk yet: the disk was full.
+    unwritten: Vec<Entry<'static>>,
+    failing: bool,
+    rows: Rows,
+    sends: JoinSet<Handed>,
+    handing: Handing,
+    /// Rows whose addresses are to be deleted.
+    left: HashSet<VisitorId>,
+    tidied: Option<Moment>,
+}
+
+/// How often it looks around.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often what is too old is deleted, and what was asked to be.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
+
+/// Messages on their way at a time.
+const ON_THEIR_WAY_MAX: usize = 64;
+
+/// How long messages on their way are waited for at the end.
+const FINISH: Duration = Duration::from_secs(5);
+
+impl Inviter {
+    pub(super) fn new(parts: Parts, standing: Arc<ArcSwap<Standing>>) -> Self {
+        Self {
+            shard: parts.metrics.control(),
+            standing,
+            files: None,
+            ledger: Ledger::default(),
+            pacing: Pacing::default(),
+            ticked: parts.clock.moment(),
+            held: None,
+            unwritten: Vec::new(),
+            failing: false,
+            rows: Rows::new(&parts.data),
+            sends: JoinSet::new(),
+            handing: Handing::default(),
+            left: HashSet::new(),
+            tidied: None,
+            parts,
+        }
+    }
+
+    /// Until it is told to end, or everyone who could ask has gone.
+    pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ask = asks.recv() => {
+                    let mut batch: Vec<Ask> = ask.into_iter().collect();
+                    while let Ok(ask) = asks.try_recv() {
+                        batch.push(ask);
+                    }
+                    let ends = batch.is_empty() || batch.iter().any(|ask| matches!(ask, Ask::End));
+                    self.answer(batch);
+                    if ends {
+                        break;
+                    }
+                }
+                Some(handed) = self.sends.join_next() => {
+                    let mut all = vec![handed];
+                    while let Some(handed) = self.sends.try_join_next() {
+                        all.push(handed);
+                    }
+                    self.settle(all);
+                }
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+        let finish = async {
+            while let Some(handed) = self.sends.join_next().await {
+                self.settle(vec![handed]);
+            }
+        };
+        if tokio::time::timeout(FINISH, finish).await.is_err() {
+            tracing::warn!(messages = self.sends.len(), "messages on their way are cut off; they are sent again after the next start");
+        }
+        self.write(Vec::new());
+    }
+
+    fn tick(&mut self) {
+        let regime = self.parts.gate.regime().clone();
+        let now = self.parts.clock.now();
+        let seconds = now.mono.since(self.ticked).as_secs_f64();
+        self.ticked = now.mono;
+        if self.files.is_none() && !regime.policy.email_queue.enabled && !directory_of(&self.parts.data).exists() {
+            // there is nothing, and no directory is made for it
+            return;
+        }
+        self.open_ledger(&regime);
+        self.handing.follow(&regime.policy.invitations, now.mono);
+        self.write(Vec::new());
+        self.ledger.forget_repeats(now);
+        if self.files.is_some() {
+            self.read_rows(&regime);
+            self.invite(&regime, now, seconds);
+            self.tidy(&regime, now);
+        }
+        self.show(&regime, now);
+    }
+
+    /// Opens the ledger if it is not open, and reads it if that was not done, or lines were taken out of it.
+    fn open_ledger(&mut self, regime: &Regime) {
+        let result = self.try_open_ledger(regime);
+        self.failing(result.as_ref().err());
+    }
+
+    fn try_open_ledger(&mut self, regime: &Regime) -> Result<(), StoreError> {
+        let mut files = match self.files.take() {
+            Some(files) => files,
+            None => {
+                let (files, torn) = LedgerFiles::open(&self.parts.data)?;
+                for path in torn {
+                    tracing::warn!(path = %path.display(), "the end of a file of the ledger of invitations was cut off, and is set aside");
+                }
+                files
+            }
+        };
+        if files.is_changed()? {
+            let Self { ledger, left, .. } = self;
+            // the old one goes first: there is not room for two
+            *ledger = Ledger::default();
+            ledger.reserve(files.invitations_at_most()?);
+            left.clear();
+            let found = files.read(|entry| {
+                if entry.event == Event::Left {
+                    left.insert(entry.id);
+                }
+                ledger.apply(regime.keys.codes().of(entry.id), entry.id, entry.at, entry.event);
+            })?;
+            for entry in &self.unwritten {
+                ledger.apply(regime.keys.codes().of(entry.id), entry.id, entry.at, entry.event);
+            }
+            self.pacing.outstanding = Outstanding::default();
+            for (sent, until) in ledger.outstanding() {
+                self.pacing.outstanding.invited(sent, until);
+            }
+            if let Some(first) = &found.first_fault {
+                tracing::warn!(lines = found.not_entries, first, "lines of the ledger of invitations that are none are left as they are");
+            }
+            self.rows.restart(&self.parts.data);
+        }
+        self.files = Some(files);
+        Ok(())
+    }
+
+    fn read_rows(&mut self, regime: &Regime) {
+        let began = self.parts.clock.moment();
+        loop {
+            match self.rows.read_on(&self.ledger, regime.keys.codes()) {
+                Ok(true) if self.parts.clock.moment().since(began) < READ_ON => {}
+                Ok(_) => return,
+                Err(error) => {
+                    self.failing(Some(&error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends as many as may be sent now.
+    fn invite(&mut self, regime: &Regime, now: Now, seconds: f64) {
+        let policy = &regime.policy.invitations;
+        let settings = Settings::of(policy, is_paused(&self.parts.data));
+        let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
+        self.held(pace.held);
+        let may = usize::try_from(pace.allowance).unwrap_or(usize::MAX);
+        let may = may.min(self.handing.may_send(now.mono)).min(ON_THEIR_WAY_MAX.saturating_sub(self.rows.on_their_way()));
+        let until = now.wall.plus(policy.expires);
+        let mut begun = Vec::new();
+        while begun.len() < may && self.unwritten.is_empty() {
+            let Some(next) = self.rows.next(now.wall) else { break };
+            // it has been left meanwhile
+            if self.ledger.delivery(next.code) == Delivery::Done {
+                self.rows.finish(next.id);
+            } else {
+                begun.push(next);
+            }
+        }
+        let unspent = pace.allowance.saturating_sub(u32::try_from(begun.len()).unwrap_or(u32::MAX));
+        self.pacing.give_back(unspent);
+        let entries = begun.iter().map(|to| Entry { id: to.id, at: now.wall, event: Event::Sending { until }, reason: None }).collect();
+        if !self.write(entries) {
+            for to in begun.into_iter().rev() {
+                self.rows.put_back(to);
+            }
+            return;
+        }
+        for to in begun {
+            if self.ledger.delivery(to.code) == Delivery::New {
+                self.pacing.outstanding.invited(now.wall, until);
+            }
+            self.ledger.apply(to.code, to.id, now.wall, Event::Sending { until });
+            match self.handing.send(regime, to, until) {
+                Ok(send) => drop(self.sends.spawn(send)),
+                Err(handed) => self.settle(vec![Ok(handed)]),
+            }
+        }
+    }
+
+    /// Writes down how messages have fared.
+    fn settle(&mut self, all: Vec<Result<Handed, JoinError>>) {
+        let regime = self.parts.gate.regime().clone();
+        let now = self.parts.clock.now();
+        let mut entries = Vec::new();
+        for handed in all {
+            let Handed { to, result } = match handed {
+                Ok(handed) => handed,
+                Err(error) => {
+                    // whose it was is not known any more: it is tried again after the next start
+                    tracing::error!(%error, "sending an invitation has panicked");
+                    continue;
+                }
+            };
+            let (event, reason) = self.outcome(&regime, &to, result, now);
+            let was_first = self.attempts(to.code).map(|attempts| attempts.first);
+            self.ledger.apply(to.code, to.id, now.wall, event);
+            entries.push(Entry { id: to.id, at: now.wall, event, reason: reason.map(Cow::Owned) });
+            match event {
+                Event::Deferred { again } => self.rows.defer(to, again),
+                Event::Failed => {
+                    was_first.into_iter().for_each(|first| self.pacing.outstanding.redeemed(first));
+                    self.rows.finish(to.id);
+                }
+                Event::Sent | Event::Sending { .. } | Event::Redeemed { .. } | Event::Left => self.rows.finish(to.id),
+            }
+        }
+        if !self.write(entries.clone()) {
+            // it has happened: it is written as soon as it can be, and nothing is sent before
+            self.unwritten.append(&mut entries);
+        }
+    }
+
+    /// What has become of a message, and why.
+    fn outcome(&mut self, regime: &Regime, to: &Addressee, result: Result<(), NotSent>, now: Now) -> (Event, Option<String>) {
+        // by which one address can be followed through the log, and nobody can tell which
+        let email = format!("{:032x}", regime.keys.address_hash().of(&fold(&to.email)));
+        self.handing.note(&result, now.mono);
+        match result {
+            Ok(()) => {
+                self.shard.count(Count::Invitation(InvitationResult::Sent));
+                tracing::debug!(id = %to.id, email, "invitation sent");
+                (Event::Sent, None)
+            }
+            Err(NotSent::Failed { reason }) => {
+                self.shard.count(Count::Invitation(InvitationResult::Failed));
+                tracing::info!(id = %to.id, email, reason, "invitation failed");
+                (Event::Failed, Some(reason))
+            }
+            Err(NotSent::Deferred { reason, server }) => {
+                let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
+                // what is the server's fault costs nobody the place
+                let expires = if server { Duration::MAX } else { regime.policy.invitations.expires };
+                let Some(again) = ledger::again(attempts, expires, draw(), now.wall) else {
+                    self.shard.count(Count::Invitation(InvitationResult::Failed));
+                    tracing::info!(id = %to.id, email, reason, "invitation given up");
+                    return (Event::Failed, Some(reason));
+                };
+                self.shard.count(Count::Invitation(InvitationResult::Deferred));
+                if !server {
+                    tracing::info!(id = %to.id, email, reason, "invitation deferred");
+                }
+                (Event::Deferred { again }, Some(reason))
+            }
+        }
+    }
+
+    fn attempts(&self, code: Code) -> Option<Attempts> {
+        match self.ledger.delivery(code) {
+            Delivery::Due(attempts) => Some(attempts),
+            Delivery::New | Delivery::Done => None,
+        }
+    }
+
+    /// Answers all who ask, with one sync of the disk. Of those who show the same code one is answered at a time.
+    fn answer(&mut self, mut asks: Vec<Ask>) {
+        let regime = self.parts.gate.regime().clone();
+        if self.files.is_none() {
+            self.open_ledger(&regime);
+        }
+        while !asks.is_empty() {
+            let now = self.parts.clock.now();
+            let mut later = Vec::new();
+            let mut shown = HashSet::new();
+            let mut entries = Vec::new();
+            let mut passes = Vec::new();
+            let mut leaving = Vec::new();
+            for ask in asks {
+                match ask {
+                    Ask::Look { code, ticket, answer } => drop(answer.send(self.open(&regime, code, ticket, now).map(drop))),
+                    Ask::Redeem { code, ticket, answer } if shown.contains(&code) => later.push(Ask::Redeem { code, ticket, answer }),
+                    Ask::Redeem { code, ticket, answer } => match self.open(&regime, code, ticket, now) {
+                        Err(why) => drop(answer.send(Err(why))),
+                        Ok(invitation) if invitation.redeemed.is_some() => drop(answer.send(Ok(pass(&invitation, now)))),
+                        Ok(invitation) => {
+                            shown.insert(code);
+                            let event = Event::Redeemed { ticket };
+                            entries.push(Entry { id: invitation.id, at: now.wall, event, reason: None });
+                            passes.push((code, invitation, event, answer));
+                        }
+                    },
+                    Ask::Leave { id, answer } => {
+                        entries.push(Entry { id, at: now.wall, event: Event::Left, reason: None });
+                        leaving.push((id, answer));
+                    }
+                    Ask::Pause { paused, answer } => drop(answer.send(self.pause(paused))),
+                    Ask::End => {}
+                }
+            }
+            let written = self.files.is_some() && self.unwritten.is_empty() && self.write(entries);
+            self.tell(&regime, written, passes, leaving, now);
+            asks = later;
+        }
+    }
+
+    fn tell(&mut self, regime: &Regime, written: bool, passes: Vec<Redeeming>, leaving: Vec<(VisitorId, Answer<()>)>, now: Now) {
+        for (code, invitation, event, answer) in passes {
+            if written {
+                self.ledger.apply(code, invitation.id, now.wall, event);
+                self.pacing.outstanding.redeemed(invitation.sent);
+                self.shard.count(Count::InvitationRedeemed);
+                tracing::debug!(id = %invitation.id, "invitation redeemed");
+            }
+            // who has left is not told, and may ask again
+            answer.send(if written { Ok(pass(&invitation, now)) } else { Err(NotOpen::Unavailable) }).ok();
+        }
+        for (id, answer) in leaving {
+            if written {
+                self.ledger.apply(regime.keys.codes().of(id), id, now.wall, Event::Left);
+                self.left.insert(id);
+                tracing::info!(%id, "an address is deleted, as was asked for");
+            }
+            answer.send(if written { Ok(()) } else { Err(NotOpen::Unavailable) }).ok();
+        }
+    }
+
+    /// Whether a code lets someone in now.
+    fn open(&self, regime: &Regime, code: Code, ticket: Option<VisitorId>, now: Now) -> Result<Invitation, NotOpen> {
+        if self.files.is_none() {
+            return Err(NotOpen::Unavailable);
+        }
+        let invitation = self.ledger.open(code, ticket, now).map_err(NotOpen::Ledger)?;
+        // what was sent before the operator's time is ended, whenever it is redeemed
+        let sent = Pass::invited(invitation.id, batch_of(invitation.sent), invitation.sent);
+        if is_revoked(&sent, &regime.policy.session, &regime.policy.bypass) {
+            return Err(NotOpen::Revoked);
+        }
+        if invitation.redeemed.is_none() && !regime.has_room_for_invited() {
+            return Err(NotOpen::NoRoom);
+        }
+        Ok(invitation)
+    }
+
+    fn pause(&self, paused: bool) -> Result<(), String> {
+        let done = email_queue::pause(&self.parts.data, paused).map_err(|error| chain(&error));
+        if done.is_ok() {
+            tracing::info!(paused, "invitations paused or resumed by hand");
+        }
+        done
+    }
+
+    /// Writes entries, after those that could not be written before. Returns whether these are on disk.
+    fn write(&mut self, entries: Vec<Entry<'static>>) -> bool {
+        let Some(files) = &mut self.files else { return entries.is_empty() };
+        let before = self.unwritten.len();
+        self.unwritten.extend(entries);
+        let written = files.append(&self.unwritten);
+        let done = written.is_ok();
+        if done {
+            self.unwritten.clear();
+        } else {
+            self.unwritten.truncate(before);
+        }
+        if done || before < self.unwritten.len() || !done {
+            self.failing(written.as_ref().err());
+        }
+        done
+    }
+
+    /// Deletes what is too old, and the addresses of those who asked for it.
+    fn tidy(&mut self, regime: &Regime, now: Now) {
+        if self.tidied.is_some_and(|last| now.mono.since(last) < TIDY_EVERY) {
+            return;
+        }
+        self.tidied = Some(now.mono);
+        let before = now.wall.minus(regime.policy.email_queue.retention.max(regime.policy.invitations.expires));
+        if let Some(files) = &mut self.files {
+            match files.expire(before) {
+                Ok(0) => {}
+                Ok(lines) => tracing::info!(lines, "lines of the ledger older than email_queue.retention deleted"),
+                Err(error) => tracing::error!(error = %chain(&error), "old lines of the ledger could not be deleted"),
+            }
+        }
+        if !self.left.is_empty() {
+            let (data, ids) = (self.parts.data.clone(), std::mem::take(&mut self.left));
+            // it may have to rewrite gigabytes
+            drop(tokio::task::spawn_blocking(move || match email_queue::forget(&data, Forget::Rows(&ids)) {
+                Ok(0) => {}
+                Ok(rows) => tracing::info!(rows, "addresses deleted, as was asked for"),
+                Err(error) => tracing::error!(error = %chain(&error), "addresses that were to be deleted could not be"),
+            }));
+        }
+    }
+
+    fn held(&mut self, held: Option<Held>) {
+        let was = std::mem::replace(&mut self.held, held);
+        let name = |held: Option<Held>| held.map(Held::name);
+        if name(was) != name(held) {
+            tracing::debug!(held = name(held), "invitations");
+        }
+    }
+
+    /// How the last attempt has ended: a change is logged.
+    fn failing(&mut self, error: Option<&StoreError>) {
+        let was = std::mem::replace(&mut self.failing, error.is_some());
+        match error {
+            Some(error) if !was => {
+                tracing::error!(error = %chain(error), "the ledger of invitations can't be kept: none is sent, and no code is redeemed");
+            }
+            None if was => tracing::info!("the ledger of invitations can be kept again"),
+            Some(_) | None => {}
+        }
+    }
+
+    fn show(&self, regime: &Regime, now: Now) {
+        let waiting = self.parts.addresses.load(Ordering::Relaxed).saturating_sub(self.rows.done());
+        let oldest = self.rows.oldest().filter(|_| waiting > 0);
+        let outstanding = self.pacing.outstanding.count();
+        let metrics = &self.parts.metrics;
+        #[expect(clippy::cast_precision_loss, reason = "counts")]
+        {
+            metrics.set(Gauge::EmailsWaiting, waiting as f64);
+            metrics.set(Gauge::InvitationsOutstanding, outstanding as f64);
+        }
+        metrics.set(Gauge::EmailsOldestAge, oldest.map_or(0.0, |oldest| now.wall.since(oldest).as_secs_f64()));
+        let held = if self.failing {
+            Some("storage")
+        } else if !self.handing.can_send() {
+            Some(if regime.policy.invitations.is_set_up() { "mail_server" } else { "not_set_up" })
+        } else {
+            self.held.map(Held::name)
+        };
+        self.standing.store(Arc::new(Standing {
+            by: self.handing.name(),
+            paused: is_paused(&self.parts.data),
+            held,
+            trouble: self.handing.trouble(),
+            waiting,
+            oldest,
+            totals: self.ledger.totals(),
+            outstanding,
+        }));
+    }
+}
+
+type Answer<T> = oneshot::Sender<Result<T, NotOpen>>;
+type Redeeming = (Code, Invitation, Event, Answer<Pass>);
+
+/// The same for who repeats it.
+fn pass(invitation: &Invitation, now: Now) -> Pass {
+    Pass::invited(invitation.id, batch_of(invitation.sent), invitation.redeemed.unwrap_or(now.wall))
+}
+
+fn is_paused(data: &std::path::Path) -> bool {
+    email_queue::is_paused(data)
+}
+
+/// For how long a tick reads rows, if there are many.
+const READ_ON: Duration = Duration::from_millis(100);
+
+/// In 0 to 1.
+#[expect(clippy::cast_precision_loss, reason = "a random share")]
+fn draw() -> f64 {
+    random().map_or(0.5, |number| (number >> 11) as f64 / 2f64.powi(53))
+}

@@ -1,0 +1,138 @@
+//! The rows of the email queue that are not invited yet, in order of arrival, with a bounded number of them in memory.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::Path;
+
+use crate::rules::invites::Code;
+use crate::rules::keyring::CodeKey;
+use crate::rules::ledger::{Delivery, Ledger};
+use crate::rules::time::UnixTime;
+use crate::rules::token::VisitorId;
+use crate::store::StoreError;
+use crate::store::email_queue::{Progress, Reader, Row, directory_of};
+
+/// Who is to be invited.
+#[derive(Clone, Debug)]
+pub(super) struct Addressee {
+    pub(super) id: VisitorId,
+    pub(super) code: Code,
+    /// When the address was taken.
+    pub(super) at: UnixTime,
+    pub(super) email: Box<str>,
+    pub(super) language: Option<Box<str>>,
+    /// The page asked for.
+    pub(super) path: Option<Box<str>>,
+}
+
+/// The rows.
+#[derive(Debug)]
+pub(super) struct Rows {
+    reader: Reader,
+    fresh: VecDeque<Addressee>,
+    /// Tried, and to be tried again: not before when.
+    due: BTreeMap<(UnixTime, VisitorId), Addressee>,
+    on_their_way: HashSet<VisitorId>,
+    /// Of those that were read, how many need nothing more.
+    done: u64,
+}
+
+/// Rows that are kept in memory at the most, each in some 200 bytes.
+const FRESH_MAX: usize = 4096;
+const DUE_MAX: usize = 16_384;
+
+impl Rows {
+    pub(super) fn new(data: &Path) -> Self {
+        Self {
+            reader: Reader::new(directory_of(data)),
+            fresh: VecDeque::new(),
+            due: BTreeMap::new(),
+            on_their_way: HashSet::new(),
+            done: 0,
+        }
+    }
+
+    /// Begins with the first row again. What is on its way stays so.
+    pub(super) fn restart(&mut self, data: &Path) {
+        *self = Self { on_their_way: std::mem::take(&mut self.on_their_way), ..Self::new(data) };
+    }
+
+    /// Reads on, until there is enough to do. Returns whether there may be more to read at once.
+    pub(super) fn read_on(&mut self, ledger: &Ledger, codes: &CodeKey) -> Result<bool, StoreError> {
+        if self.fresh.len() >= FRESH_MAX || self.due.len() >= DUE_MAX {
+            return Ok(false);
+        }
+        let Self { reader, fresh, due, on_their_way, done } = self;
+        let progress = reader.read_on(|row| {
+            let code = codes.of(row.id);
+            if on_their_way.contains(&row.id) {
+                return;
+            }
+            match ledger.delivery(code) {
+                Delivery::Done => *done += 1,
+                Delivery::New => fresh.push_back(Addressee::of(row, code)),
+                Delivery::Due(attempts) => {
+                    due.insert((attempts.again, row.id), Addressee::of(row, code));
+                }
+            }
+        })?;
+        if progress == Progress::Restarted {
+            (fresh.clear(), due.clear());
+            *done = 0;
+        }
+        Ok(progress != Progress::All)
+    }
+
+    /// The next one: first who has been tried, then in order of arrival. It is on its way from now on.
+    pub(super) fn next(&mut self, now: UnixTime) -> Option<Addressee> {
+        let due = self.due.first_key_value().is_some_and(|(&(again, _), _)| again <= now);
+        let next = if due { self.due.pop_first().map(|(_, next)| next) } else { self.fresh.pop_front() }?;
+        self.on_their_way.insert(next.id);
+        Some(next)
+    }
+
+    /// It could not be begun: it is the next again.
+    pub(super) fn put_back(&mut self, addressee: Addressee) {
+        self.on_their_way.remove(&addressee.id);
+        self.fresh.push_front(addressee);
+    }
+
+    /// It is to be tried again.
+    pub(super) fn defer(&mut self, addressee: Addressee, again: UnixTime) {
+        self.on_their_way.remove(&addressee.id);
+        self.due.insert((again, addressee.id), addressee);
+    }
+
+    /// It needs nothing more.
+    pub(super) fn finish(&mut self, id: VisitorId) {
+        self.on_their_way.remove(&id);
+        self.done += 1;
+    }
+
+    /// How many need nothing more, of those that were read.
+    pub(super) const fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// When the first of those who wait was taken.
+    pub(super) fn oldest(&self) -> Option<UnixTime> {
+        self.fresh.front().into_iter().chain(self.due.values()).map(|waits| waits.at).min()
+    }
+
+    /// How many are on their way.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.on_their_way.len()
+    }
+}
+
+impl Addressee {
+    fn of(row: Row<'_>, code: Code) -> Self {
+        Self {
+            id: row.id,
+            code,
+            at: row.at,
+            email: row.email.into(),
+            language: row.language.map(Into::into),
+            path: row.path.map(Into::into),
+        }
+    }
+}

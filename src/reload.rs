@@ -1,11 +1,13 @@
-//! Reload: reads gate.yaml, the template and the keys again, and publishes them together, or not at all.
+//! Reload: reads gate.yaml, the templates and the keys again, and publishes them together, or not at all.
 //!
 //! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
 //! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
 //!
 //! Always holds: what is rejected changes nothing. All of it blocks on the disk: run it where that is allowed.
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +17,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::gate::Gate;
 use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
-use crate::page::{EmailTerms, Pages};
+use crate::page::{EmailTerms, LETTER_FILES_MAX, LetterFile, Pages, TEMPLATE_BYTES_MAX};
 use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
 use crate::rules::policy::{MaxInFlight, Policy};
@@ -66,6 +68,7 @@ struct State {
 struct Seen {
     file: Option<u64>,
     template: Option<u64>,
+    letters: Option<u64>,
     keys: Option<u64>,
 }
 
@@ -188,16 +191,20 @@ impl Seen {
         Self {
             file: fingerprint(path),
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
+            letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
     }
 }
 
 fn fingerprint(path: &Path) -> Option<u64> {
-    let content = std::fs::read(path).ok()?;
+    std::fs::read(path).ok().map(|content| hash(&content))
+}
+
+fn hash(content: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
-    Some(hasher.finish())
+    hasher.finish()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact")]
@@ -205,16 +212,53 @@ fn seconds(time: UnixTime) -> f64 {
     (time.as_millis() / 1000) as f64
 }
 
-/// The pages of a policy: the built-in ones, or with the operator's template.
+/// The pages of a policy: the built-in ones, or with the operator's template and letters.
 ///
 /// # Errors
-/// Why the template can't be used, with its file and line.
+/// Why a template can't be used, with its file and line.
 pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
     let email = policy.email_queue.enabled.then_some(EmailTerms { retention: policy.email_queue.retention });
-    let Some(path) = &policy.waiting_room.template else { return Pages::new(None, email).map_err(|error| chain(&error)) };
-    let name = path.display().to_string();
-    let source = std::fs::read_to_string(path).map_err(|error| format!("waiting_room.template: {name}: {error}"))?;
-    Pages::new(Some((&name, &source)), email).map_err(|error| format!("waiting_room.template: {}", chain(&error)))
+    let pages = match &policy.waiting_room.template {
+        None => Pages::new(None, email).map_err(|error| chain(&error))?,
+        Some(path) => {
+            let name = path.display().to_string();
+            let source = std::fs::read_to_string(path).map_err(|error| format!("waiting_room.template: {name}: {error}"))?;
+            Pages::new(Some((&name, &source)), email).map_err(|error| format!("waiting_room.template: {}", chain(&error)))?
+        }
+    };
+    let Some(path) = &policy.invitations.templates else { return Ok(pages) };
+    let files = letter_files(path).map_err(|error| format!("invitations.templates: {error}"))?;
+    pages.with_letters(&files).map_err(|error| format!("invitations.templates: {}", chain(&error)))
+}
+
+/// The operator's letters, by name. What editors and mounts leave in a directory, hidden or ending with `~`, is passed over.
+fn letter_files(directory: &Path) -> Result<Vec<LetterFile>, String> {
+    let because = |path: &Path| {
+        let name = path.display().to_string();
+        move |error: std::io::Error| format!("{name}: {error}")
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(because(directory))? {
+        let entry = entry.map_err(because(directory))?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if file.starts_with('.') || file.ends_with('~') {
+            continue;
+        }
+        let path = entry.path();
+        let mut source = String::new();
+        // one byte more than is taken, so that a file that is too large is seen to be
+        let most = u64::try_from(TEMPLATE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+        File::open(&path).and_then(|file| file.take(most).read_to_string(&mut source)).map_err(because(&path))?;
+        files.push(LetterFile { name: path.display().to_string(), file, source });
+        if files.len() > LETTER_FILES_MAX {
+            return Err(format!("{}: holds more than {LETTER_FILES_MAX} files", directory.display()));
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("{}: holds no text, such as en.txt", directory.display()));
+    }
+    files.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(files)
 }
 
 /// Descriptors beside those of connections: files, listeners, runtimes, the admin listener's clients.

@@ -132,8 +132,8 @@ pub fn workers(policy: &Policy) -> usize {
 pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, admin } = start;
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
-    if policy.invitations.smtp.is_some() {
-        tracing::warn!("invitations.smtp is set, but the email queue and its invitations are not in this version");
+    if policy.invitations.delivery.is_some() {
+        tracing::warn!("invitations.smtp or invitations.spool is set, but invitations are not in this version");
     }
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);

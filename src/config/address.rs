@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::rules::policy::Server;
+use crate::rules::policy::{MailServer, Security, Sender, Server};
 
 use super::bounds::TEXT_MAX;
 use super::mirror::Written;
@@ -49,15 +49,35 @@ pub(super) fn server(written: &Written) -> Checked<Server> {
 }
 
 /// `invitations.smtp`. Never shown: it may hold a password.
-pub(super) fn mail_server(written: &Written) -> Checked<String> {
+///
+/// `smtp://` is safe wherever it leads: to another machine it goes on with STARTTLS or not at all. On this one it is plaintext, since
+/// nobody is in between, and a relay that is for this machine alone has no certificate that would hold. Who wants plaintext over a
+/// network, as between two containers, has to say so.
+pub(super) fn mail_server(written: &Written) -> Checked<MailServer> {
     let not_one = || "is not smtp://host:port or smtps://host:port".to_owned();
     let Written::Text(text) = written else { return Err(not_one()) };
     if text.contains('@') {
         return Err("must not hold a user or a password: write them as username and password_file".to_owned());
     }
-    let rest = text.strip_prefix("smtp://").or_else(|| text.strip_prefix("smtps://")).ok_or_else(not_one)?;
-    host_and_port(rest).ok_or_else(not_one)?;
-    Ok(text.clone())
+    let (scheme, rest) = text.split_once("://").ok_or_else(not_one)?;
+    let (host, port) = host_and_port(rest).ok_or_else(not_one)?;
+    let (security, default_port) = match scheme {
+        "smtps" => (Security::Tls, SMTPS_PORT),
+        "smtp" if is_this_machine(&host) => (Security::Plaintext, SMTP_PORT),
+        "smtp" => (Security::StartTls, SMTP_PORT),
+        "smtp+plaintext" => (Security::Plaintext, SMTP_PORT),
+        _ => return Err(not_one()),
+    };
+    Ok(MailServer { host, port: port.unwrap_or(default_port), security, label: text.clone() })
+}
+
+/// Whether what is said to a mail server stays on this machine.
+pub(super) fn is_local(server: &MailServer) -> bool {
+    is_this_machine(&server.host)
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// `invitations.site_url`; one slash at its end is dropped.
@@ -84,16 +104,28 @@ pub(super) fn domain(written: &Written) -> Checked<String> {
 }
 
 /// `invitations.from`: an address, alone or as `Name <address>`.
-pub(super) fn sender(written: &Written) -> Checked<String> {
+///
+/// The address is ASCII: another would be refused by every mail server that does not take such addresses, whoever is written to.
+pub(super) fn sender(written: &Written) -> Checked<Sender> {
     let not_one = || format!("{} is not a sender such as \"Name <no-reply@example.org>\"", shown(written));
     let text = text(written).map_err(|_| not_one())?;
-    let address = match text.strip_suffix('>') {
-        Some(rest) => rest.rsplit_once('<').ok_or_else(not_one)?.1,
-        None => text,
+    let (name, address) = match text.strip_suffix('>') {
+        Some(rest) => rest.rsplit_once('<').ok_or_else(not_one)?,
+        None => ("", text),
     };
+    let name = name.trim();
+    let name = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(name);
     let (local, host) = address.rsplit_once('@').ok_or_else(not_one)?;
-    let plain = !local.is_empty() && local.chars().all(|c| !c.is_whitespace() && !matches!(c, '<' | '>' | '@' | ',' | ';' | '"'));
-    if plain && is_host_name(host) { Ok(text.to_owned()) } else { Err(not_one()) }
+    let is_atom = |atom: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+        !atom.is_empty() && atom.bytes().all(plain)
+    };
+    let plain = local.len() <= LOCAL_BYTES_MAX && local.split('.').all(is_atom) && !host.contains('_') && is_host_name(host);
+    if !plain {
+        return Err(not_one());
+    }
+    let name = Some(name).filter(|name| !name.is_empty()).map(str::to_owned);
+    Ok(Sender { name, address: address.to_owned(), label: text.to_owned() })
 }
 
 /// One of `client.trusted_proxies`: a network, or one address.
@@ -144,6 +176,13 @@ fn is_host_name(text: &str) -> bool {
 }
 
 const HTTP_PORT: u16 = 80;
+
+/// Submission: RFC 6409, and over TLS RFC 8314.
+const SMTP_PORT: u16 = 587;
+const SMTPS_PORT: u16 = 465;
+
+/// RFC 5321, 4.5.3.1.1
+const LOCAL_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -222,10 +261,24 @@ mod tests {
 
     #[test]
     fn mail_servers() {
-        for text in ["smtp://127.0.0.1:1025", "smtps://mail.example.org", "smtp://[::1]:25"] {
-            assert_eq!(mail_server(&written(text)), Ok(text.to_owned()));
+        for (text, host, port, security) in [
+            ("smtp://127.0.0.1:1025", "127.0.0.1", 1025, Security::Plaintext),
+            ("smtp://127.8.9.1", "127.8.9.1", 587, Security::Plaintext),
+            ("smtp://[::1]:25", "::1", 25, Security::Plaintext),
+            ("smtp://[::ffff:127.0.0.1]", "::ffff:127.0.0.1", 587, Security::Plaintext),
+            ("smtp://LocalHost", "localhost", 587, Security::Plaintext),
+            ("smtps://localhost", "localhost", 465, Security::Tls),
+            ("smtps://Mail.example.org", "mail.example.org", 465, Security::Tls),
+            ("smtps://mail.example.org:587", "mail.example.org", 587, Security::Tls),
+            ("smtp://mail.example.org", "mail.example.org", 587, Security::StartTls),
+            ("smtp://192.0.2.1:25", "192.0.2.1", 25, Security::StartTls),
+            ("smtp://localhost.example.org", "localhost.example.org", 587, Security::StartTls),
+            ("smtp+plaintext://mail_1:1025", "mail_1", 1025, Security::Plaintext),
+        ] {
+            let expected = MailServer { host: host.to_owned(), port, security, label: text.to_owned() };
+            assert_eq!(mail_server(&written(text)), Ok(expected), "{text}");
         }
-        for text in ["http://x", "smtp://", "smtp://x/y", "127.0.0.1:25"] {
+        for text in ["http://x", "smtp://", "smtp://x/y", "127.0.0.1:25", "smtp+starttls://x", "smtp://x:0", "smtps:x"] {
             assert!(mail_server(&written(text)).is_err(), "{text}");
         }
     }
@@ -236,10 +289,19 @@ mod tests {
         for text in ["", ".example.org", "127.0.0.1", "a b", "a_b", "example.org.", "exa;mple", "-a"] {
             assert!(domain(&written(text)).is_err(), "{text}");
         }
-        for text in ["no-reply@example.org", "Benefits Portal <no-reply@example.org>"] {
-            assert_eq!(sender(&written(text)), Ok(text.to_owned()));
+        for (text, name, address) in [
+            ("no-reply@example.org", None, "no-reply@example.org"),
+            ("<no-reply@example.org>", None, "no-reply@example.org"),
+            ("Benefits Portal <no-reply@example.org>", Some("Benefits Portal"), "no-reply@example.org"),
+            ("\"Bürger, Amt\" <a.b+c@localhost>", Some("Bürger, Amt"), "a.b+c@localhost"),
+        ] {
+            let expected = Sender { name: name.map(str::to_owned), address: address.to_owned(), label: text.to_owned() };
+            assert_eq!(sender(&written(text)), Ok(expected));
         }
-        for text in ["", "x", "x@", "@x", "a b@x", "X <x@y", "X x@y>", "X <x@y>\nBcc: z@w", "a@b,c@d"] {
+        let long = format!("{}@example.org", "a".repeat(65));
+        for text in
+            ["", "x", "x@", "@x", "a b@x", "X <x@y", "X x@y>", "X <x@y>\nBcc: z@w", "a@b,c@d", "ü@x", "a..b@x", "a@ü.x", "a@x_y", &long]
+        {
             assert!(sender(&written(text)).is_err(), "{text}");
         }
     }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Policy, Revoked,
-    Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, Client, Delivery, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, Login, MailServer,
+    MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -147,14 +147,20 @@ fn print_email_queue(yaml: &mut Yaml, EmailQueue { enabled, retention, posts_per
 }
 
 fn print_invitations(yaml: &mut Yaml, invitations: &Invitations) {
-    let Invitations { site_url, smtp, username, password_file, from, below, settle, rate, share, expected_redemption, expires } =
-        invitations;
+    let Invitations { site_url, from, delivery, templates, below, settle, rate, share, expected_redemption, expires } = invitations;
+    let (server, login, spool) = match delivery {
+        None => (None, None, None),
+        Some(Delivery::Smtp { server, login }) => (Some(server), login.as_ref(), None),
+        Some(Delivery::Spool(directory)) => (None, None, Some(directory)),
+    };
     yaml.section("invitations", |yaml| {
-        yaml.optional("smtp", smtp.as_deref().map(quoted));
-        yaml.optional("username", username.as_deref().map(quoted));
-        yaml.optional("password_file", password_file.as_deref().map(path));
-        yaml.optional("from", from.as_deref().map(quoted));
+        yaml.optional("smtp", server.map(|MailServer { label, .. }| quoted(label)));
+        yaml.optional("username", login.map(|Login { username, .. }| quoted(username)));
+        yaml.optional("password_file", login.map(|Login { password_file, .. }| path(password_file)));
+        yaml.optional("spool", spool.map(|directory| path(directory)));
+        yaml.optional("from", from.as_ref().map(|Sender { label, .. }| quoted(label)));
         yaml.optional("site_url", site_url.as_deref().map(quoted));
+        yaml.optional("templates", templates.as_deref().map(path));
         yaml.key("below", below);
         yaml.key("settle", print_duration(*settle));
         yaml.key("rate", rate);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::policy::{Admin, Buffer, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Revoked, Shutdown, SlotQueue};
+use crate::rules::policy::{
+    Admin, Buffer, Delivery, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Revoked, Security, Shutdown, SlotQueue,
+};
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
 
@@ -40,6 +42,7 @@ invitations:
   password_file: secrets/smtp
   from: "Bürger <no-reply@example.org>"
   site_url: https://www.example.org/
+  templates: letters
   below: 0.5
   settle: 0s
   rate: 0.1
@@ -145,8 +148,10 @@ invitations:
   smtp: null
   username: null
   password_file: null
+  spool: null
   from: null
   site_url: null
+  templates: null
   below: 0.6
   settle: 1m
   rate: 10
@@ -199,6 +204,13 @@ fn every_key_is_taken_over() {
     assert_eq!(policy.waiting_room.template.as_deref(), Some(Path::new("/etc/gate/./room.html")));
     assert!(!policy.email_queue.enabled);
     assert_eq!(policy.invitations.site_url.as_deref(), Some("https://www.example.org"));
+    assert_eq!(policy.invitations.templates.as_deref(), Some(Path::new("/etc/gate/letters")));
+    let outgoing = policy.invitations.outgoing().unwrap();
+    assert_eq!((outgoing.site_url, outgoing.from.name.as_deref()), ("https://www.example.org", Some("Bürger")));
+    let Delivery::Smtp { server, login } = outgoing.delivery else { panic!("{outgoing:?}") };
+    assert_eq!((server.host.as_str(), server.port, server.security), ("mail.example.org", 465, Security::Tls));
+    let login = login.as_ref().unwrap();
+    assert_eq!((login.username.as_str(), login.password_file.as_path()), ("portal", Path::new("/etc/gate/secrets/smtp")));
     assert_eq!(policy.invitations.settle, Duration::ZERO);
     assert_eq!(policy.bypass.revoked, [Revoked::Pass(1), Revoked::Batch(15)]);
     assert_eq!(policy.client.trusted_proxies.len(), 3);
@@ -209,7 +221,8 @@ fn every_key_is_taken_over() {
 
 #[test]
 fn the_effective_policy_reads_back_as_the_same_policy() {
-    for text in [LEAST, FULL, EXAMPLE, &format!("{LEAST}routes: []\nlog: {{ access: all, format: text }}\n")] {
+    let spool = format!("{LEAST}invitations: {{ spool: out, from: a@b, site_url: http://a }}\n");
+    for text in [LEAST, FULL, EXAMPLE, &spool, &format!("{LEAST}routes: []\nlog: {{ access: all, format: text }}\n")] {
         let first = policy(text);
         let printed = effective(&first);
         let second = policy(&printed);
@@ -222,9 +235,9 @@ fn the_effective_policy_reads_back_as_the_same_policy() {
 fn the_full_file_differs_from_the_defaults_in_every_key() {
     let (full, least) = (effective(&policy(FULL)), effective(&policy(LEAST)));
     let lines: BTreeSet<&str> = least.lines().filter(|line| !line.ends_with(':')).collect();
-    // two keys of the same name and depth may have each other's default
+    // two keys of the same name and depth may have each other's default, and of two that exclude each other one is not set
     let same: Vec<&str> = full.lines().filter(|line| lines.contains(line)).collect();
-    assert_eq!(same, ["    - \"http://127.0.0.1:3000\"", "  order: lottery"]);
+    assert_eq!(same, ["    - \"http://127.0.0.1:3000\"", "  order: lottery", "  spool: null"]);
 }
 
 #[test]
@@ -411,6 +424,12 @@ fn each_bound_is_held() {
         ("invitations: { expires: 59s }", "invitations.expires: 59s is below 1m"),
         ("invitations: { from: nobody }", "invitations.from: \"nobody\" is not a sender"),
         ("invitations: { site_url: example.org }", "invitations.site_url: \"example.org\" is not a URL"),
+        (
+            "invitations: { smtp: smtp://a:0, from: a@b, site_url: http://a }",
+            "invitations.smtp: is not smtp://host:port or smtps://host:port",
+        ),
+        ("invitations: { spool: '', from: a@b, site_url: http://a }", "invitations.spool: is empty: a path is expected"),
+        ("invitations: { templates: [] }", "invitations.templates: is a list: a path is expected"),
         ("bypass: { revoked: [1234567890123456] }", "bypass.revoked[0]: a number: write the id in quotes"),
         ("bypass: { revoked: x }", "bypass.revoked: is a text: a list is expected"),
         ("client: { trusted_proxies: [10.0.0.1/8] }", "client.trusted_proxies[0]: 10.0.0.1/8 is an address within a network"),
@@ -467,6 +486,16 @@ fn settings_that_contradict_each_other_are_refused() {
         ("session: { limit: 10m }", "1:19: session.limit: 10m is below session.idle, which is 20m"),
         ("session: { idle: 30s, active: 1m }", "1:18: session.idle: 30s is below session.active, which is 1m"),
         ("invitations: { smtp: smtp://a, from: a@b }", "1:22: invitations.smtp: needs invitations.site_url beside it"),
+        ("invitations: { spool: a, from: a@b }", "1:23: invitations.spool: needs invitations.site_url beside it"),
+        ("invitations: { spool: a, site_url: http://a }", "1:23: invitations.spool: needs invitations.from beside it"),
+        (
+            "invitations: { smtp: smtp://a, spool: a, from: a@b, site_url: http://a }",
+            "1:39: invitations.spool: excludes invitations.smtp: write one of them",
+        ),
+        (
+            "invitations: { smtp: smtp+plaintext://a, username: a, password_file: a, from: a@b, site_url: http://a }",
+            "1:52: invitations.username: would go over the network in plaintext: write smtps://, or smtp:// for STARTTLS",
+        ),
         ("invitations: { password_file: a }", "1:31: invitations.password_file: needs invitations.username beside it"),
     ] {
         assert_eq!(errors_beside(text), format!("gate.yaml:{expected}"));
@@ -700,8 +729,10 @@ fn keys(written: &Written, path: &str, into: &mut BTreeSet<String>) {
 #[test]
 fn the_example_shows_every_key_and_no_other() {
     let text = example_in_full();
-    // no key of it is unknown to the code
-    let full = policy(&text);
+    // no key of it is unknown to the code; two of them exclude each other
+    let excluded = "  spool: outgoing\n";
+    assert!(text.contains(excluded));
+    let full = policy(&text.replace(excluded, ""));
     assert_eq!(full.admission.mode, Mode::Fixed(0.25));
     let (places, written) = read(&text, "gate.yaml").unwrap();
     let mut shown = BTreeSet::new();

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Policy,
-    Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, Client, Delivery, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, Login, MaxInFlight, Mode,
+    Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 
@@ -220,11 +220,10 @@ fn email_queue(mut section: Section<'_>) -> EmailQueue {
 
 fn invitations(mut section: Section<'_>, base: &Path) -> Invitations {
     let invitations = Invitations {
-        site_url: section.optional("site_url", address::site_url),
-        smtp: section.optional("smtp", address::mail_server),
-        username: section.optional("username", value::unshown_text),
-        password_file: section.optional("password_file", value::path(base)),
+        delivery: delivery(&mut section, base),
         from: section.optional("from", address::sender),
+        site_url: section.optional("site_url", address::site_url),
+        templates: section.optional("templates", value::path(base)),
         below: section.read("below", 0.6, ratio),
         settle: section.read("settle", secs(60), duration(bounds::SETTLE)),
         rate: section.read("rate", 10.0, number(bounds::INVITATION_RATE)),
@@ -232,15 +231,37 @@ fn invitations(mut section: Section<'_>, base: &Path) -> Invitations {
         expected_redemption: section.read("expected_redemption", 0.3, ratio),
         expires: section.read("expires", days(2), duration(bounds::EXPIRES)),
     };
-    for (key, needed) in
-        [("smtp", "from"), ("smtp", "site_url"), ("username", "smtp"), ("username", "password_file"), ("password_file", "username")]
-    {
+    for (key, needed) in [
+        ("smtp", "from"),
+        ("smtp", "site_url"),
+        ("spool", "from"),
+        ("spool", "site_url"),
+        ("username", "smtp"),
+        ("username", "password_file"),
+        ("password_file", "username"),
+    ] {
         if section.has(key) && !section.has(needed) {
             section.fault(key, format!("needs invitations.{needed} beside it"));
         }
     }
     section.finish();
     invitations
+}
+
+/// `smtp` with `username` and `password_file`, or `spool`.
+fn delivery(section: &mut Section<'_>, base: &Path) -> Option<Delivery> {
+    let server = section.optional("smtp", address::mail_server);
+    let username = section.optional("username", value::unshown_text);
+    let password_file = section.optional("password_file", value::path(base));
+    let spool = section.optional("spool", value::path(base));
+    if section.has("smtp") && section.has("spool") {
+        section.fault("spool", "excludes invitations.smtp: write one of them".to_owned());
+    }
+    if username.is_some() && server.as_ref().is_some_and(|server| server.security == Security::Plaintext && !address::is_local(server)) {
+        section.fault("username", "would go over the network in plaintext: write smtps://, or smtp:// for STARTTLS".to_owned());
+    }
+    let login = username.zip(password_file).map(|(username, password_file)| Login { username, password_file });
+    server.map(|server| Delivery::Smtp { server, login }).or_else(|| spool.map(Delivery::Spool))
 }
 
 fn bypass(mut section: Section<'_>) -> Bypass {

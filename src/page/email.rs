@@ -112,7 +112,7 @@ impl From<Bytes> for WaitingPage {
 /// Stands in a rendered waiting page for what the form carries.
 pub(super) const FIELDS: &str = "<!-- the fields of one visitor -->";
 
-fn escape(html: &mut Vec<u8>, text: &str) {
+pub(super) fn escape(html: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'&' => html.extend_from_slice(b"&amp;"),

@@ -18,11 +18,14 @@
 //! | `email_form` | the form for an email address, in the states `waiting` and `closed` if addresses are taken; else empty |
 //! | `built_in_head`, `built_in_mark`, `built_in_sea` | the built-in page's head without its title, its emblem, its drawing |
 //!
-//! Absent: headers (`Refresh`, `Retry-After` and caching are the caller's), includes, macros, scripts of an operator's, languages other than
-//! English.
+//! `letter.rs` is the letter of an invitation. It follows the same rules, and is the one thing here that is told in several languages.
+//!
+//! Absent: headers (`Refresh`, `Retry-After` and caching are the caller's), includes, macros, scripts of an operator's, pages in languages
+//! other than English.
 
 mod email;
 mod failure;
+mod letter;
 mod plain;
 mod view;
 
@@ -38,10 +41,12 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context};
 
 pub use email::{EmailState, EmailTerms, EmailView, FormFields, WaitingPage};
 pub use failure::FailureKind;
+pub use letter::{LETTER_FILES_MAX, Letter, LetterFile, LetterView, SUBJECT_CHARS_MAX};
 pub use plain::{WaitingJson, email_json, email_text, failure_text, shed_json, shed_text, waiting_json, waiting_text};
 pub use view::{LandingState, LandingView, LeaveState, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
 
 use email::{FIELDS, PROMISE, in_units};
+use letter::Letters;
 use view::in_seconds;
 
 /// The most bytes of an operator's template: a page for a crowd is small.
@@ -68,6 +73,7 @@ pub struct Pages {
     too_many: BySeconds,
     policies: Policies,
     email: Option<EmailTerms>,
+    letters: Letters,
 }
 
 /// Which page is shown: they have different security policies.
@@ -154,7 +160,8 @@ impl Pages {
         let takes_form = waiting.get_template(name).is_ok_and(|template| template.undeclared_variables(false).contains("email_form"));
         let policies = Policies::new(template.is_some(), email.is_some() && takes_form);
         let waiting_name = name.to_owned();
-        let pages = Self { waiting, waiting_name, built_in, shed, shed_unsafe, failures, too_many, policies, email };
+        let letters = Letters::built_in()?;
+        let pages = Self { waiting, waiting_name, built_in, shed, shed_unsafe, failures, too_many, policies, email, letters };
         pages.rehearse(source)?;
         Ok(pages)
     }
@@ -369,10 +376,16 @@ fn every_view() -> impl Iterator<Item = WaitingView> {
     })
 }
 
-fn environment() -> Environment<'static> {
+/// In which nothing runs for ever, and a name that doesn't exist is an error.
+fn base_environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL));
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = base_environment();
     // whatever the file is called
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_global("built_in_head", Value::from_safe_string(format!("{HEAD}<style>{}</style>", style())));

@@ -1,6 +1,6 @@
 //! The policy: what the operator asked for, valid by construction. `config/` makes it from gate.yaml; every later room trusts it.
 //!
-//! Absent: anything that is measured (that is the regime's) and anything that is read from another file (keys, template, token).
+//! Absent: anything that is measured (that is the regime's) and anything that is read from another file (keys, templates, token, password).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -242,14 +242,12 @@ pub struct EmailQueue {
 pub struct Invitations {
     /// What a link in an email, or from `mint`, starts with; no trailing slash.
     pub site_url: Option<String>,
-    /// Mail server: `smtp://` or `smtps://`.
-    pub smtp: Option<String>,
-    /// Name for the mail server.
-    pub username: Option<String>,
-    /// File with the password for the mail server.
-    pub password_file: Option<PathBuf>,
-    /// Sender of the invitations.
-    pub from: Option<String>,
+    /// Who invitations come from.
+    pub from: Option<Sender>,
+    /// How invitations leave; where it is set, so are `from` and `site_url`.
+    pub delivery: Option<Delivery>,
+    /// Directory of the operator's texts, else the built-in ones.
+    pub templates: Option<PathBuf>,
     /// Invite while the load is under this.
     pub below: f64,
     /// And has been for so long.
@@ -262,6 +260,83 @@ pub struct Invitations {
     pub expected_redemption: f64,
     /// How long a code holds.
     pub expires: Duration,
+}
+
+impl Invitations {
+    /// All that sending needs; `None` if nothing is to be sent.
+    #[must_use]
+    pub fn outgoing(&self) -> Option<Outgoing<'_>> {
+        Some(Outgoing { delivery: self.delivery.as_ref()?, from: self.from.as_ref()?, site_url: self.site_url.as_deref()? })
+    }
+}
+
+/// [`Invitations::outgoing`]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outgoing<'a> {
+    /// How an invitation leaves.
+    pub delivery: &'a Delivery,
+    /// Who it comes from.
+    pub from: &'a Sender,
+    /// What its links start with.
+    pub site_url: &'a str,
+}
+
+/// `invitations.from`: an address, alone or as `Name <address>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// What stands before the address, without quotes.
+    pub name: Option<String>,
+    /// The address, in ASCII.
+    pub address: String,
+    /// As the operator wrote it.
+    pub label: String,
+}
+
+/// How an invitation leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// `invitations.smtp`
+    Smtp {
+        /// The mail server.
+        server: MailServer,
+        /// Who we are to it. Never set where it would go over a network in plaintext.
+        login: Option<Login>,
+    },
+    /// `invitations.spool`: a directory of messages that the operator's own tools send.
+    Spool(PathBuf),
+}
+
+/// `invitations.smtp`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailServer {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// Port; if none was written, 465 for `smtps` and else 587.
+    pub port: u16,
+    /// Whether others on the way can read along.
+    pub security: Security,
+    /// As the operator wrote it.
+    pub label: String,
+}
+
+/// What is between us and the mail server. Certificates are always verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Nothing: `smtp://` to this machine, or `smtp+plaintext://` to any.
+    Plaintext,
+    /// TLS after a greeting in plaintext, and nothing without it: `smtp://` to another machine.
+    StartTls,
+    /// TLS from the first byte: `smtps://`.
+    Tls,
+}
+
+/// `invitations.username` and `invitations.password_file`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Name for the mail server.
+    pub username: String,
+    /// File with the password for it.
+    pub password_file: PathBuf,
 }
 
 /// `bypass`

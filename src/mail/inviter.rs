@@ -20,7 +20,7 @@ use super::handing::{Handed, Handing};
 use super::invitations::{Ask, NotOpen, Standing};
 use super::rows::{Addressee, Rows};
 use super::transport::NotSent;
-use super::writer::random;
+use super::random;
 use crate::clock::Clock;
 use crate::gate::{Gate, Regime};
 use crate::metrics::{Count, Gauge, InvitationResult, Metrics, Shard};
@@ -154,6 +154,7 @@ impl Inviter {
         self.open_ledger(&regime);
         self.handing.follow(&regime.policy.invitations, now.mono);
         self.write(Vec::new());
+        self.probe();
         self.ledger.forget_repeats(now);
         if self.files.is_some() {
             self.read_rows(&regime);
@@ -165,8 +166,9 @@ impl Inviter {
 
     /// Opens the ledger if it is not open, and reads it if that was not done, or lines were taken out of it.
     fn open_ledger(&mut self, regime: &Regime) {
-        let result = self.try_open_ledger(regime);
-        self.failing(result.as_ref().err());
+        if let Err(error) = self.try_open_ledger(regime) {
+            self.failing(Some(&error));
+        }
     }
 
     fn try_open_ledger(&mut self, regime: &Regime) -> Result<(), StoreError> {
@@ -214,10 +216,7 @@ impl Inviter {
             match self.rows.read_on(&self.ledger, regime.keys.codes()) {
                 Ok(true) if self.parts.clock.moment().since(began) < READ_ON => {}
                 Ok(_) => return,
-                Err(error) => {
-                    self.failing(Some(&error));
-                    return;
-                }
+                Err(error) => return self.failing(Some(&error)),
             }
         }
     }
@@ -225,7 +224,7 @@ impl Inviter {
     /// Sends as many as may be sent now.
     fn invite(&mut self, regime: &Regime, now: Now, seconds: f64) {
         let policy = &regime.policy.invitations;
-        let settings = Settings::of(policy, is_paused(&self.parts.data));
+        let settings = Settings::of(policy, email_queue::paused_since(&self.parts.data).is_some());
         let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
         self.held(pace.held);
         let may = usize::try_from(pace.allowance).unwrap_or(usize::MAX);
@@ -255,7 +254,7 @@ impl Inviter {
                 self.pacing.outstanding.invited(now.wall, until);
             }
             self.ledger.apply(to.code, to.id, now.wall, Event::Sending { until });
-            match self.handing.send(regime, to, until) {
+            match self.handing.send(regime, to, until, now.wall) {
                 Ok(send) => drop(self.sends.spawn(send)),
                 Err(handed) => self.settle(vec![Ok(handed)]),
             }
@@ -363,6 +362,9 @@ impl Inviter {
                             passes.push((code, invitation, event, answer));
                         }
                     },
+                    Ask::Leave { id, answer } if self.files.is_some() && self.ledger.has_left(regime.keys.codes().of(id)) => {
+                        drop(answer.send(Ok(())));
+                    }
                     Ask::Leave { id, answer } => {
                         entries.push(Entry { id, at: now.wall, event: Event::Left, reason: None });
                         leaving.push((id, answer));
@@ -425,20 +427,24 @@ impl Inviter {
 
     /// Writes entries, after those that could not be written before. Returns whether these are on disk.
     fn write(&mut self, entries: Vec<Entry<'static>>) -> bool {
-        let Some(files) = &mut self.files else { return entries.is_empty() };
+        if entries.is_empty() && self.unwritten.is_empty() {
+            return true;
+        }
+        let Some(files) = &mut self.files else { return false };
         let before = self.unwritten.len();
         self.unwritten.extend(entries);
         let written = files.append(&self.unwritten);
-        let done = written.is_ok();
-        if done {
-            self.unwritten.clear();
-        } else {
-            self.unwritten.truncate(before);
+        self.unwritten.truncate(if written.is_ok() { 0 } else { before });
+        self.failing(written.as_ref().err());
+        written.is_ok()
+    }
+
+    /// Finds out whether what failed would work now, if nothing is to be written.
+    fn probe(&mut self) {
+        if let (true, Some(files)) = (self.failing && self.unwritten.is_empty(), &self.files) {
+            let probed = files.probe();
+            self.failing(probed.as_ref().err());
         }
-        if done || before < self.unwritten.len() || !done {
-            self.failing(written.as_ref().err());
-        }
-        done
     }
 
     /// Deletes what is too old, and the addresses of those who asked for it.
@@ -499,14 +505,16 @@ impl Inviter {
         metrics.set(Gauge::EmailsOldestAge, oldest.map_or(0.0, |oldest| now.wall.since(oldest).as_secs_f64()));
         let held = if self.failing {
             Some("storage")
-        } else if !self.handing.can_send() {
-            Some(if regime.policy.invitations.is_set_up() { "mail_server" } else { "not_set_up" })
+        } else if self.handing.name().is_none() {
+            Some("not_set_up")
+        } else if !self.handing.works() {
+            Some("delivery")
         } else {
             self.held.map(Held::name)
         };
         self.standing.store(Arc::new(Standing {
             by: self.handing.name(),
-            paused: is_paused(&self.parts.data),
+            paused: email_queue::paused_since(&self.parts.data).is_some(),
             held,
             trouble: self.handing.trouble(),
             waiting,
@@ -523,10 +531,6 @@ type Redeeming = (Code, Invitation, Event, Answer<Pass>);
 /// The same for who repeats it.
 fn pass(invitation: &Invitation, now: Now) -> Pass {
     Pass::invited(invitation.id, batch_of(invitation.sent), invitation.redeemed.unwrap_or(now.wall))
-}
-
-fn is_paused(data: &std::path::Path) -> bool {
-    email_queue::is_paused(data)
 }
 
 /// For how long a tick reads rows, if there are many.

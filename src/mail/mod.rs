@@ -1,10 +1,18 @@
-//! The email queue at work: one thread writes down what visitors post, many rows with one sync of the disk, and answers only then.
+//! The email queue at work: one thread writes down what visitors post, many rows with one sync of the disk, and answers only then. Another
+//! invites them back when the site has room, and lets in who comes with a code.
 //!
-//! Always holds: who was told that an address is taken finds it on disk, and nobody waits for the disk but those who post.
+//! Always holds: who was told that an address is taken finds it on disk, and nobody waits for the disk but those who post or redeem. What
+//! either thread says has happened is in files that a crash leaves whole.
 //!
-//! Absent: pages and forms (`proxy/`), and the files themselves (`store/email_queue`).
+//! Absent: pages and forms (`proxy/`), the files themselves (`store/email_queue`), and when and whom to invite (`rules/pacing.rs`).
 
+mod handing;
+mod invitations;
+mod inviter;
+mod message;
+mod rows;
 mod tickets;
+mod transport;
 mod writer;
 
 use std::path::PathBuf;
@@ -24,6 +32,8 @@ use crate::rules::policy::EmailQueue;
 use crate::rules::token::VisitorId;
 
 use writer::{Command, Job, Writer};
+
+pub use invitations::{Invitations, InviterParts, NotOpen, Standing};
 
 /// The email queue, shared by all workers. Its thread ends when it is dropped, after what was posted is written.
 #[derive(Debug)]
@@ -50,6 +60,8 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     /// Where it is shown how the queue stands.
     pub metrics: Arc<Metrics>,
+    /// Where it is told how many addresses the queue holds.
+    pub addresses: Arc<AtomicU64>,
 }
 
 /// What a visitor has posted.
@@ -124,6 +136,13 @@ impl Mail {
             tracing::error!("the thread of the email queue has panicked");
         }
     }
+}
+
+/// A random number.
+fn random() -> Option<u64> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(u64::from_be_bytes(bytes))
 }
 
 impl Drop for Mail {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::tickets::Tickets;
-use super::{NotTaken, Parts, Posted, Settings};
+use super::{NotTaken, Parts, Posted, Settings, random};
 use crate::metrics::Gauge;
 use crate::rules::email::fold;
 use crate::rules::time::{Moment, UnixTime};
@@ -98,8 +98,8 @@ impl Writer {
             let address = hash.of(&fold(posted.address.as_str())) as u64;
             if !self.tickets.may_bring(posted.ticket.0, address, per_ticket) {
                 answer.send(Err(NotTaken::TicketFull)).ok();
-            } else if let Some(id) = random_id() {
-                rows.push(row(posted, id, at));
+            } else if let Some(id) = random() {
+                rows.push(row(posted, VisitorId(id), at));
                 answers.push(answer);
             } else {
                 answer.send(Err(NotTaken::Unavailable)).ok();
@@ -181,16 +181,9 @@ impl Writer {
     fn show(&self) {
         let writable = self.queue.is_some() && !self.failing;
         self.parts.metrics.set(Gauge::EmailWritable, f64::from(u8::from(writable)));
-        #[expect(clippy::cast_precision_loss, reason = "a count of rows")]
-        let rows = self.queue.as_ref().map_or(0, EmailQueue::len) as f64;
-        self.parts.metrics.set(Gauge::EmailsWaiting, rows);
+        let rows = self.queue.as_ref().map_or(0, EmailQueue::len);
+        self.parts.addresses.store(u64::try_from(rows).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
-}
-
-fn random_id() -> Option<VisitorId> {
-    let mut id = [0; 8];
-    aws_lc_rs::rand::fill(&mut id).ok()?;
-    Some(VisitorId(u64::from_be_bytes(id)))
 }
 
 fn row(posted: Posted, id: VisitorId, at: UnixTime) -> Row<'static> {

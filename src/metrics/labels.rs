@@ -153,6 +153,10 @@ labels! {
         UriTooLong => "uri_too_long",
         /// 429: a pass over `session.rate`.
         PassRate => "pass_rate",
+        /// 429: too many codes of invitations that are none.
+        GuessRate => "guess_rate",
+        /// 429: too many wishes to have an address deleted.
+        LeaveRate => "leave_rate",
         /// 431: the request head is larger than `limits.header_bytes`, or has too many fields.
         HeadTooLarge => "head_too_large",
         /// 501: a method or an upgrade that is not implemented.

@@ -167,6 +167,12 @@ impl Ledger {
         Delivery::Due(Attempts { count: entry.attempts, first: time(entry.first), again })
     }
 
+    /// Whether who was invited wants the address deleted.
+    #[must_use]
+    pub fn has_left(&self, code: Code) -> bool {
+        self.find(code).is_some_and(|(_, entry)| entry.flags & LEFT != 0)
+    }
+
     /// The invitation that this code opens the door with, now and for who shows this ticket. It does not use it up: [`Event::Redeemed`] does.
     ///
     /// # Errors

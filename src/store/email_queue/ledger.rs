@@ -165,6 +165,14 @@ impl LedgerFiles {
         self.log.append(&text, last.at)
     }
 
+    /// Whether a line could be written now: writes something and takes it away again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        super::probe(self.log.directory())
+    }
+
     /// Whether someone has taken lines out since it was read, or it has not been read.
     ///
     /// # Errors

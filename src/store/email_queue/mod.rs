@@ -7,6 +7,7 @@
 //!   2026-01-31.1.jsonl        of the same day, after the disk had refused to write to the first
 //!   again                     grows by a byte when all who posted at a time were there already
 //!   2026-01-31.jsonl.torn-1   the end of a file that a crash has cut off: no one was told that it was taken
+//!   paused                    is there while the operator wants no invitation sent
 //!   ledger/                   what has become of the invitations, in files of the same kind
 //! ```
 //!
@@ -155,10 +156,7 @@ impl EmailQueue {
     /// # Errors
     /// Why not.
     pub fn probe(&self) -> Result<(), StoreError> {
-        let directory = self.log.directory();
-        files::write_whole(directory, PROBE, &[b' '; 4096])?;
-        let path = directory.join(PROBE);
-        std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))
+        probe(self.log.directory())
     }
 
     /// Reads the files anew if someone has rewritten one.
@@ -206,6 +204,38 @@ impl EmailQueue {
         file.write_all(b".").map_err(StoreError::io("write", &path))?;
         file.sync_data().map_err(StoreError::io("sync", &path))
     }
+}
+
+fn probe(directory: &Path) -> Result<(), StoreError> {
+    files::write_whole(directory, PROBE, &[b' '; 4096])?;
+    let path = directory.join(PROBE);
+    std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))
+}
+
+/// Has invitations paused from now on, also after a restart and by a gate that runs already; or not any more.
+///
+/// # Errors
+/// If that can't be written down.
+pub fn pause(data: &Path, paused: bool) -> Result<(), StoreError> {
+    let directory = directory_of(data);
+    if paused {
+        files::make_directory_in(data, &directory)?;
+        return files::write_whole(&directory, PAUSED, b"");
+    }
+    let path = directory.join(PAUSED);
+    if files::exists(&path)? {
+        std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        files::sync_directory(&directory)?;
+    }
+    Ok(())
+}
+
+/// Since when invitations are paused, if they are.
+#[must_use]
+pub fn paused_since(data: &Path) -> Option<UnixTime> {
+    let since = std::fs::metadata(directory_of(data).join(PAUSED)).ok()?.modified().ok()?;
+    let since = since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Some(UnixTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// As a date of the calendar; the last one there is for a clock that is beyond it.
@@ -324,6 +354,7 @@ impl Drop for Held {
 const DIRECTORY: &str = "email-queue";
 const LOCK: &str = "lock";
 const PROBE: &str = "probe";
+const PAUSED: &str = "paused";
 const AGAIN: &str = "again";
 
 /// Then it begins anew.

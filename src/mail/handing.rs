@@ -1,0 +1,167 @@
+//! How messages are handed over: by the mail server or the spool that the policy names, and with a pause while it fails.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::{Envelope, compose};
+use super::rows::Addressee;
+use super::transport::{NotSent, Transport};
+use crate::gate::Regime;
+use crate::page::LetterView;
+use crate::rules::email::Address;
+use crate::rules::policy::{Delivery, Invitations as Policy};
+use crate::rules::time::{Moment, UnixTime};
+use crate::store::chain;
+
+/// The way out.
+#[derive(Debug, Default)]
+pub(super) struct Handing {
+    /// As the policy had it when this was made.
+    made_for: Option<Policy>,
+    by: Option<Arc<Transport>>,
+    /// Failures in a row that were the server's own.
+    failures: u32,
+    /// When it is tried again.
+    again: Moment,
+    /// Why it does not work.
+    trouble: Option<String>,
+}
+
+/// A message that was handed over, or was not.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub(super) to: Addressee,
+    pub(super) result: Result<(), NotSent>,
+}
+
+/// After the server's first failure, and at the most; it doubles in between.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+impl Handing {
+    /// Takes over a policy, if it is another.
+    pub(super) fn follow(&mut self, policy: &Policy, now: Moment) {
+        if self.made_for.as_ref() == Some(policy) && (self.trouble.is_none() || self.by.is_some() || now < self.again) {
+            return;
+        }
+        let is_new = self.made_for.as_ref() != Some(policy);
+        *self = Self { made_for: Some(policy.clone()), ..Self::default() };
+        match policy.outgoing().map(|outgoing| Transport::new(&outgoing)).transpose() {
+            Ok(transport) => self.by = transport.map(Arc::new),
+            Err(error) => {
+                // a password file may be there a moment later
+                self.again = now.plus(LONGEST_PAUSE);
+                let reason = chain(&error);
+                if is_new {
+                    tracing::error!(error = reason, "no invitation can be sent");
+                }
+                self.trouble = Some(reason);
+            }
+        }
+    }
+
+    /// How many may be handed over now. While the server fails it is tried with one message, after a pause.
+    pub(super) fn may_send(&mut self, now: Moment) -> usize {
+        if self.by.is_none() || (self.failures > 0 && now < self.again) {
+            return 0;
+        }
+        if self.failures == 0 {
+            return usize::MAX;
+        }
+        // until it is known how that one has fared
+        self.again = now.plus(LONGEST_PAUSE);
+        1
+    }
+
+    /// Begins to hand a message over.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub(super) fn send(
+        &self,
+        regime: &Regime,
+        to: Addressee,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Result<impl Future<Output = Handed> + Send + 'static, Handed> {
+        let (Some(transport), Some(outgoing)) = (&self.by, regime.policy.invitations.outgoing()) else {
+            let reason = "neither invitations.smtp nor invitations.spool is set".to_owned();
+            return Err(Handed { to, result: Err(NotSent::Deferred { reason, server: true }) });
+        };
+        let made = Address::parse(&to.email).map_err(|_| "not an address".to_owned()).and_then(|address| {
+            let next = to.path.as_deref().unwrap_or("/");
+            let site_url = outgoing.site_url;
+            let (code, check) = (to.code.to_string(), regime.keys.page_check(to.code, next));
+            let mut link = format!("{site_url}/.tidegate/invitation?code={code}");
+            if next != "/" {
+                link.push_str("&next=");
+                link.extend(form_urlencoded::byte_serialize(next.as_bytes()));
+                link.push_str(&format!("&check={check:016x}"));
+            }
+            let unsubscribe = format!("{site_url}/.tidegate/unsubscribe?id={}&check={:016x}", to.id, regime.keys.leave_check(to.id));
+            let view = LetterView {
+                site_url,
+                link: &link,
+                code: &code,
+                until,
+                asked_at: to.at,
+                next: (next != "/").then_some(next),
+                unsubscribe: &unsubscribe,
+            };
+            let letter = regime.pages.letter(to.language.as_deref(), &view).map_err(|error| chain(&error))?;
+            let envelope =
+                Envelope { from: outgoing.from, to: &address, id: to.id, at: now, unsubscribe: &unsubscribe, letter: &letter };
+            compose(&envelope).map_err(|error| chain(&error))
+        });
+        match made {
+            Err(reason) => Err(Handed { to, result: Err(NotSent::Failed { reason }) }),
+            Ok(message) => {
+                let transport = Arc::clone(transport);
+                Ok(async move {
+                    let result = transport.send(&message).await;
+                    Handed { to, result }
+                })
+            }
+        }
+    }
+
+    /// How a message has fared.
+    pub(super) fn note(&mut self, result: &Result<(), NotSent>, now: Moment) {
+        let Err(NotSent::Deferred { reason, server: true }) = result else {
+            if self.failures > 0 {
+                tracing::info!("invitations can be handed over again");
+            }
+            (self.failures, self.trouble) = (0, None);
+            return;
+        };
+        if self.failures == 0 {
+            tracing::error!(error = reason, "invitations can't be handed over; they wait, and it is tried again");
+        }
+        // what failed together counts once
+        if self.failures == 0 || now < self.again {
+            self.failures = self.failures.saturating_add(1).min(16);
+        }
+        self.again = now.plus((FIRST_PAUSE * 2_u32.pow(self.failures - 1)).min(LONGEST_PAUSE));
+        self.trouble = Some(reason.clone());
+    }
+
+    /// By what.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        let outgoing = self.made_for.as_ref()?.outgoing()?;
+        Some(match outgoing.delivery {
+            Delivery::Smtp { .. } => "smtp",
+            Delivery::Spool(_) => "spool",
+        })
+    }
+
+    /// Whether it works, as far as is known.
+    pub(super) const fn works(&self) -> bool {
+        self.by.is_some() && self.failures == 0
+    }
+
+    /// Why it does not work.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
+    }
+}

@@ -24,7 +24,7 @@ use crate::admin::{self, AdminBackend, AdminState, AdminToken, ModeRequest, Relo
 use crate::clock::Clock;
 use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
-use crate::mail::{self, Mail};
+use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Stage, Worker};
 use crate::reload::{self, Parts, Reloader};
@@ -89,6 +89,7 @@ struct Shared {
     gate: Arc<Gate>,
     upstream: Arc<Upstream>,
     mail: Arc<Mail>,
+    invitations: Arc<Invitations>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
@@ -132,9 +133,6 @@ pub fn workers(policy: &Policy) -> usize {
 pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, admin } = start;
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
-    if policy.invitations.delivery.is_some() {
-        tracing::warn!("invitations.smtp or invitations.spool is set, but invitations are not in this version");
-    }
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
     let store = Store::open(&policy.data)?;
@@ -142,11 +140,25 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let remembered = remembered(&store, &policy, &clock)?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
-    let mail =
-        mail::Parts { data: policy.data.clone(), hash: keys.address_hash(), clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) };
+    let addresses = Arc::default();
+    let mail = mail::Parts {
+        data: policy.data.clone(),
+        hash: keys.address_hash(),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        addresses: Arc::clone(&addresses),
+    };
     let mail = Arc::new(Mail::start(mail, &policy.email_queue)?);
     let policy = Arc::new(policy);
     let gate = Arc::new(Gate::new(Arc::clone(&policy), keys, pages, remembered, workers, clock.now()));
+    let invitations = InviterParts {
+        data: policy.data.clone(),
+        gate: Arc::clone(&gate),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        addresses,
+    };
+    let invitations = Arc::new(Invitations::start(invitations)?);
     let memory = Arc::new(BufferMemory::new(policy.limits.buffer_memory));
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream = Upstream::new(&policy, Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
@@ -168,6 +180,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         gate,
         upstream,
         mail,
+        invitations,
         clock,
         metrics,
         connections: Arc::default(),
@@ -247,7 +260,8 @@ impl Running {
                 tracing::error!("a thread has panicked");
             }
         }
-        // nobody posts any more
+        // nobody posts or redeems any more
+        self.shared.invitations.end();
         self.shared.mail.end();
     }
 }
@@ -295,6 +309,7 @@ fn worker_thread(
         Arc::clone(&shared.connections),
         Arc::clone(memory),
         Arc::clone(&shared.mail),
+        Arc::clone(&shared.invitations),
         shared.stage.subscribe(),
         u64::from_ne_bytes(seed),
     ));

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::message::{Envelope, compose};
 use super::rows::Addressee;
-use super::transport::{NotSent, Transport};
+use super::transport::{NotSent, PATIENCE, Transport};
 use crate::gate::Regime;
 use crate::page::LetterView;
 use crate::rules::email::Address;
 use crate::rules::policy::{Delivery, Invitations as Policy};
-use crate::rules::time::{Moment, UnixTime};
+use crate::rules::time::{Moment, Now, UnixTime};
 use crate::store::chain;
 
 /// The way out.
@@ -47,7 +47,7 @@ impl Handing {
         }
         let is_new = self.made_for.as_ref() != Some(policy);
         *self = Self { made_for: Some(policy.clone()), ..Self::default() };
-        match policy.outgoing().map(|outgoing| Transport::new(&outgoing)).transpose() {
+        match policy.outgoing().map(|outgoing| Transport::new(outgoing.delivery, PATIENCE)).transpose() {
             Ok(transport) => self.by = transport.map(Arc::new),
             Err(error) => {
                 // a password file may be there a moment later
@@ -83,7 +83,7 @@ impl Handing {
         regime: &Regime,
         to: Addressee,
         until: UnixTime,
-        now: UnixTime,
+        now: Now,
     ) -> Result<impl Future<Output = Handed> + Send + 'static, Handed> {
         let (Some(transport), Some(outgoing)) = (&self.by, regime.policy.invitations.outgoing()) else {
             let reason = "neither invitations.smtp nor invitations.spool is set".to_owned();
@@ -110,8 +110,15 @@ impl Handing {
                 unsubscribe: &unsubscribe,
             };
             let letter = regime.pages.letter(to.language.as_deref(), &view).map_err(|error| chain(&error))?;
-            let envelope =
-                Envelope { from: outgoing.from, to: &address, id: to.id, at: now, unsubscribe: &unsubscribe, letter: &letter };
+            let envelope = Envelope {
+                from: outgoing.from,
+                to: &address,
+                id: to.id,
+                site_url,
+                at: now.wall,
+                unsubscribe: &unsubscribe,
+                letter: &letter,
+            };
             compose(&envelope).map_err(|error| chain(&error))
         });
         match made {
@@ -119,7 +126,7 @@ impl Handing {
             Ok(message) => {
                 let transport = Arc::clone(transport);
                 Ok(async move {
-                    let result = transport.send(&message).await;
+                    let result = transport.send(&message, now.mono).await;
                     Handed { to, result }
                 })
             }
@@ -128,7 +135,7 @@ impl Handing {
 
     /// How a message has fared.
     pub(super) fn note(&mut self, result: &Result<(), NotSent>, now: Moment) {
-        let Err(NotSent::Deferred { reason, server: true }) = result else {
+        let Err(NotSent::Deferred { reason, server: true } | NotSent::Unclear { reason }) = result else {
             if self.failures > 0 {
                 tracing::info!("invitations can be handed over again");
             }

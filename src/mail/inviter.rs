@@ -161,7 +161,7 @@ impl Inviter {
             self.invite(&regime, now, seconds);
             self.tidy(&regime, now);
         }
-        self.show(&regime, now);
+        self.show(now);
     }
 
     /// Opens the ledger if it is not open, and reads it if that was not done, or lines were taken out of it.
@@ -254,7 +254,7 @@ impl Inviter {
                 self.pacing.outstanding.invited(now.wall, until);
             }
             self.ledger.apply(to.code, to.id, now.wall, Event::Sending { until });
-            match self.handing.send(regime, to, until, now.wall) {
+            match self.handing.send(regime, to, until, now) {
                 Ok(send) => drop(self.sends.spawn(send)),
                 Err(handed) => self.settle(vec![Ok(handed)]),
             }
@@ -310,7 +310,12 @@ impl Inviter {
                 tracing::info!(id = %to.id, email, reason, "invitation failed");
                 (Event::Failed, Some(reason))
             }
-            Err(NotSent::Deferred { reason, server }) => {
+            Err(unsent @ (NotSent::Deferred { .. } | NotSent::Unclear { .. })) => {
+                // what may have been taken is sent again all the same: twice is better than never, and it is the same message
+                let (reason, server) = match unsent {
+                    NotSent::Deferred { reason, server } => (reason, server),
+                    NotSent::Unclear { reason } | NotSent::Failed { reason } => (reason, true),
+                };
                 let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
                 // what is the server's fault costs nobody the place
                 let expires = if server { Duration::MAX } else { regime.policy.invitations.expires };
@@ -492,7 +497,7 @@ impl Inviter {
         }
     }
 
-    fn show(&self, regime: &Regime, now: Now) {
+    fn show(&self, now: Now) {
         let waiting = self.parts.addresses.load(Ordering::Relaxed).saturating_sub(self.rows.done());
         let oldest = self.rows.oldest().filter(|_| waiting > 0);
         let outstanding = self.pacing.outstanding.count();

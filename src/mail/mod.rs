@@ -11,6 +11,7 @@ mod invitations;
 mod inviter;
 mod message;
 mod rows;
+mod spool;
 mod tickets;
 mod transport;
 mod writer;
@@ -170,7 +171,13 @@ mod tests {
         let keys = Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap();
         let metrics = Arc::new(Metrics::new(1).unwrap());
         let parts =
-            Parts { data: data.to_owned(), hash: keys.address_hash(), clock: Arc::new(Clock::start()), metrics: Arc::clone(&metrics) };
+            Parts {
+                data: data.to_owned(),
+                hash: keys.address_hash(),
+                clock: Arc::new(Clock::start()),
+                metrics: Arc::clone(&metrics),
+                addresses: Arc::default(),
+            };
         (Mail::start(parts, policy).unwrap(), metrics)
     }
 

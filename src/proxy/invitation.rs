@@ -19,7 +19,7 @@ use crate::metrics::{Count, Refusal};
 use crate::page::{FailureKind, LandingState, LandingView, PageKind};
 use crate::rules::decide::{Ended, judge_pass, ticket_holds};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
-use crate::rules::headers::forwarded::{self, ClientAddress};
+use crate::rules::headers::forwarded::{self, Client};
 use crate::rules::invites::Code;
 use crate::rules::ledger::NoEntry;
 use crate::rules::negotiate::Form;
@@ -39,7 +39,7 @@ enum Shown {
 struct Came<'a> {
     peer: &'a Peer,
     regime: &'a Regime,
-    client: ClientAddress,
+    client: Client,
     hash: u64,
     /// The ticket that was shown.
     ticket: Option<Ticket>,

@@ -1,28 +1,26 @@
 //! The reserved paths, all under `/.tidegate/`: none of them ever reaches the site.
 
 use bytes::Bytes;
-use http::header::{ALLOW, LOCATION, SET_COOKIE};
+use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 
 use super::Worker;
-use super::connections::State;
-use super::form::{self, field, is_local, is_own_origin};
+use super::form;
 use super::handle::Peer;
 use super::respond::{self, Answer, status};
 use super::{email, facts, invitation, unsubscribe};
 use crate::gate::Regime;
 use crate::metrics::{Count, Refusal};
-use crate::page::{FailureKind, LandingState, LandingView, PageKind};
-use crate::rules::decide::{Ended, Reason, judge_pass, judge_ticket, ticket_holds, with_pass};
+use crate::page::FailureKind;
+use crate::rules::decide::{Reason, judge_ticket, ticket_holds, with_pass};
 use crate::rules::draw::FIRST_RETURN;
-use crate::rules::headers::cookies::{self, Attributes, Kind};
-use crate::rules::headers::forwarded;
-use crate::rules::negotiate::{self, Form};
+use crate::rules::headers::cookies;
+use crate::rules::negotiate;
 use crate::rules::policy::{Mode, Order};
 use crate::rules::time::Now;
-use crate::rules::token::{Pass, PassKind, Ticket};
+use crate::rules::token::Ticket;
 
 /// What they all begin with.
 pub(super) const PREFIX: &str = "/.tidegate/";

@@ -18,9 +18,9 @@ use tokio::time::MissedTickBehavior;
 
 use super::handing::{Handed, Handing};
 use super::invitations::{Ask, NotOpen, Standing};
+use super::random;
 use super::rows::{Addressee, Rows};
 use super::transport::NotSent;
-use super::random;
 use crate::clock::Clock;
 use crate::gate::{Gate, Regime};
 use crate::metrics::{Count, Gauge, InvitationResult, Metrics, Shard};
@@ -355,11 +355,17 @@ impl Inviter {
             let mut leaving = Vec::new();
             for ask in asks {
                 match ask {
-                    Ask::Look { code, ticket, answer } => drop(answer.send(self.open(&regime, code, ticket, now).map(drop))),
+                    Ask::Look { code, ticket, answer } => {
+                        answer.send(self.open(&regime, code, ticket, now).map(drop)).ok();
+                    }
                     Ask::Redeem { code, ticket, answer } if shown.contains(&code) => later.push(Ask::Redeem { code, ticket, answer }),
                     Ask::Redeem { code, ticket, answer } => match self.open(&regime, code, ticket, now) {
-                        Err(why) => drop(answer.send(Err(why))),
-                        Ok(invitation) if invitation.redeemed.is_some() => drop(answer.send(Ok(pass(&invitation, now)))),
+                        Err(why) => {
+                            answer.send(Err(why)).ok();
+                        }
+                        Ok(invitation) if invitation.redeemed.is_some() => {
+                            answer.send(Ok(pass(&invitation, now))).ok();
+                        }
                         Ok(invitation) => {
                             shown.insert(code);
                             let event = Event::Redeemed { ticket };
@@ -368,13 +374,15 @@ impl Inviter {
                         }
                     },
                     Ask::Leave { id, answer } if self.files.is_some() && self.ledger.has_left(regime.keys.codes().of(id)) => {
-                        drop(answer.send(Ok(())));
+                        answer.send(Ok(())).ok();
                     }
                     Ask::Leave { id, answer } => {
                         entries.push(Entry { id, at: now.wall, event: Event::Left, reason: None });
                         leaving.push((id, answer));
                     }
-                    Ask::Pause { paused, answer } => drop(answer.send(self.pause(paused))),
+                    Ask::Pause { paused, answer } => {
+                        answer.send(self.pause(paused)).ok();
+                    }
                     Ask::End => {}
                 }
             }

@@ -170,14 +170,13 @@ mod tests {
     fn start(data: &Path, policy: &EmailQueue) -> (Mail, Arc<Metrics>) {
         let keys = Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap();
         let metrics = Arc::new(Metrics::new(1).unwrap());
-        let parts =
-            Parts {
-                data: data.to_owned(),
-                hash: keys.address_hash(),
-                clock: Arc::new(Clock::start()),
-                metrics: Arc::clone(&metrics),
-                addresses: Arc::default(),
-            };
+        let parts = Parts {
+            data: data.to_owned(),
+            hash: keys.address_hash(),
+            clock: Arc::new(Clock::start()),
+            metrics: Arc::clone(&metrics),
+            addresses: Arc::default(),
+        };
         (Mail::start(parts, policy).unwrap(), metrics)
     }
 

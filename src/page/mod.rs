@@ -145,9 +145,14 @@ impl Pages {
         let mut built_in = environment();
         built_in.add_global("promise", PROMISE);
         built_in.add_global("script", Value::from_safe_string(script()));
-        for (name, source) in
-            [(SHED_NAME, SHED), (FAILURE_NAME, FAILURE), (LANDING_NAME, LANDING), (LEAVE_NAME, LEAVE), (EMAIL_NAME, EMAIL), (EMAIL_FORM_NAME, EMAIL_FORM)]
-        {
+        for (name, source) in [
+            (SHED_NAME, SHED),
+            (FAILURE_NAME, FAILURE),
+            (LANDING_NAME, LANDING),
+            (LEAVE_NAME, LEAVE),
+            (EMAIL_NAME, EMAIL),
+            (EMAIL_FORM_NAME, EMAIL_FORM),
+        ] {
             add(&mut built_in, name, source)?;
         }
         let shed = BySeconds::new(|secs| render_shed(&built_in, secs, false))?;

@@ -310,7 +310,9 @@ impl<'a> LandingState<'a> {
                 "Your invitation is good, and it has not been used up. Please try it again in a few minutes; this page looks again by itself."
             }
             Self::TooMany { .. } => "Too many codes were typed in that we do not know. Please try it again a little later.",
-            Self::Unavailable { .. } => "That is our fault, and your invitation has not been used up. Please try it again in a few minutes.",
+            Self::Unavailable { .. } => {
+                "That is our fault, and your invitation has not been used up. Please try it again in a few minutes."
+            }
         }
     }
 
@@ -387,7 +389,9 @@ impl LeaveState<'_> {
 
     pub(super) const fn text(self) -> &'static str {
         match self {
-            Self::Asks { .. } => "Press the button, and we delete it and write to it no more. An invitation that you have already stays good.",
+            Self::Asks { .. } => {
+                "Press the button, and we delete it and write to it no more. An invitation that you have already stays good."
+            }
             Self::Done => "That is done within the hour, and we write to it no more. An invitation that you have already stays good.",
             Self::Invalid => "Please use the whole link from our message.",
             Self::Unavailable => "That is our fault. Please try it again in a few minutes.",

@@ -115,7 +115,14 @@ pub(super) fn unread(worker: &Worker, regime: &Regime, parts: &Parts, broken: fo
     }
 }
 
-pub(super) fn refused(worker: &Worker, regime: &Regime, parts: &Parts, kind: FailureKind, refusal: Refusal, allow: Option<&'static str>) -> Answer {
+pub(super) fn refused(
+    worker: &Worker,
+    regime: &Regime,
+    parts: &Parts,
+    kind: FailureKind,
+    refusal: Refusal,
+    allow: Option<&'static str>,
+) -> Answer {
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), status::REQUEST);
     if let Some(allow) = allow {

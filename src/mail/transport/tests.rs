@@ -5,8 +5,12 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::super::message::tests::message_to;
 use super::*;
@@ -48,6 +52,11 @@ impl Server {
 
     /// `offers` is what it says to EHLO.
     async fn start_with(offers: &'static str, scripts: &[Script]) -> Self {
+        Self::start_secure(offers, scripts, None).await
+    }
+
+    /// `tls` is spoken after STARTTLS, and if that is not on offer from the first byte.
+    async fn start_secure(offers: &'static str, scripts: &[Script], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -58,11 +67,11 @@ impl Server {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 all.lock().unwrap().push(Vec::new());
                 let script: HashMap<_, _> = scripts.get(at).copied().unwrap_or_default().iter().copied().collect();
-                let hear = Arc::clone(&all);
+                let (hear, tls) = (Arc::clone(&all), tls.clone());
                 tokio::spawn(async move {
                     let hear = move |line: String| hear.lock().unwrap()[at].push(line);
                     // a client that goes away ends a conversation
-                    drop(converse(stream, offers, &script, hear).await);
+                    drop(serve(stream, offers, &script, tls, hear).await);
                 });
             }
         });
@@ -88,11 +97,33 @@ impl Server {
     }
 }
 
-async fn converse(stream: TcpStream, offers: &str, script: &HashMap<&str, Act>, hear: impl Fn(String)) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
+async fn serve(
+    mut stream: TcpStream,
+    offers: &str,
+    script: &HashMap<&str, Act>,
+    tls: Option<TlsAcceptor>,
+    hear: impl Fn(String),
+) -> io::Result<()> {
+    let Some(tls) = tls else { return talk(stream, "greeting", offers, script, &hear).await };
+    if offers != "STARTTLS" {
+        return talk(tls.accept(stream).await?, "greeting", offers, script, &hear).await;
+    }
+    talk(&mut stream, "greeting", offers, script, &hear).await?;
+    talk(tls.accept(stream).await?, "", "8BITMIME", script, &hear).await
+}
+
+/// Until the client goes, or wants TLS. `verb` is what it begins with; nothing if the client does.
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite,
+    verb: &str,
+    offers: &str,
+    script: &HashMap<&str, Act>,
+    hear: &impl Fn(String),
+) -> io::Result<()> {
+    let (read, mut write) = tokio::io::split(stream);
     let mut lines = BufReader::new(read).lines();
     let ehlo = format!("250-mail.example.org\r\n250 {offers}");
-    let mut verb = "greeting".to_owned();
+    let mut verb = verb.to_owned();
     let mut yes = "220 mail.example.org".to_owned();
     loop {
         let (reply, closes) = match script.get(verb.as_str()) {
@@ -102,8 +133,12 @@ async fn converse(stream: TcpStream, offers: &str, script: &HashMap<&str, Act>, 
             Some(Close) => return Ok(()),
             Some(Hang) => return std::future::pending().await,
         };
-        write.write_all(format!("{reply}\r\n").as_bytes()).await?;
-        if closes {
+        if !verb.is_empty() {
+            write.write_all(format!("{reply}\r\n").as_bytes()).await?;
+            write.flush().await?;
+        }
+        let upgrades = verb == "STARTTLS" && !script.contains_key("STARTTLS");
+        if closes || upgrades {
             return Ok(());
         }
         if reply.starts_with("354") {
@@ -369,6 +404,48 @@ fn without_starttls_nothing_is_said_where_it_is_required() {
         assert_eq!(result, deferred("STARTTLS: it does not offer STARTTLS: nothing is sent in plaintext", true));
         assert_eq!(server.heard(), [["EHLO"]]);
     });
+}
+
+/// The TLS of a server that is called by these names, and its certificate.
+fn self_signed(name: &str) -> (TlsAcceptor, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_safe_default_protocol_versions();
+    let config = config.unwrap().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    (TlsAcceptor::from(Arc::new(config)), made.cert.der().to_vec())
+}
+
+/// Trusts a certificate as if the system did.
+fn trust(mut transport: Transport, certificate: &[u8]) -> Transport {
+    let Way::Smtp(smtp) = &mut transport.way else { panic!("{transport:?}") };
+    let certificate = lettre::transport::smtp::client::Certificate::from_der(certificate.to_vec()).unwrap();
+    smtp.tls = Some(TlsParameters::builder(smtp.server.host.clone()).add_root_certificate(certificate).build().unwrap());
+    transport
+}
+
+#[test]
+fn over_tls_a_message_goes_to_whom_the_system_trusts_and_to_nobody_else() {
+    for (security, offers) in [(Security::StartTls, "STARTTLS"), (Security::Tls, "8BITMIME")] {
+        on_a_runtime(async {
+            let (tls, certificate) = self_signed("127.0.0.1");
+            let server = Server::start_secure(offers, &[], Some(tls)).await;
+            let said_in_the_clear = if security == Security::StartTls { vec!["EHLO", "STARTTLS"] } else { vec![] };
+            // nobody has vouched for it
+            let result = server.transport_by(security, None, GENEROUS).send(&ann(), NOW).await;
+            assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
+            assert_eq!(server.heard(), [said_in_the_clear.clone()]);
+            // somebody has
+            let transport = trust(server.transport_by(security, None, GENEROUS), &certificate);
+            assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "{security:?}");
+            assert_eq!(server.heard()[1], [said_in_the_clear.as_slice(), &CONVERSATION].concat());
+            // somebody has, but for another name
+            let (tls, certificate) = self_signed("mail.example.org");
+            let server = Server::start_secure(offers, &[], Some(tls)).await;
+            let result = trust(server.transport_by(security, None, GENEROUS), &certificate).send(&ann(), NOW).await;
+            assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
+            assert_eq!(server.heard(), [said_in_the_clear]);
+        });
+    }
 }
 
 #[test]

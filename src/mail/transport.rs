@@ -30,10 +30,6 @@ use crate::rules::time::Moment;
 use super::message::Message;
 use super::spool;
 
-/// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
-/// minute is of no use.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Sends messages. Connections to a mail server are kept for the next one.
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -100,11 +96,11 @@ pub(super) enum NotSent {
 }
 
 impl Transport {
-    /// Reads the password, makes the directory. `patience` is for one message, [`PATIENCE`] but in tests.
+    /// Reads the password, makes the directory.
     ///
     /// # Errors
     /// Which of them it can't, and why.
-    pub(super) fn new(delivery: &Delivery, patience: Duration) -> Result<Self, TransportError> {
+    pub(super) fn new(delivery: &Delivery) -> Result<Self, TransportError> {
         let way = match delivery {
             Delivery::Smtp { server, login } => Way::Smtp(Box::new(Smtp::new(server, login.as_ref())?)),
             Delivery::Spool(path) => {
@@ -112,7 +108,7 @@ impl Transport {
                 Way::Spool(path.clone())
             }
         };
-        Ok(Self { way, patience })
+        Ok(Self { way, patience: PATIENCE })
     }
 
     /// Sends a message; when this returns `Ok`, the server or the disk has it. Into a directory it blocks on the disk.
@@ -458,6 +454,10 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
+/// minute is of no use.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Messages go one by one or few at a time.
 const IDLE_MAX: usize = 4;
 
@@ -478,3 +478,6 @@ impl fmt::Debug for Smtp {
         f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

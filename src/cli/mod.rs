@@ -1,6 +1,8 @@
 //! The command line.
 
+mod gate_client;
 mod healthcheck;
+mod invite;
 mod keys;
 mod mint;
 mod queue;
@@ -56,6 +58,9 @@ enum Command {
     /// The addresses of those who would rather leave than wait
     #[command(subcommand)]
     Queue(Queue),
+    /// The invitations to those who have left an address
+    #[command(subcommand)]
+    Invite(Invite),
     /// Ask the running gate whether it is alive and takes traffic (exit status 0 or 1), for containers without a shell
     Healthcheck(ConfigFile),
 }
@@ -94,6 +99,16 @@ enum Queue {
         #[command(flatten)]
         wanted: queue::Wanted,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Invite {
+    /// How many wait, are invited and have come; what the gate does now; the batches that can be revoked
+    Status(ConfigFile),
+    /// Send none from now on, also beside a gate that runs, and also after a restart
+    Pause(ConfigFile),
+    /// Go on
+    Resume(ConfigFile),
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +159,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Queue(Queue::Status(file)) => with_policy(file, |policy, _| queue::status(&policy.data, &mut out)),
         Command::Queue(Queue::Export { config, format }) => with_policy(config, |policy, _| queue::export(&policy.data, format, &mut out)),
         Command::Queue(Queue::Forget { config, wanted }) => with_policy(config, |policy, _| queue::forget(&policy.data, &wanted, &mut out)),
+        Command::Invite(Invite::Status(file)) => with_policy(file, |policy, _| invite::status(&policy, &policy.data, &mut out)),
+        Command::Invite(Invite::Pause(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, true, &mut out)),
+        Command::Invite(Invite::Resume(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, false, &mut out)),
         Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::message::{Envelope, compose};
 use super::rows::Addressee;
-use super::transport::{NotSent, PATIENCE, Transport};
+use super::transport::{NotSent, Transport};
 use crate::gate::Regime;
 use crate::page::LetterView;
 use crate::rules::email::Address;
@@ -47,7 +47,7 @@ impl Handing {
         }
         let is_new = self.made_for.as_ref() != Some(policy);
         *self = Self { made_for: Some(policy.clone()), ..Self::default() };
-        match policy.outgoing().map(|outgoing| Transport::new(outgoing.delivery, PATIENCE)).transpose() {
+        match policy.outgoing().map(|outgoing| Transport::new(outgoing.delivery)).transpose() {
             Ok(transport) => self.by = transport.map(Arc::new),
             Err(error) => {
                 // a password file may be there a moment later

@@ -28,7 +28,7 @@ use crate::rules::decide::is_revoked;
 use crate::rules::email::fold;
 use crate::rules::invites::{Code, batch_of};
 use crate::rules::ledger::{self, Attempts, Delivery, Event, Invitation, Ledger};
-use crate::rules::pacing::{Held, Outstanding, Pacing, Settings};
+use crate::rules::pacing::{Held, Outstanding, Pace, Pacing, Settings};
 use crate::rules::time::{Moment, Now};
 use crate::rules::token::{Pass, VisitorId};
 use crate::store::email_queue::{self, Entry, Forget, LedgerFiles, directory_of};
@@ -59,7 +59,7 @@ pub(super) struct Inviter {
     ledger: Ledger,
     pacing: Pacing,
     ticked: Moment,
-    held: Option<Held>,
+    pace: Pace,
     /// What has happened and is not on disk yet: the disk was full.
     unwritten: Vec<Entry<'static>>,
     failing: bool,
@@ -92,7 +92,7 @@ impl Inviter {
             ledger: Ledger::default(),
             pacing: Pacing::default(),
             ticked: parts.clock.moment(),
-            held: None,
+            pace: Pace::default(),
             unwritten: Vec::new(),
             failing: false,
             rows: Rows::new(&parts.data),
@@ -226,7 +226,7 @@ impl Inviter {
         let policy = &regime.policy.invitations;
         let settings = Settings::of(policy, email_queue::paused_since(&self.parts.data).is_some());
         let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
-        self.held(pace.held);
+        self.pace(pace);
         let may = usize::try_from(pace.allowance).unwrap_or(usize::MAX);
         let may = may.min(self.handing.may_send(now.mono)).min(ON_THEIR_WAY_MAX.saturating_sub(self.rows.on_their_way()));
         let until = now.wall.plus(policy.expires);
@@ -485,11 +485,11 @@ impl Inviter {
         }
     }
 
-    fn held(&mut self, held: Option<Held>) {
-        let was = std::mem::replace(&mut self.held, held);
-        let name = |held: Option<Held>| held.map(Held::name);
-        if name(was) != name(held) {
-            tracing::debug!(held = name(held), "invitations");
+    fn pace(&mut self, pace: Pace) {
+        let was = std::mem::replace(&mut self.pace, pace);
+        let name = |pace: Pace| pace.held.map(Held::name);
+        if name(was) != name(pace) {
+            tracing::debug!(held = name(pace), "invitations");
         }
     }
 
@@ -506,7 +506,8 @@ impl Inviter {
     }
 
     fn show(&self, now: Now) {
-        let waiting = self.parts.addresses.load(Ordering::Relaxed).saturating_sub(self.rows.done());
+        let addresses = self.parts.addresses.load(Ordering::Relaxed);
+        let waiting = addresses.saturating_sub(self.rows.done());
         let oldest = self.rows.oldest().filter(|_| waiting > 0);
         let outstanding = self.pacing.outstanding.count();
         let metrics = &self.parts.metrics;
@@ -523,17 +524,20 @@ impl Inviter {
         } else if !self.handing.works() {
             Some("delivery")
         } else {
-            self.held.map(Held::name)
+            self.pace.held.map(Held::name)
         };
         self.standing.store(Arc::new(Standing {
             by: self.handing.name(),
             paused: email_queue::paused_since(&self.parts.data).is_some(),
             held,
             trouble: self.handing.trouble(),
+            addresses,
             waiting,
             oldest,
             totals: self.ledger.totals(),
             outstanding,
+            expected: self.pace.expected,
+            expected_max: self.pace.expected_max,
         }));
     }
 }

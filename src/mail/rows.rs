@@ -76,7 +76,8 @@ impl Rows {
             }
         })?;
         if progress == Progress::Restarted {
-            (fresh.clear(), due.clear());
+            fresh.clear();
+            due.clear();
             *done = 0;
         }
         Ok(progress != Progress::All)

@@ -433,7 +433,7 @@ fn over_tls_a_message_goes_to_whom_the_system_trusts_and_to_nobody_else() {
             // nobody has vouched for it
             let result = server.transport_by(security, None, GENEROUS).send(&ann(), NOW).await;
             assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
-            assert_eq!(server.heard(), [said_in_the_clear.clone()]);
+            assert_eq!(server.heard(), std::slice::from_ref(&said_in_the_clear));
             // somebody has
             let transport = trust(server.transport_by(security, None, GENEROUS), &certificate);
             assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "{security:?}");
@@ -586,7 +586,7 @@ proptest! {
     fn no_reply_makes_a_reason_of_more_than_one_short_line(code in 200u16..600, text in "\\PC{0,300}|.{0,40}", at in 0usize..4) {
         let stage = [Stage::Greeting, Stage::Sender, Stage::Recipient, Stage::Content][at];
         let text = format!("{text} ann@example.org");
-        for why in [Why::Refused { code, text: text.clone() }, Why::Broke(text.clone())] {
+        for why in [Why::Refused { code, text: text.clone() }, Why::Broke(text)] {
             let reason = match (Broken { stage, why }).judge(&ann()) {
                 NotSent::Deferred { reason, .. } | NotSent::Unclear { reason } | NotSent::Failed { reason } => reason,
             };

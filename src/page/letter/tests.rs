@@ -1,7 +1,6 @@
 //! What must hold of every letter.
 
 use super::*;
-use crate::page::PAGE_BYTES_MAX;
 
 /// 2026-12-01T14:30:59Z
 const UNTIL: UnixTime = UnixTime::from_secs(1_796_135_459);
@@ -210,6 +209,17 @@ fn an_operators_letters_take_the_place_of_all_built_in_ones() {
 }
 
 #[test]
+fn the_letter_in_the_docs_is_one_and_they_name_every_variable() {
+    let docs = include_str!("../../../docs/letter.md");
+    let block = docs.split("```jinja\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let letter = with(&[file("en.txt", block)]).unwrap().letter(None, &VIEW).unwrap();
+    assert!(letter.subject == "Your turn at www.example.org" && letter.text.contains("You will come to /apply/new."), "{letter:?}");
+    for variable in VARIABLES.iter().chain(&["built_in_style"]) {
+        assert!(docs.contains(&format!("`{variable}`")), "{variable}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_told_with_its_file_and_line() {
     for (source, expected) in [
         ("", "letters/en.txt:1: does not begin with a line such as `Subject: There is room for you now`"),
@@ -236,7 +246,6 @@ fn what_is_wrong_is_told_with_its_file_and_line() {
     assert!(refusal(&[file("en.txt", &long)]).contains("more than 200 characters"));
     let large = " ".repeat(TEMPLATE_BYTES_MAX + 1);
     assert!(refusal(&[file("en.txt", &large)]).contains("above 262144"));
-    assert!(PAGE_BYTES_MAX == 1_048_576, "what the table says");
     let html = |source: &str| refusal(&[text("en"), file("en.html", source)]);
     assert_eq!(html("no way in"), "letters/en.html:0: `link` is not in it: it would let nobody in");
     assert_eq!(html("\n{% if false %}{{ lnik }}{% endif %}{{ link }}"), "letters/en.html:2: `lnik` is undefined");

@@ -169,6 +169,8 @@ fn smtp(transport: &Transport) -> &Smtp {
     smtp
 }
 
+fn can_be_spawned(_: &impl Send) {}
+
 /// Makes a connection, and keeps it.
 async fn park_one(transport: &Transport) {
     let connection = smtp(transport).connect(&mut Deadline::new(GENEROUS)).await.unwrap();
@@ -570,6 +572,7 @@ fn a_directory_takes_messages_or_says_why_not() {
     let directory = scratch.path().join("outgoing");
     let message = ann();
     let transport = Transport::new(&Delivery::Spool(directory.clone())).unwrap();
+    can_be_spawned(&transport.send(&message, NOW));
     on_a_runtime(transport.send(&message, NOW)).unwrap();
     assert_eq!(fs::read(directory.join("0000000000000001.eml")).unwrap(), message.bytes);
     fs::remove_dir_all(&directory).unwrap();

@@ -22,7 +22,6 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
-use tokio::time::Sleep;
 
 use crate::rules::policy::{Delivery, Login, MailServer, Security};
 use crate::rules::time::Moment;
@@ -410,7 +409,7 @@ fn redacted(text: &str, message: &Message) -> String {
 
 /// The time of one message.
 struct Deadline {
-    over: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     patience: Duration,
 }
 

@@ -22,7 +22,6 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
-use tokio::time::Sleep;
 
 use crate::rules::policy::{Delivery, Login, MailServer, Security};
 use crate::rules::time::Moment;
@@ -61,6 +60,12 @@ pub(super) enum TransportError {
         label: String,
         /// Why.
         source: lettre::transport::smtp::Error,
+    },
+    /// No certificate of a mail server could hold.
+    #[error("invitations.smtp: {label}: the system trusts no certificates: install them (ca-certificates), or name them in SSL_CERT_FILE")]
+    NobodyTrusted {
+        /// The server, as the operator wrote it.
+        label: String,
     },
     /// The directory can't be made, or is none.
     #[error("invitations.spool: {}", path.display())]
@@ -142,9 +147,7 @@ impl Smtp {
     fn new(server: &MailServer, login: Option<&Login>) -> Result<Self, TransportError> {
         let tls = match server.security {
             Security::Plaintext => None,
-            Security::StartTls | Security::Tls => Some(
-                TlsParameters::new(server.host.clone()).map_err(|source| TransportError::Tls { label: server.label.clone(), source })?,
-            ),
+            Security::StartTls | Security::Tls => Some(tls(server)?),
         };
         let credentials = login.map(credentials).transpose()?;
         Ok(Self { server: server.clone(), tls, credentials, idle: Mutex::new(Vec::new()) })
@@ -169,7 +172,7 @@ impl Smtp {
         let hello = ClientId::default();
         let MailServer { host, port, security, .. } = &self.server;
         let tls = self.tls.clone().filter(|_| *security == Security::Tls);
-        let connecting = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), None, &hello, tls, None);
+        let connecting = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), Some(CONNECT), &hello, tls, None);
         let mut connection = deadline.within(Stage::Greeting, connecting).await?;
         if let (Security::StartTls, Some(tls)) = (security, &self.tls) {
             if !connection.can_starttls() {
@@ -406,7 +409,7 @@ fn redacted(text: &str, message: &Message) -> String {
 
 /// The time of one message.
 struct Deadline {
-    over: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     patience: Duration,
 }
 
@@ -427,6 +430,16 @@ impl Deadline {
             () = &mut self.over => Err(Broken { stage, why: Why::Late(self.patience) }),
         }
     }
+}
+
+/// What a server's certificate is checked by.
+fn tls(server: &MailServer) -> Result<TlsParameters, TransportError> {
+    let label = || server.label.clone();
+    // found now, and not when the first invitation is due
+    if rustls_native_certs::load_native_certs().certs.is_empty() {
+        return Err(TransportError::NobodyTrusted { label: label() });
+    }
+    TlsParameters::new(server.host.clone()).map_err(|source| TransportError::Tls { label: label(), source })
 }
 
 fn credentials(Login { username, password_file }: &Login) -> Result<Credentials, TransportError> {
@@ -457,6 +470,10 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
 /// minute is of no use.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// To one address of a server: if that doesn't answer, another may. Longer than it takes to say something twice to the other side of
+/// the earth.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Messages go one by one or few at a time.
 const IDLE_MAX: usize = 4;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -15,12 +16,6 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use super::super::message::tests::message_to;
 use super::*;
 use crate::store::scratch::Scratch;
-
-/// Nothing here takes so long, unless it hangs.
-const GENEROUS: Duration = Duration::from_secs(60);
-
-/// For what hangs: it is waited for to the end.
-const SHORT: Duration = Duration::from_millis(300);
 
 const NOW: Moment = Moment::from_secs(1000);
 
@@ -43,9 +38,16 @@ struct Server {
     port: u16,
     /// What came, by connection. Content is one line, `(content)`.
     heard: Arc<Mutex<Vec<Vec<String>>>>,
+    /// It has come to where it hangs.
+    hangs: Arc<Notify>,
 }
 
 impl Server {
+    /// One that nobody has started.
+    fn at(port: u16) -> Self {
+        Self { port, heard: Arc::default(), hangs: Arc::default() }
+    }
+
     async fn start(scripts: &[Script]) -> Self {
         Self::start_with("8BITMIME", scripts).await
     }
@@ -59,23 +61,21 @@ impl Server {
     async fn start_secure(offers: &'static str, scripts: &[Script], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let heard = Arc::new(Mutex::new(Vec::new()));
+        let server = Self::at(port);
         let scripts = scripts.to_vec();
-        let all = Arc::clone(&heard);
+        let (all, hangs) = (Arc::clone(&server.heard), Arc::clone(&server.hangs));
         tokio::spawn(async move {
             for at in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 all.lock().unwrap().push(Vec::new());
                 let script: HashMap<_, _> = scripts.get(at).copied().unwrap_or_default().iter().copied().collect();
-                let (hear, tls) = (Arc::clone(&all), tls.clone());
-                tokio::spawn(async move {
-                    let hear = move |line: String| hear.lock().unwrap()[at].push(line);
-                    // a client that goes away ends a conversation
-                    drop(serve(stream, offers, &script, tls, hear).await);
-                });
+                let ear = Ear { at, heard: Arc::clone(&all), hangs: Arc::clone(&hangs) };
+                let tls = tls.clone();
+                // a client that goes away ends a conversation
+                tokio::spawn(async move { serve(stream, offers, &script, tls, &ear).await.ok() });
             }
         });
-        Self { port, heard }
+        server
     }
 
     fn heard(&self) -> Vec<Vec<String>> {
@@ -87,39 +87,51 @@ impl Server {
         self.heard().iter().flatten().filter(|line| *line == "(content)").count()
     }
 
-    fn transport(&self, patience: Duration) -> Transport {
-        self.transport_by(Security::Plaintext, None, patience)
+    fn transport(&self) -> Transport {
+        self.transport_by(Security::Plaintext, None)
     }
 
-    fn transport_by(&self, security: Security, login: Option<Login>, patience: Duration) -> Transport {
+    /// The end of patience comes as soon as it hangs, and not before.
+    fn until_it_hangs(&self) -> Deadline {
+        let hangs = Arc::clone(&self.hangs);
+        Deadline { over: Box::pin(async move { hangs.notified().await }), patience: PATIENCE }
+    }
+
+    fn transport_by(&self, security: Security, login: Option<Login>) -> Transport {
         let server = MailServer { host: "127.0.0.1".to_owned(), port: self.port, security, label: "smtp://a".to_owned() };
-        Transport { patience, ..Transport::new(&Delivery::Smtp { server, login }).unwrap() }
+        Transport::new(&Delivery::Smtp { server, login }).unwrap()
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    offers: &str,
-    script: &HashMap<&str, Act>,
-    tls: Option<TlsAcceptor>,
-    hear: impl Fn(String),
-) -> io::Result<()> {
-    let Some(tls) = tls else { return talk(stream, "greeting", offers, script, &hear).await };
-    if offers != "STARTTLS" {
-        return talk(tls.accept(stream).await?, "greeting", offers, script, &hear).await;
+/// What is told of one connection.
+struct Ear {
+    at: usize,
+    heard: Arc<Mutex<Vec<Vec<String>>>>,
+    hangs: Arc<Notify>,
+}
+
+impl Ear {
+    fn hear(&self, line: &str) {
+        self.heard.lock().unwrap()[self.at].push(line.to_owned());
     }
-    talk(&mut stream, "greeting", offers, script, &hear).await?;
-    talk(tls.accept(stream).await?, "", "8BITMIME", script, &hear).await
+
+    async fn hang(&self) -> io::Result<()> {
+        self.hangs.notify_one();
+        std::future::pending().await
+    }
+}
+
+async fn serve(mut stream: TcpStream, offers: &str, script: &HashMap<&str, Act>, tls: Option<TlsAcceptor>, ear: &Ear) -> io::Result<()> {
+    let Some(tls) = tls else { return talk(stream, "greeting", offers, script, ear).await };
+    if offers != "STARTTLS" {
+        return talk(tls.accept(stream).await?, "greeting", offers, script, ear).await;
+    }
+    talk(&mut stream, "greeting", offers, script, ear).await?;
+    talk(tls.accept(stream).await?, "", "8BITMIME", script, ear).await
 }
 
 /// Until the client goes, or wants TLS. `verb` is what it begins with; nothing if the client does.
-async fn talk(
-    stream: impl AsyncRead + AsyncWrite,
-    verb: &str,
-    offers: &str,
-    script: &HashMap<&str, Act>,
-    hear: &impl Fn(String),
-) -> io::Result<()> {
+async fn talk(stream: impl AsyncRead + AsyncWrite, verb: &str, offers: &str, script: &HashMap<&str, Act>, ear: &Ear) -> io::Result<()> {
     let (read, mut write) = tokio::io::split(stream);
     let mut lines = BufReader::new(read).lines();
     let ehlo = format!("250-mail.example.org\r\n250 {offers}");
@@ -131,7 +143,7 @@ async fn talk(
             Some(Say(reply)) => (*reply, false),
             Some(SayAndClose(reply)) => (*reply, true),
             Some(Close) => return Ok(()),
-            Some(Hang) => return std::future::pending().await,
+            Some(Hang) => return ear.hang().await,
         };
         if !verb.is_empty() {
             write.write_all(format!("{reply}\r\n").as_bytes()).await?;
@@ -144,11 +156,14 @@ async fn talk(
         if reply.starts_with("354") {
             match script.get("354") {
                 Some(Close) => return Ok(()),
-                Some(Hang) => return std::future::pending().await,
+                Some(Hang) => {
+                    lines.next_line().await?;
+                    return ear.hang().await;
+                }
                 _ => {}
             }
             while lines.next_line().await?.ok_or(io::ErrorKind::UnexpectedEof)? != "." {}
-            hear("(content)".to_owned());
+            ear.hear("(content)");
             (verb, yes) = (".".to_owned(), "250 2.0.0 taken".to_owned());
             continue;
         }
@@ -160,7 +175,7 @@ async fn talk(
             "AUTH" => "235 2.7.0 welcome".to_owned(),
             _ => "250 2.0.0 yes".to_owned(),
         };
-        hear(if verb == "EHLO" { verb.clone() } else { line });
+        ear.hear(if verb == "EHLO" { &verb } else { &line });
     }
 }
 
@@ -169,9 +184,11 @@ fn smtp(transport: &Transport) -> &Smtp {
     smtp
 }
 
+fn can_be_spawned(_: &impl Send) {}
+
 /// Makes a connection, and keeps it.
 async fn park_one(transport: &Transport) {
-    let connection = smtp(transport).connect(&mut Deadline::new(GENEROUS)).await.unwrap();
+    let connection = smtp(transport).connect(&mut Deadline::new(PATIENCE)).await.unwrap();
     smtp(transport).park(connection, NOW);
 }
 
@@ -184,10 +201,10 @@ fn ann() -> Message {
 }
 
 /// What becomes of a message to `ann@example.org` if the server acts so.
-fn sent_to(script: Script, patience: Duration) -> (Result<(), NotSent>, Vec<Vec<String>>) {
+fn sent_to(script: Script) -> (Result<(), NotSent>, Vec<Vec<String>>) {
     on_a_runtime(async {
         let server = Server::start(&[script]).await;
-        let result = server.transport(patience).send(&ann(), NOW).await;
+        let result = smtp(&server.transport()).send(&ann(), NOW, server.until_it_hangs()).await;
         (result, server.heard())
     })
 }
@@ -206,7 +223,7 @@ const CONVERSATION: [&str; 5] = ["EHLO", "MAIL FROM:<no-reply@example.org>", "RC
 fn a_message_is_taken_and_the_connection_is_kept_for_the_next() {
     on_a_runtime(async {
         let server = Server::start(&[]).await;
-        let transport = server.transport(GENEROUS);
+        let transport = server.transport();
         for to in ["ann@example.org", "bob@example.org"] {
             assert_eq!(transport.send(&message_to(to, 1), NOW).await, Ok(()));
         }
@@ -224,7 +241,7 @@ fn a_message_is_taken_and_the_connection_is_kept_for_the_next() {
 fn few_connections_are_kept() {
     on_a_runtime(async {
         let server = Server::start(&[]).await;
-        let transport = &server.transport(GENEROUS);
+        let transport = &server.transport();
         let sends: Vec<_> = (0..IDLE_MAX + 3).map(|_| async move { transport.send(&ann(), NOW).await }).collect();
         let mut sends: Vec<_> = sends.into_iter().map(Box::pin).collect();
         // all of them under way before the first is done
@@ -254,7 +271,7 @@ fn what_is_about_the_server_is_said_to_be() {
         (&[(".", Say("451 4.3.0 queue file write error"))], "the message: 451 4.3.0 queue file write error"),
     ];
     for (script, reason) in table {
-        let (result, heard) = sent_to(script, GENEROUS);
+        let (result, heard) = sent_to(script);
         assert_eq!(result, deferred(reason, true), "{script:?}");
         assert_eq!(heard.len(), 1, "tried once: {script:?}");
     }
@@ -275,7 +292,7 @@ fn what_is_about_a_message_is_said_of_it_alone() {
         (&[(".", Say("554 5.6.0 malformed"))], failed("the message: 554 5.6.0 malformed")),
     ];
     for (script, expected) in table {
-        let (result, heard) = sent_to(script, GENEROUS);
+        let (result, heard) = sent_to(script);
         assert_eq!(result, expected, "{script:?}");
         assert_eq!(heard[0].last().unwrap(), "RSET", "the connection is kept, and nothing on it");
     }
@@ -285,7 +302,7 @@ fn what_is_about_a_message_is_said_of_it_alone() {
 fn a_refusal_does_not_cost_the_connection() {
     on_a_runtime(async {
         let server = Server::start(&[&[("RCPT", Say("550 5.1.1 no such user"))]]).await;
-        let transport = server.transport(GENEROUS);
+        let transport = server.transport();
         assert!(matches!(transport.send(&ann(), NOW).await, Err(NotSent::Failed { .. })));
         assert!(matches!(transport.send(&ann(), NOW).await, Err(NotSent::Failed { .. })));
         let heard = server.heard();
@@ -302,22 +319,30 @@ fn a_server_that_hangs_is_given_up_wherever_it_does() {
         ("DATA", "the beginning of the message"),
     ] {
         let script: Script = Box::leak(Box::new([(point, Hang)]));
-        assert_eq!(sent_to(script, SHORT).0, deferred(&format!("{stage}: no answer within 0.3 s"), true), "{point}");
+        assert_eq!(sent_to(script).0, deferred(&format!("{stage}: no answer within 60 s"), true), "{point}");
     }
     // a server can be at a loss about one recipient
-    assert_eq!(sent_to(&[("RCPT", Hang)], SHORT).0, deferred("the recipient: no answer within 0.3 s", false));
+    assert_eq!(sent_to(&[("RCPT", Hang)]).0, deferred("the recipient: no answer within 60 s", false));
     // nobody takes the connection
-    let reason = on_a_runtime(async {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server { port: listener.local_addr().unwrap().port(), heard: Arc::default() };
-        server.transport(SHORT).send(&ann(), NOW).await
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let result = on_a_runtime(async {
+        let transport = Server::at(listener.local_addr().unwrap().port()).transport();
+        let over = Deadline { over: Box::pin(std::future::ready(())), patience: PATIENCE };
+        smtp(&transport).send(&ann(), NOW, over).await
     });
-    assert_eq!(reason, deferred("the connection to the mail server: no answer within 0.3 s", true));
+    assert_eq!(result, deferred("the connection to the mail server: no answer within 60 s", true));
+    // and by the clock
+    let result = on_a_runtime(async {
+        let server = Server::start(&[&[("greeting", Hang)]]).await;
+        Transport { patience: Duration::from_millis(1), ..server.transport() }.send(&ann(), NOW).await
+    });
+    assert_eq!(result, deferred("the connection to the mail server: no answer within 0.001 s", true));
     // what was kept is not waited for longer than the rest
     on_a_runtime(async {
         let server = Server::start(&[&[("RSET", Hang), ("RCPT", Say("550 5.1.1 no such user"))]]).await;
-        let transport = server.transport(SHORT);
-        assert_eq!(transport.send(&ann(), NOW).await, failed("the recipient: 550 5.1.1 no such user"));
+        let transport = server.transport();
+        let result = smtp(&transport).send(&ann(), NOW, server.until_it_hangs()).await;
+        assert_eq!(result, failed("the recipient: 550 5.1.1 no such user"));
         assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "on another connection");
     });
 }
@@ -325,7 +350,7 @@ fn a_server_that_hangs_is_given_up_wherever_it_does() {
 #[test]
 fn a_server_that_is_not_there_is_no_fault_of_the_message() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let result = on_a_runtime(async { Server { port, heard: Arc::default() }.transport(GENEROUS).send(&ann(), NOW).await });
+    let result = on_a_runtime(async { Server::at(port).transport().send(&ann(), NOW).await });
     let Err(NotSent::Deferred { reason, server: true }) = result else { panic!("{result:?}") };
     assert!(reason.starts_with("the connection to the mail server: ") && reason.contains("refused"), "{reason}");
 }
@@ -336,7 +361,7 @@ fn a_break_that_leaves_it_open_whether_it_was_taken_is_told_as_one() {
     for script in [&[(".", Close)] as Script, &[("354", Close)], &[(".", Say("what?"))]] {
         on_a_runtime(async {
             let server = Server::start(&[script, script]).await;
-            let transport = server.transport(GENEROUS);
+            let transport = server.transport();
             let result = transport.send(&ann(), NOW).await;
             assert!(matches!(result, Err(NotSent::Unclear { .. })), "{script:?}: {result:?}");
             assert_eq!(server.heard().len(), 1, "not sent again: {script:?}");
@@ -347,9 +372,9 @@ fn a_break_that_leaves_it_open_whether_it_was_taken_is_told_as_one() {
             assert_eq!(server.heard().len(), 2, "not sent again: {script:?}");
         });
     }
-    assert_eq!(sent_to(&[(".", Hang)], SHORT).0, unclear("the message: no answer within 0.3 s"));
-    assert_eq!(sent_to(&[("354", Hang)], SHORT).0, unclear("the message: no answer within 0.3 s"));
-    assert_eq!(sent_to(&[(".", Close)], GENEROUS).0, unclear("the message: incomplete response"));
+    assert_eq!(sent_to(&[(".", Hang)]).0, unclear("the message: no answer within 60 s"));
+    assert_eq!(sent_to(&[("354", Hang)]).0, unclear("the message: no answer within 60 s"));
+    assert_eq!(sent_to(&[(".", Close)]).0, unclear("the message: incomplete response"));
 }
 
 #[test]
@@ -358,7 +383,7 @@ fn a_connection_that_the_server_has_closed_meanwhile_costs_no_message() {
         on_a_runtime(async {
             let scripts: [Script; 2] = [Box::leak(Box::new([(".", idle)])), Box::leak(Box::new([(".", idle)]))];
             let server = Server::start(&scripts).await;
-            let transport = server.transport(GENEROUS);
+            let transport = server.transport();
             for _ in 0..3 {
                 assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "{idle:?}");
             }
@@ -373,12 +398,12 @@ fn a_kept_connection_that_ends_before_the_content_is_replaced_once() {
         on_a_runtime(async {
             // the first message passes: the second comes upon the end, and so does its second try
             let server = Server::start(&[&[]]).await;
-            let transport = server.transport(GENEROUS);
+            let transport = server.transport();
             assert_eq!(transport.send(&ann(), NOW).await, Ok(()));
             let script: Script = Box::leak(Box::new([(point, Close)]));
             let closing = Server::start(&[script, script, script]).await;
-            let other = closing.transport(GENEROUS);
-            let kept = smtp(&other).connect(&mut Deadline::new(GENEROUS)).await.unwrap();
+            let other = closing.transport();
+            let kept = smtp(&other).connect(&mut Deadline::new(PATIENCE)).await.unwrap();
             smtp(&transport).park(kept, NOW);
             // a fresh connection to the good server
             assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "{point}");
@@ -400,7 +425,7 @@ fn without_starttls_nothing_is_said_where_it_is_required() {
         let password_file = scratch.path().join("password");
         fs::write(&password_file, "hunter2\n").unwrap();
         let login = Login { username: "portal".to_owned(), password_file };
-        let result = server.transport_by(Security::StartTls, Some(login), GENEROUS).send(&ann(), NOW).await;
+        let result = server.transport_by(Security::StartTls, Some(login)).send(&ann(), NOW).await;
         assert_eq!(result, deferred("STARTTLS: it does not offer STARTTLS: nothing is sent in plaintext", true));
         assert_eq!(server.heard(), [["EHLO"]]);
     });
@@ -431,17 +456,17 @@ fn over_tls_a_message_goes_to_whom_the_system_trusts_and_to_nobody_else() {
             let server = Server::start_secure(offers, &[], Some(tls)).await;
             let said_in_the_clear = if security == Security::StartTls { vec!["EHLO", "STARTTLS"] } else { vec![] };
             // nobody has vouched for it
-            let result = server.transport_by(security, None, GENEROUS).send(&ann(), NOW).await;
+            let result = server.transport_by(security, None).send(&ann(), NOW).await;
             assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
             assert_eq!(server.heard(), std::slice::from_ref(&said_in_the_clear));
             // somebody has
-            let transport = trust(server.transport_by(security, None, GENEROUS), &certificate);
+            let transport = trust(server.transport_by(security, None), &certificate);
             assert_eq!(transport.send(&ann(), NOW).await, Ok(()), "{security:?}");
             assert_eq!(server.heard()[1], [said_in_the_clear.as_slice(), &CONVERSATION].concat());
             // somebody has, but for another name
             let (tls, certificate) = self_signed("mail.example.org");
             let server = Server::start_secure(offers, &[], Some(tls)).await;
-            let result = trust(server.transport_by(security, None, GENEROUS), &certificate).send(&ann(), NOW).await;
+            let result = trust(server.transport_by(security, None), &certificate).send(&ann(), NOW).await;
             assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
             assert_eq!(server.heard(), [said_in_the_clear]);
         });
@@ -458,7 +483,7 @@ fn trouble_with_tls_is_the_servers() {
     for (script, security) in cases {
         on_a_runtime(async {
             let server = Server::start_with("STARTTLS", &[script]).await;
-            let result = server.transport_by(security, None, GENEROUS).send(&ann(), NOW).await;
+            let result = server.transport_by(security, None).send(&ann(), NOW).await;
             assert!(matches!(result, Err(NotSent::Deferred { server: true, .. })), "{security:?}: {result:?}");
             assert!(!server.heard().iter().flatten().any(|line| line.starts_with("MAIL")), "{:?}", server.heard());
         });
@@ -474,7 +499,7 @@ fn a_login_that_is_refused_is_the_servers_and_tells_no_secret() {
         let login = Login { username: "portal".to_owned(), password_file };
         let refused: Script = &[("AUTH", Say("535 5.7.8 wrong: portal hunter2"))];
         let server = Server::start_with("AUTH PLAIN LOGIN", &[refused]).await;
-        let transport = server.transport_by(Security::Plaintext, Some(login.clone()), GENEROUS);
+        let transport = server.transport_by(Security::Plaintext, Some(login.clone()));
         assert_eq!(transport.send(&ann(), NOW).await, deferred("the login: 535 5.7.8", true));
         assert!(!format!("{transport:?}").contains("hunter2"));
         // then it is let in
@@ -482,7 +507,7 @@ fn a_login_that_is_refused_is_the_servers_and_tells_no_secret() {
         // "\0portal\0hunter2"
         assert_eq!(server.heard()[1][1], "AUTH PLAIN AHBvcnRhbABodW50ZXIy");
         let server = Server::start(&[]).await;
-        let result = server.transport_by(Security::Plaintext, Some(login), GENEROUS).send(&ann(), NOW).await;
+        let result = server.transport_by(Security::Plaintext, Some(login)).send(&ann(), NOW).await;
         assert_eq!(result, deferred("the login: No compatible authentication mechanism was found", true));
     });
 }
@@ -492,18 +517,18 @@ fn addresses_beyond_ascii_need_a_server_that_takes_them() {
     let message = message_to("jürgen@bücher.example", 1);
     on_a_runtime(async {
         let server = Server::start(&[]).await;
-        let transport = server.transport(GENEROUS);
+        let transport = server.transport();
         let result = transport.send(&message, NOW).await;
         assert_eq!(result, failed("the mail server takes no addresses outside ASCII (SMTPUTF8)"));
         // a domain that is not ASCII is none of its business, and the connection is still good
         assert_eq!(transport.send(&message_to("ann@bücher.example", 1), NOW).await, Ok(()));
         assert_eq!(server.heard().len(), 1);
         let server = Server::start_with("SMTPUTF8", &[]).await;
-        assert_eq!(server.transport(GENEROUS).send(&message, NOW).await, Ok(()));
+        assert_eq!(server.transport().send(&message, NOW).await, Ok(()));
         assert_eq!(server.heard()[0][1], "MAIL FROM:<no-reply@example.org> SMTPUTF8 BODY=8BITMIME");
         assert_eq!(server.heard()[0][2], "RCPT TO:<jürgen@xn--bcher-kva.example>");
         let server = Server::start_with("SMTPUTF8", &[&[("MAIL", Say("550 5.6.7 no"))]]).await;
-        assert_eq!(server.transport(GENEROUS).send(&message, NOW).await, deferred("the sender: 550 5.6.7 no", false));
+        assert_eq!(server.transport().send(&message, NOW).await, deferred("the sender: 550 5.6.7 no", false));
     });
 }
 
@@ -523,7 +548,7 @@ fn a_reason_names_nobody() {
     assert_eq!(redacted(&"long ".repeat(100), &message).len(), REASON_CHARS_MAX);
     // short names stand in many words
     assert_eq!(redacted("no a at all, says a", &message_to("a@example.org", 1)), "no … at all, says …");
-    let (result, _) = sent_to(&[("RCPT", Say("550 5.1.1 <ann@example.org>: Recipient address rejected"))], GENEROUS);
+    let (result, _) = sent_to(&[("RCPT", Say("550 5.1.1 <ann@example.org>: Recipient address rejected"))]);
     assert_eq!(result, failed("the recipient: 550 5.1.1 … Recipient address rejected"));
 }
 
@@ -570,6 +595,7 @@ fn a_directory_takes_messages_or_says_why_not() {
     let directory = scratch.path().join("outgoing");
     let message = ann();
     let transport = Transport::new(&Delivery::Spool(directory.clone())).unwrap();
+    can_be_spawned(&transport.send(&message, NOW));
     on_a_runtime(transport.send(&message, NOW)).unwrap();
     assert_eq!(fs::read(directory.join("0000000000000001.eml")).unwrap(), message.bytes);
     fs::remove_dir_all(&directory).unwrap();

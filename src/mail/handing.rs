@@ -71,6 +71,10 @@ impl Handing {
         }
         // until it is known how that one has fared
         self.again = now.plus(LONGEST_PAUSE);
+        // there may be another password by now
+        if let Some(Ok(by)) = self.made_for.as_ref().and_then(Policy::outgoing).map(|outgoing| Transport::new(outgoing.delivery)) {
+            self.by = Some(Arc::new(by));
+        }
         1
     }
 

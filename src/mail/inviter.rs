@@ -77,8 +77,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often what is too old is deleted, and what was asked to be.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
-/// Messages on their way at a time.
-const ON_THEIR_WAY_MAX: usize = 64;
+/// Messages on their way at a time, each over a connection of its own: mail servers take some twenty of one client.
+const ON_THEIR_WAY_MAX: usize = 16;
 
 /// How long messages on their way are waited for at the end.
 const FINISH: Duration = Duration::from_secs(5);
@@ -312,20 +312,22 @@ impl Inviter {
             }
             Err(unsent @ (NotSent::Deferred { .. } | NotSent::Unclear { .. })) => {
                 // what may have been taken is sent again all the same: twice is better than never, and it is the same message
-                let (reason, server) = match unsent {
-                    NotSent::Deferred { reason, server } => (reason, server),
-                    NotSent::Unclear { reason } | NotSent::Failed { reason } => (reason, true),
+                let (reason, again) = match unsent {
+                    // that is no fault of this one: it is the next again
+                    NotSent::Deferred { reason, server: true } => (reason, Some(now.wall)),
+                    NotSent::Deferred { reason, server: false } | NotSent::Unclear { reason } | NotSent::Failed { reason } => {
+                        let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
+                        (reason, ledger::again(attempts, regime.policy.invitations.expires, draw(), now.wall))
+                    }
                 };
-                let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
-                // what is the server's fault costs nobody the place
-                let expires = if server { Duration::MAX } else { regime.policy.invitations.expires };
-                let Some(again) = ledger::again(attempts, expires, draw(), now.wall) else {
+                let Some(again) = again else {
                     self.shard.count(Count::Invitation(InvitationResult::Failed));
                     tracing::info!(id = %to.id, email, reason, "invitation given up");
                     return (Event::Failed, Some(reason));
                 };
                 self.shard.count(Count::Invitation(InvitationResult::Deferred));
-                if !server {
+                // the server's own troubles are told once, not for each
+                if self.handing.works() {
                     tracing::info!(id = %to.id, email, reason, "invitation deferred");
                 }
                 (Event::Deferred { again }, Some(reason))

@@ -180,7 +180,7 @@ mod tests {
             hash: keys.address_hash(),
             clock: Arc::new(Clock::start()),
             metrics: Arc::clone(&metrics),
-            addresses: Arc::default(),
+            addresses: Arc::clone(&addresses),
         };
         (Mail::start(parts, policy).unwrap(), metrics, addresses)
     }

@@ -47,6 +47,13 @@ pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
 }
 
+/// Messages hold an address and a code.
+impl std::fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
 /// Why a letter can't be made a message; trying again would not help. Holds no address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ComposeError {
@@ -117,7 +124,7 @@ pub(super) fn compose(envelope: &Envelope<'_>) -> Result<Message, ComposeError> 
     Ok(Message { id, path: message.envelope().clone(), bytes })
 }
 
-/// Checked again by who writes it down: what was read from a file is not trusted to make no second line.
+/// Checked once more: what was read from a file is not trusted to make no second line.
 fn address(text: &str) -> Result<lettre::Address, lettre::address::AddressError> {
     text.parse()
 }
@@ -152,13 +159,6 @@ const CONTENT_LANGUAGE: HeaderName = HeaderName::new_from_ascii_str("Content-Lan
 const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
 const LIST_UNSUBSCRIBE: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe");
 const LIST_UNSUBSCRIBE_POST: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe-Post");
-
-/// Messages hold an address and a code.
-impl std::fmt::Debug for Message {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
-    }
-}
 
 #[cfg(test)]
 pub(super) mod tests {

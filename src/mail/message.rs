@@ -340,7 +340,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_value_makes_a_second_header(name in "[^\\p{Cc}]{0,200}", subject in "\\PC{1,200}|.{0,20}(\r\n|\n|\r)Bcc: eve@example.org", language in "[a-zA-Z0-9-]{2,35}", text in any::<String>()) {
+        fn no_value_makes_a_second_header(
+            name in "[^\\p{Cc}]{0,200}",
+            subject in "\\PC{1,200}|.{0,20}(\r\n|\n|\r)Bcc: eve@example.org",
+            language in "[a-zA-Z0-9-]{2,35}",
+            text in any::<String>(),
+        ) {
             let odd = Letter { language, subject, text, html: None };
             if let Ok(message) = try_message("ann@example.org", Some(&name), &odd, 1) {
                 assert_wire_safe(&message);

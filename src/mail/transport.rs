@@ -228,6 +228,12 @@ impl Smtp {
     }
 }
 
+impl fmt::Debug for Smtp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
+    }
+}
+
 async fn converse(connection: &mut AsyncSmtpConnection, message: &Message, deadline: &mut Deadline) -> Result<(), Broken> {
     let mut parameters = Vec::new();
     if needs_utf8(message) {
@@ -489,12 +495,6 @@ const LOCAL_BYTES_MIN: usize = 3;
 
 /// Of a server's own words: some say a paragraph.
 const REASON_CHARS_MAX: usize = 200;
-
-impl fmt::Debug for Smtp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
-    }
-}
 
 #[cfg(test)]
 mod tests;

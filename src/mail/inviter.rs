@@ -64,6 +64,8 @@ pub(super) struct Inviter {
     unwritten: Vec<Entry<'static>>,
     failing: bool,
     rows: Rows,
+    /// There are more rows to be read at once.
+    reads_on: bool,
     sends: JoinSet<Handed>,
     handing: Handing,
     /// Rows whose addresses are to be deleted.
@@ -96,6 +98,7 @@ impl Inviter {
             unwritten: Vec::new(),
             failing: false,
             rows: Rows::new(&parts.data),
+            reads_on: false,
             sends: JoinSet::new(),
             handing: Handing::default(),
             left: HashSet::new(),
@@ -129,6 +132,7 @@ impl Inviter {
                     self.settle(all);
                 }
                 _ = ticks.tick() => self.tick(),
+                () = tokio::task::yield_now(), if self.reads_on => self.read_rows(),
             }
         }
         let finish = async {
@@ -157,7 +161,7 @@ impl Inviter {
         self.probe();
         self.ledger.forget_repeats(now);
         if self.files.is_some() {
-            self.read_rows(&regime);
+            self.read_rows();
             self.invite(&regime, now, seconds);
             self.tidy(&regime, now);
         }
@@ -210,14 +214,16 @@ impl Inviter {
         Ok(())
     }
 
-    fn read_rows(&mut self, regime: &Regime) {
-        let began = self.parts.clock.moment();
-        loop {
-            match self.rows.read_on(&self.ledger, regime.keys.codes()) {
-                Ok(true) if self.parts.clock.moment().since(began) < READ_ON => {}
-                Ok(_) => return,
-                Err(error) => return self.failing(Some(&error)),
-            }
+    /// Reads some rows: a long queue is read in pieces, and between them those who ask are answered.
+    fn read_rows(&mut self) {
+        self.reads_on = false;
+        if self.files.is_none() {
+            return;
+        }
+        let keys = Arc::clone(&self.parts.gate.regime().keys);
+        match self.rows.read_on(&self.ledger, keys.codes()) {
+            Ok(more) => self.reads_on = more,
+            Err(error) => self.failing(Some(&error)),
         }
     }
 
@@ -551,9 +557,6 @@ type Redeeming = (Code, Invitation, Event, Answer<Pass>);
 fn pass(invitation: &Invitation, now: Now) -> Pass {
     Pass::invited(invitation.id, batch_of(invitation.sent), invitation.redeemed.unwrap_or(now.wall))
 }
-
-/// For how long a tick reads rows, if there are many.
-const READ_ON: Duration = Duration::from_millis(100);
 
 /// In 0 to 1.
 #[expect(clippy::cast_precision_loss, reason = "a random share")]

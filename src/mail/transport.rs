@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 
 use crate::rules::policy::{Delivery, Login, MailServer, Security};
@@ -121,7 +123,7 @@ impl Transport {
     /// Why it was not sent.
     pub(super) async fn send(&self, message: &Message, now: Moment) -> Result<(), NotSent> {
         match &self.way {
-            Way::Smtp(smtp) => smtp.send(message, now, Deadline::new(self.patience)).await,
+            Way::Smtp(smtp) => smtp.send_in_turn(message, now, self.patience).await,
             Way::Spool(directory) => {
                 spool::write(directory, message).map_err(|error| NotSent::Deferred { reason: format!("the spool: {error}"), server: true })
             }
@@ -135,6 +137,10 @@ struct Smtp {
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
     idle: Mutex<Vec<Idle>>,
+    /// For as many as may be connected.
+    turns: Semaphore,
+    /// How often the server has failed.
+    failures: AtomicU64,
 }
 
 struct Idle {
@@ -151,7 +157,23 @@ impl Smtp {
             ),
         };
         let credentials = login.map(credentials).transpose()?;
-        Ok(Self { server: server.clone(), tls, credentials, idle: Mutex::new(Vec::new()) })
+        let (turns, failures) = (Semaphore::new(CONNECTIONS_MAX), AtomicU64::new(0));
+        Ok(Self { server: server.clone(), tls, credentials, idle: Mutex::default(), turns, failures })
+    }
+
+    /// Waits until a connection may be made or is free. If the server fails meanwhile, it is not tried with this message too.
+    async fn send_in_turn(&self, message: &Message, now: Moment, patience: Duration) -> Result<(), NotSent> {
+        let before = self.failures.load(Ordering::Relaxed);
+        // nobody closes it, so this is always a turn, and held to the end
+        let _turn = self.turns.acquire().await;
+        if self.failures.load(Ordering::Relaxed) != before {
+            return Err(NotSent::Deferred { reason: "the mail server has failed with a message before this one".to_owned(), server: true });
+        }
+        let result = self.send(message, now, Deadline::new(patience)).await;
+        if matches!(result, Err(NotSent::Deferred { server: true, .. } | NotSent::Unclear { .. })) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     async fn send(&self, message: &Message, now: Moment, mut deadline: Deadline) -> Result<(), NotSent> {
@@ -457,6 +479,10 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     File::open(path)?.take(most).read_to_end(&mut content)?;
     Ok(content)
 }
+
+/// Connections to the server. Some let no more than five wait to be accepted (OpenSMTPD), and then the kernel of the server's machine forgets
+/// one that we take for made: no greeting ever comes, and that looks like a server that hangs.
+const CONNECTIONS_MAX: usize = 5;
 
 /// Messages go one by one or few at a time.
 const IDLE_MAX: usize = 4;

@@ -157,6 +157,13 @@ impl Handing {
         self.trouble = Some(reason.clone());
     }
 
+    /// Begins with no message any more.
+    pub(super) fn stop(&self) {
+        if let Some(transport) = &self.by {
+            transport.stop();
+        }
+    }
+
     /// By what.
     pub(super) fn name(&self) -> Option<&'static str> {
         let outgoing = self.made_for.as_ref()?.outgoing()?;

@@ -79,8 +79,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often what is too old is deleted, and what was asked to be.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
-/// Messages on their way at a time, each over a connection of its own: mail servers take some twenty of one client.
-const ON_THEIR_WAY_MAX: usize = 16;
+/// Messages that are begun and not done, at a time: what is begun in one tick at the highest rate.
+const ON_THEIR_WAY_MAX: usize = 1024;
 
 /// How long messages on their way are waited for at the end.
 const FINISH: Duration = Duration::from_secs(5);
@@ -135,6 +135,8 @@ impl Inviter {
                 () = tokio::task::yield_now(), if self.reads_on => self.read_rows(),
             }
         }
+        // so that the few that are being sent can finish, and are not sent again after a restart
+        self.handing.stop();
         let finish = async {
             while let Some(handed) = self.sends.join_next().await {
                 self.settle(vec![handed]);

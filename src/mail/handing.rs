@@ -26,6 +26,7 @@ pub(super) struct Handing {
     again: Moment,
     /// Why it does not work.
     trouble: Option<String>,
+    stopped: bool,
 }
 
 /// A message that was handed over, or was not.
@@ -139,6 +140,9 @@ impl Handing {
 
     /// How a message has fared.
     pub(super) fn note(&mut self, result: &Result<(), NotSent>, now: Moment) {
+        if self.stopped {
+            return;
+        }
         let Err(NotSent::Deferred { reason, server: true } | NotSent::Unclear { reason }) = result else {
             if self.failures > 0 {
                 tracing::info!("invitations can be handed over again");
@@ -158,7 +162,8 @@ impl Handing {
     }
 
     /// Begins with no message any more.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
         if let Some(transport) = &self.by {
             transport.stop();
         }

@@ -29,9 +29,11 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::rules::email::Address;
 use crate::rules::keyring::AddressHash;
-use crate::rules::policy::EmailQueue;
+use crate::rules::policy::{Delivery, EmailQueue, Invitations as InvitationsPolicy};
 use crate::rules::token::VisitorId;
+use crate::store::chain;
 
+use transport::Transport;
 use writer::{Command, Job, Writer};
 
 pub use invitations::{Invitations, InviterParts, NotOpen, Standing};
@@ -136,6 +138,17 @@ impl Mail {
         if thread.join().is_err() {
             tracing::error!("the thread of the email queue has panicked");
         }
+    }
+}
+
+/// Whether invitations could be handed over, as far as that can be told without a mail server: the password, and the system's roots of trust.
+///
+/// # Errors
+/// Why not.
+pub fn check(policy: &InvitationsPolicy) -> Result<(), String> {
+    match policy.outgoing().map(|outgoing| outgoing.delivery) {
+        Some(delivery @ Delivery::Smtp { .. }) => Transport::new(delivery).map(drop).map_err(|error| chain(&error)),
+        Some(Delivery::Spool(_)) | None => Ok(()),
     }
 }
 

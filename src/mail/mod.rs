@@ -174,7 +174,7 @@ mod tests {
     use crate::metrics::Gauge;
     use crate::rules::keyring::{Key, Keyring, SiteSecret};
     use crate::rules::time::UnixTime;
-    use crate::store::email_queue::directory_of;
+    use crate::store::email_queue::{Forget, directory_of, forget};
     use crate::store::scratch::Scratch;
 
     const POLICY: EmailQueue =
@@ -243,6 +243,9 @@ mod tests {
         assert!(rows[0].contains("\"email\":\"0@example.org\"") && rows[0].contains("\"path\":\"/apply\""), "{}", rows[0]);
         until("the gauge", || metrics.gauge(Gauge::EmailWritable) > 0.5);
         until("the count", || addresses.load(Ordering::Relaxed) == 250);
+        assert_eq!(forget(scratch.path(), Forget::Address(&Address::parse("0@example.org").unwrap())).unwrap(), 1);
+        until("the count after one was erased", || addresses.load(Ordering::Relaxed) == 249);
+        assert_eq!(post(&mail, "0@example.org", 1), Ok(()));
         mail.end();
         assert_eq!(post(&mail, "late@example.org", 1), Err(NotTaken::Unavailable));
         drop(mail);

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::invitations::Invited;
 use super::pairs::Ahead;
 
 /// One scenario, once.
@@ -125,6 +126,8 @@ pub struct Figures {
     pub reloaders_ahead: Option<Ahead>,
     /// What throwing tickets away gains, if some visitors were run twice.
     pub churners_ahead: Option<Ahead>,
+    /// What became of the invitations, if there were any.
+    pub invited: Option<Invited>,
     /// From the first second of the measured part to the first waiting page; none if there was none.
     pub limiting_after_s: Option<f64>,
 }

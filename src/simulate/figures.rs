@@ -47,6 +47,8 @@ pub struct Second {
     pub admitted: u32,
     /// Waiting pages shown.
     pub diverted: u32,
+    /// Invitations sent.
+    pub invited: u32,
     /// Visitors in the middle of their visit.
     pub inside: u32,
     /// Visitors who wait to be let in.

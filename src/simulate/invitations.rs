@@ -52,8 +52,9 @@ impl Inviter {
         Self { scenario, pacing: Pacing::default(), left, ticked: 0, random, found: Invited::default(), above: BTreeSet::new(), held: 0 }
     }
 
-    /// Sends what may be sent in this tick, in a measured part that begins at `from`. Returns after how long each of those comes who do.
-    pub(super) fn tick(&mut self, regime: &Regime, at: Micros, from: Micros) -> Vec<Duration> {
+    /// Sends what may be sent in this tick, in a measured part that begins at `from`. Returns how many, and after how long each of
+    /// those comes who do.
+    pub(super) fn tick(&mut self, regime: &Regime, at: Micros, from: Micros) -> (u32, Vec<Duration>) {
         let length = seconds(at - self.ticked);
         self.ticked = at;
         let (now, policy) = (front::now(at), &regime.policy.invitations);
@@ -64,14 +65,14 @@ impl Inviter {
         for _ in 0..sent {
             self.pacing.outstanding.invited(now.wall, now.wall.plus(policy.expires));
             let (comes, delay) = (self.random.chance(self.scenario.come.0), self.delay(at));
-            come.extend(Some(delay).filter(|_| comes));
+            come.extend(Some(delay).filter(|delay| comes && *delay < policy.expires));
         }
         self.left -= sent;
         self.found.sent += sent;
         if sent > 0 && self.left == 0 {
             self.found.hours = Some(seconds(at.saturating_sub(from)) / 3600.0);
         }
-        come
+        (sent, come)
     }
 
     /// How long someone takes who is invited now.

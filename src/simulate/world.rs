@@ -403,7 +403,9 @@ impl<'a> World<'a> {
         let (Some(front), Some(inviter)) = (&self.front, &mut self.inviter) else { return };
         inviter.turn(now, &self.book.now);
         let sent = front::now(now).wall;
-        for delay in inviter.tick(&front.gate.regime(), now, from) {
+        let (invited, come) = inviter.tick(&front.gate.regime(), now, from);
+        self.book.now.invited = invited;
+        for delay in come {
             self.timeline.set(now.saturating_add(micros(delay)), Event::Redeem(sent));
         }
     }

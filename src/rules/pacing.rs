@@ -2,10 +2,10 @@
 //!
 //! Invitations go out while the load is low and has been for a while, and nobody waits; at most at a rate; and only as far as the
 //! visits that are still expected of those that have been sent fit into what the site has left. An email can't be called back, so room is
-//! kept for all who are expected, as if they came within the same [`TOGETHER`], and not for how many come now.
+//! kept for all who are expected, as if they came within the same half hour, and not for how many come now.
 //!
 //! How many are expected nobody knows: whoever has not come is not interested, or is late, or asleep. Two beliefs are held, and the one that
-//! expects more decides. Either they come as late as people do ([`later`]), and who has not come after a day will hardly come any more. Or
+//! expects more decides. Either they come as late as people do, and who has not come after a day will hardly come any more. Or
 //! they are asleep, and as many are missing as were expected and have not come. To count every invitation in full for as long as it holds
 //! would be no bound but a stop: of ten, seven never come, and would fill the room for two days.
 //!
@@ -22,11 +22,11 @@ use super::time::{Moment, Now, UnixTime};
 /// have to be invited many times as slowly, and the site stood idle.
 const TOGETHER: Duration = Duration::from_secs(30 * 60);
 
-/// Half of those who ever come have come after this, and [`later`] says how many have not. A belief, not a measurement: it is news that people
+/// Half of those who ever come have come after this, and `later` says how many have not. A belief, not a measurement: it is news that people
 /// have waited for, but an email, and few look at those more often than a few times a day.
 const MEDIAN_DELAY: Duration = Duration::from_secs(3600);
 
-/// Who is invited in the evening may be asleep and come in the morning, whatever [`later`] says: for so long as many are expected as were
+/// Who is invited in the evening may be asleep and come in the morning, whatever `later` says: for so long as many are expected as were
 /// told to be, less those who have come.
 const ASLEEP: Duration = hours(12);
 

@@ -261,7 +261,8 @@ fn words(value: &str) -> String {
     for word in value.split(' ') {
         let decoded = decoded(word);
         // the space between two encoded words stands for nothing
-        if !text.is_empty() && !(was_encoded && decoded.is_some()) {
+        let goes_on = was_encoded && decoded.is_some();
+        if !text.is_empty() && !goes_on {
             text.push(' ');
         }
         was_encoded = decoded.is_some();

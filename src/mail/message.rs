@@ -47,6 +47,13 @@ pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
 }
 
+/// Messages hold an address and a code.
+impl std::fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
 /// Why a letter can't be made a message; trying again would not help. Holds no address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ComposeError {
@@ -117,7 +124,7 @@ pub(super) fn compose(envelope: &Envelope<'_>) -> Result<Message, ComposeError> 
     Ok(Message { id, path: message.envelope().clone(), bytes })
 }
 
-/// Checked again by who writes it down: what was read from a file is not trusted to make no second line.
+/// Checked once more: what was read from a file is not trusted to make no second line.
 fn address(text: &str) -> Result<lettre::Address, lettre::address::AddressError> {
     text.parse()
 }
@@ -152,13 +159,6 @@ const CONTENT_LANGUAGE: HeaderName = HeaderName::new_from_ascii_str("Content-Lan
 const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
 const LIST_UNSUBSCRIBE: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe");
 const LIST_UNSUBSCRIBE_POST: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe-Post");
-
-/// Messages hold an address and a code.
-impl std::fmt::Debug for Message {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
-    }
-}
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -340,7 +340,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_value_makes_a_second_header(name in "[^\\p{Cc}]{0,200}", subject in "\\PC{1,200}|.{0,20}(\r\n|\n|\r)Bcc: eve@example.org", language in "[a-zA-Z0-9-]{2,35}", text in any::<String>()) {
+        fn no_value_makes_a_second_header(
+            name in "[^\\p{Cc}]{0,200}",
+            subject in "\\PC{1,200}|.{0,20}(\r\n|\n|\r)Bcc: eve@example.org",
+            language in "[a-zA-Z0-9-]{2,35}",
+            text in any::<String>(),
+        ) {
             let odd = Letter { language, subject, text, html: None };
             if let Ok(message) = try_message("ann@example.org", Some(&name), &odd, 1) {
                 assert_wire_safe(&message);

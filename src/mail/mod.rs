@@ -29,9 +29,11 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::rules::email::Address;
 use crate::rules::keyring::AddressHash;
-use crate::rules::policy::EmailQueue;
+use crate::rules::policy::{Delivery, EmailQueue, Invitations as InvitationsPolicy};
 use crate::rules::token::VisitorId;
+use crate::store::chain;
 
+use transport::Transport;
 use writer::{Command, Job, Writer};
 
 pub use invitations::{Invitations, InviterParts, NotOpen, Standing};
@@ -139,6 +141,17 @@ impl Mail {
     }
 }
 
+/// Whether invitations could be handed over, as far as that can be told without a mail server: the password, and the system's roots of trust.
+///
+/// # Errors
+/// Why not.
+pub fn check(policy: &InvitationsPolicy) -> Result<(), String> {
+    match policy.outgoing().map(|outgoing| outgoing.delivery) {
+        Some(delivery @ Delivery::Smtp { .. }) => Transport::new(delivery).map(drop).map_err(|error| chain(&error)),
+        Some(Delivery::Spool(_)) | None => Ok(()),
+    }
+}
+
 /// A random number.
 fn random() -> Option<u64> {
     let mut bytes = [0; 8];
@@ -161,7 +174,7 @@ mod tests {
     use crate::metrics::Gauge;
     use crate::rules::keyring::{Key, Keyring, SiteSecret};
     use crate::rules::time::UnixTime;
-    use crate::store::email_queue::directory_of;
+    use crate::store::email_queue::{Forget, directory_of, forget};
     use crate::store::scratch::Scratch;
 
     const POLICY: EmailQueue =
@@ -180,7 +193,7 @@ mod tests {
             hash: keys.address_hash(),
             clock: Arc::new(Clock::start()),
             metrics: Arc::clone(&metrics),
-            addresses: Arc::default(),
+            addresses: Arc::clone(&addresses),
         };
         (Mail::start(parts, policy).unwrap(), metrics, addresses)
     }
@@ -230,6 +243,9 @@ mod tests {
         assert!(rows[0].contains("\"email\":\"0@example.org\"") && rows[0].contains("\"path\":\"/apply\""), "{}", rows[0]);
         until("the gauge", || metrics.gauge(Gauge::EmailWritable) > 0.5);
         until("the count", || addresses.load(Ordering::Relaxed) == 250);
+        assert_eq!(forget(scratch.path(), Forget::Address(&Address::parse("0@example.org").unwrap())).unwrap(), 1);
+        until("the count after one was erased", || addresses.load(Ordering::Relaxed) == 249);
+        assert_eq!(post(&mail, "0@example.org", 1), Ok(()));
         mail.end();
         assert_eq!(post(&mail, "late@example.org", 1), Err(NotTaken::Unavailable));
         drop(mail);

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use tokio::sync::Semaphore;
 
 use crate::rules::policy::{Delivery, Login, MailServer, Security};
 use crate::rules::time::Moment;
@@ -122,10 +124,18 @@ impl Transport {
     /// Why it was not sent.
     pub(super) async fn send(&self, message: &Message, now: Moment) -> Result<(), NotSent> {
         match &self.way {
-            Way::Smtp(smtp) => smtp.send(message, now, Deadline::new(self.patience)).await,
+            Way::Smtp(smtp) => smtp.send_in_turn(message, now, self.patience).await,
             Way::Spool(directory) => {
                 spool::write(directory, message).map_err(|error| NotSent::Deferred { reason: format!("the spool: {error}"), server: true })
             }
+        }
+    }
+
+    /// Begins with no message any more: what has not begun is deferred.
+    pub(super) fn stop(&self) {
+        match &self.way {
+            Way::Smtp(smtp) => smtp.turns.close(),
+            Way::Spool(_) => {}
         }
     }
 }
@@ -136,6 +146,10 @@ struct Smtp {
     tls: Option<TlsParameters>,
     credentials: Option<Credentials>,
     idle: Mutex<Vec<Idle>>,
+    /// For as many as may be connected.
+    turns: Semaphore,
+    /// How often the server has failed.
+    failures: AtomicU64,
 }
 
 struct Idle {
@@ -150,7 +164,24 @@ impl Smtp {
             Security::StartTls | Security::Tls => Some(tls(server)?),
         };
         let credentials = login.map(credentials).transpose()?;
-        Ok(Self { server: server.clone(), tls, credentials, idle: Mutex::new(Vec::new()) })
+        let (turns, failures) = (Semaphore::new(CONNECTIONS_MAX), AtomicU64::new(0));
+        Ok(Self { server: server.clone(), tls, credentials, idle: Mutex::default(), turns, failures })
+    }
+
+    /// Waits until a connection may be made or is free. If the server fails meanwhile, it is not tried with this message too.
+    async fn send_in_turn(&self, message: &Message, now: Moment, patience: Duration) -> Result<(), NotSent> {
+        let before = self.failures.load(Ordering::Relaxed);
+        let Ok(_turn) = self.turns.acquire().await else {
+            return Err(NotSent::Deferred { reason: "the gate has stopped".to_owned(), server: true });
+        };
+        if self.failures.load(Ordering::Relaxed) != before {
+            return Err(NotSent::Deferred { reason: "the mail server has failed with a message before this one".to_owned(), server: true });
+        }
+        let result = self.send(message, now, Deadline::new(patience)).await;
+        if matches!(result, Err(NotSent::Deferred { server: true, .. } | NotSent::Unclear { .. })) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     async fn send(&self, message: &Message, now: Moment, mut deadline: Deadline) -> Result<(), NotSent> {
@@ -225,6 +256,12 @@ impl Smtp {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Smtp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
     }
 }
 
@@ -475,6 +512,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// the earth.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Connections to the server. Some let no more than five wait to be accepted (OpenSMTPD), and then the kernel of the server's machine forgets
+/// one that we take for made: no greeting ever comes, and that looks like a server that hangs.
+const CONNECTIONS_MAX: usize = 5;
+
 /// Messages go one by one or few at a time.
 const IDLE_MAX: usize = 4;
 
@@ -489,12 +530,6 @@ const LOCAL_BYTES_MIN: usize = 3;
 
 /// Of a server's own words: some say a paragraph.
 const REASON_CHARS_MAX: usize = 200;
-
-impl fmt::Debug for Smtp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
-    }
-}
 
 #[cfg(test)]
 mod tests;

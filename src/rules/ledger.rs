@@ -263,7 +263,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 3600);
 
 /// So long a lost answer costs nobody the place.
-const REPEAT: Duration = Duration::from_secs(600);
+pub const REPEAT: Duration = Duration::from_secs(600);
 
 const SENT: u8 = 1;
 const FAILED: u8 = 2;

@@ -13,6 +13,7 @@ mod gate_command;
 mod gate_demo;
 mod gate_email;
 mod gate_email_disk;
+mod gate_invitation;
 mod gate_keys;
 mod gate_log;
 mod gate_mint;

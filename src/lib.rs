@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 6 entry | `main.rs` → [`cli`] → [`app`] (wires, runs, drains) → [`telemetry`], in that order |
 //! | 5 listeners | [`proxy`] (accept loop, one request top to bottom) · [`admin`] |
-//! | 4 workers | [`upstream`] (slots, connections) · [`mail`] (the email queue's writer, and who invites) · [`reload`] · [`demo`] (models of a site and of a crowd): one outside thing each · [`simulate`] (the same in virtual time) |
+//! | 4 workers | [`upstream`] (slots, connections) · [`mail`] (the email queue's writer, and who invites) · [`reload`] · [`demo`] (models of a site, of a crowd and of its mailboxes): one outside thing each · [`simulate`] (the same in virtual time) |
 //! | 3 gate | [`gate`]: the regime: decide, observe, tick, publish |
 //! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`models`] (what models of a site and of a crowd are made of) · [`page`] · [`store`] (lock on data, keys, saved state, files of the email queue) |
 //! | 1 rules | [`rules`]: pure. No I/O, no clock, no randomness, no locks: `now` and draws are arguments |

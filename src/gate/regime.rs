@@ -160,8 +160,8 @@ impl Regime {
 
     /// What the pacing of invitations is to see.
     ///
-    /// Under `open` and `observe` nobody waits, and the measured load alone decides: who is invited then comes as others do. Under `fixed` the
-    /// operator holds people back whatever the load is, and as long as that turns anyone away nobody is invited to come besides.
+    /// Under `open` and `observe` nobody waits, and the measured load alone decides: who is invited then comes as others do. Under `fixed`
+    /// the operator holds people back whatever the load is, and as long as that turns anyone away nobody is invited to come besides.
     #[must_use]
     pub fn sight(&self) -> Sight {
         let Law { load, committed, requests, .. } = self.law;

@@ -4,10 +4,10 @@
 //! visits that are still expected of those that have been sent fit into what the site has left. An email can't be called back, so room is
 //! kept for all who are expected, as if they came within the same half hour, and not for how many come now.
 //!
-//! How many are expected nobody knows: whoever has not come is not interested, or is late, or asleep. Two beliefs are held, and the one that
-//! expects more decides. Either they come as late as people do, and who has not come after a day will hardly come any more. Or
-//! they are asleep, and as many are missing as were expected and have not come. To count every invitation in full for as long as it holds
-//! would be no bound but a stop: of ten, seven never come, and would fill the room for two days.
+//! How many are expected nobody knows: whoever has not come is not interested, or is late, or asleep. Two beliefs are held, and the one
+//! that expects more decides. Either they come as late as people do, and who has not come after a day will hardly come any more. Or they
+//! are asleep, and as many are missing as were expected and have not come. To count every invitation in full for as long as it holds would
+//! be no bound but a stop: of ten, seven never come, and would fill the room for two days.
 //!
 //! Absent: who is invited (the email queue knows), and what sends.
 
@@ -17,13 +17,13 @@ use std::time::Duration;
 use super::policy::{Invitations, Mode};
 use super::time::{Moment, Now, UnixTime};
 
-/// All who are expected are taken to come within this, evenly. It is the most that one can believe of people: in the simulation all who were
-/// invited in a night come within one hour of the morning. Taken to come at the very same time, as long as a visit lasts, they would
+/// All who are expected are taken to come within this, evenly. It is the most that one can believe of people: in the simulation all who
+/// were invited in a night come within one hour of the morning. Taken to come at the very same time, as long as a visit lasts, they would
 /// have to be invited many times as slowly, and the site stood idle.
 const TOGETHER: Duration = Duration::from_secs(30 * 60);
 
-/// Half of those who ever come have come after this, and `later` says how many have not. A belief, not a measurement: it is news that people
-/// have waited for, but an email, and few look at those more often than a few times a day.
+/// Half of those who ever come have come after this, and `later` says how many have not. A belief, not a measurement: it is news that
+/// people have waited for, but an email, and few look at those more often than a few times a day.
 const MEDIAN_DELAY: Duration = Duration::from_secs(3600);
 
 /// Who is invited in the evening may be asleep and come in the morning, whatever `later` says: for so long as many are expected as were
@@ -265,8 +265,8 @@ impl Outstanding {
         self.count
     }
 
-    /// How many of them are still expected, if of all that are sent this share comes: of those sent in the same hour, as many as still come at
-    /// their age, or as many as are missing if they may be asleep, whichever is more.
+    /// How many of them are still expected, if of all that are sent this share comes: of those sent in the same hour, as many as still
+    /// come at their age, or as many as are missing if they may be asleep, whichever is more.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of emails")]
     pub fn expected(&self, now: UnixTime, redemption: f64) -> f64 {
@@ -315,8 +315,8 @@ fn still_comes(redemption: f64, age: Duration) -> f64 {
     if later <= 0.0 { 0.0 } else { later / (1.0 - redemption + later) }
 }
 
-/// Of those who ever come, the share that comes later than this: a log-logistic distribution of shape 1. Its tail is a heavy one, so as to err
-/// for the site: a tenth comes after nine hours, and a twenty-fifth after a day.
+/// Of those who ever come, the share that comes later than this: a log-logistic distribution of shape 1. Its tail is a heavy one, so as to
+/// err for the site: a tenth comes after nine hours, and a twenty-fifth after a day.
 fn later(age: Duration) -> f64 {
     1.0 / (1.0 + age.as_secs_f64() / MEDIAN_DELAY.as_secs_f64())
 }
@@ -338,8 +338,8 @@ const fn whole(count: f64) -> u32 {
 
 /// How many requests a visit has, measured.
 ///
-/// The requests of those who were let in by the draw, over how many those were. Clients without cookies are newcomers with each request, and
-/// where they are many that is too few; so it is never less than what the visitors who come back ask for while they count as active.
+/// The requests of those who were let in by the draw, over how many those were. Clients without cookies are newcomers with each request,
+/// and where they are many that is too few; so it is never less than what the visitors who come back ask for while they count as active.
 #[derive(Clone, Copy, Debug)]
 pub struct Visits {
     requests: f64,
@@ -680,7 +680,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost_or_counted_twice(sent in prop::collection::vec(0_u64..40 * 86_400, 0..200), now in 0_u64..40 * 86_400, redeemed in 0_usize..200) {
+        fn nothing_is_lost_or_counted_twice(
+            sent in prop::collection::vec(0_u64..40 * 86_400, 0..200), now in 0_u64..40 * 86_400, redeemed in 0_usize..200
+        ) {
             let mut outstanding = Outstanding::default();
             let hold = 30 * 86_400;
             for &secs in &sent {

@@ -178,14 +178,13 @@ impl Regime {
 
     /// Whether someone who redeems an invitation may come in now. If not the code is not spent, and is good a few minutes later.
     ///
-    /// An invitation is a place before newcomers, and not one that the site has not got. Under `fixed` who is turned away says nothing of
-    /// the site, and the law does.
+    /// An invitation is a place before newcomers, and not one that the site has not got. Under `fixed` and `closed` who is turned away says
+    /// nothing of the site, and the law does.
     #[must_use]
     pub fn has_room_for_invited(&self) -> bool {
         match self.mode.mode {
-            Mode::Closed => false,
             Mode::Open | Mode::Observe => true,
-            Mode::Fixed(_) => self.law.newcomers > 0.0 && self.law.load < 1.0,
+            Mode::Closed | Mode::Fixed(_) => self.law.newcomers > 0.0 && self.law.load < 1.0,
             Mode::Auto => !self.limiting && self.has_room(),
         }
     }

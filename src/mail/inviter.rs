@@ -290,7 +290,7 @@ impl Inviter {
             match event {
                 Event::Deferred { again } => self.rows.defer(to, again),
                 Event::Failed => {
-                    was_first.into_iter().for_each(|first| self.pacing.outstanding.redeemed(first));
+                    was_first.into_iter().for_each(|first| self.pacing.outstanding.withdrawn(first));
                     self.rows.finish(to.id);
                 }
                 Event::Sent | Event::Sending { .. } | Event::Redeemed { .. } | Event::Left => self.rows.finish(to.id),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
@@ -37,7 +39,13 @@ impl World {
     /// Invites each of [`ADDRESSES`].
     #[track_caller]
     fn new() -> (Self, Vec<Letter>) {
-        let (scratch, upstream) = (Scratch::new(), Upstream::answering("the site"));
+        Self::at(Upstream::answering("the site"))
+    }
+
+    /// The same in front of this site.
+    #[track_caller]
+    fn at(upstream: Upstream) -> (Self, Vec<Letter>) {
+        let scratch = Scratch::new();
         let now = date(Clock::start().now().wall);
         let rows: String = ADDRESSES
             .iter()
@@ -325,18 +333,52 @@ fn what_has_expired_or_was_revoked_opens_nothing() {
 
 #[test]
 fn a_code_that_finds_no_room_is_good_later() {
-    let (world, letters) = World::new();
-    world.mode("closed");
-    let page = world.gate().get(&letters[0].link, &[BROWSER]);
-    assert!(page.status == 200 && page.text().contains(NO_ROOM) && page.header("refresh").is_some(), "{}{}", page.raw, page.text());
-    for _ in 0..3 {
-        let answer = world.redeem(&letters[0].code, &letters[0].fields(), &[]);
-        assert_out(&answer, 503, NO_ROOM);
-        assert_eq!(answer.header("retry-after"), Some("60"));
-    }
-    assert_eq!(world.events("redeemed").len(), 0);
+    // four visitors at a time, a tenth of a second each
+    let slow = Upstream::start(|_, site| {
+        std::thread::park_timeout(Duration::from_millis(100));
+        site.write(crate::support::ok("the site"))
+    });
+    let (world, letters) = World::at(slow);
+    let crowded = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let _goes_home = GoesHome(&crowded);
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while crowded.load(Ordering::Relaxed) {
+                    drop(world.gate().get("/", &[BROWSER]));
+                }
+            });
+        }
+        let page = until("no room", || Some(world.gate().get(&letters[0].link, &[BROWSER])).filter(|page| page.text().contains(NO_ROOM)));
+        assert!(page.status == 200 && page.header("refresh").is_some(), "{}{}", page.raw, page.text());
+        for _ in 0..3 {
+            let answer = world.redeem(&letters[0].code, &letters[0].fields(), &[]);
+            assert_out(&answer, 503, NO_ROOM);
+            assert_eq!(answer.header("retry-after"), Some("60"));
+        }
+        assert_eq!(world.events("redeemed").len(), 0);
+    });
     world.open_for(&letters[0]);
     assert_in(&world.redeem(&letters[0].code, &letters[0].fields(), &[]), "/apply?step=2&a=b");
+    world.end();
+}
+
+/// A crowd that goes home also when the test fails: else nobody would hear of it.
+struct GoesHome<'a>(&'a AtomicBool);
+
+impl Drop for GoesHome<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_closed_gate_lets_in_who_has_a_code_already() {
+    let (world, letters) = World::new();
+    world.mode("closed");
+    assert_eq!(world.gate().get("/", &[BROWSER]).status, 503);
+    let pass = assert_in(&world.redeem(&letters[0].code, &letters[0].fields(), &[]), "/apply?step=2&a=b");
+    assert_eq!(world.gate().get("/", &[BROWSER, &pass]).text(), "the site");
     world.end();
 }
 

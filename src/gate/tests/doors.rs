@@ -65,7 +65,9 @@ fn invitations_see_who_waits_and_the_invited_find_room_only_where_nobody_is_turn
     assert!((80.0..120.0).contains(&sight.requests), "{sight:?}");
     assert!(!gate.regime().has_room_for_invited());
     gate.set_mode(by_hand(Mode::Closed, None), now);
-    assert!(gate.regime().sight().mode == Mode::Closed && !gate.regime().has_room_for_invited());
+    let regime = gate.regime();
+    assert_eq!(regime.sight().mode, Mode::Closed);
+    assert_eq!(regime.has_room_for_invited(), regime.law.newcomers > 0.0 && regime.law.load < 1.0, "codes that are out go on");
     for mode in [Mode::Open, Mode::Observe] {
         gate.set_mode(by_hand(mode, None), now);
         assert!(!gate.regime().sight().waiting && gate.regime().has_room_for_invited(), "{mode:?}");

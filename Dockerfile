@@ -1,4 +1,5 @@
-# The gate and nothing else: one static binary, no shell, no library, no user but its own.
+# The gate and nothing else: one static binary, no shell, no library, no user but its own. And the certificates that mail servers are
+# checked by; mount others over /etc/ssl/certs/ca-certificates.crt.
 #
 #   docker build -t tidegate .
 #   docker run -d --name gate -p 8080:8080 -v "$PWD/config:/etc/tidegate:ro" -v tidegate-data:/var/lib/tidegate tidegate
@@ -28,7 +29,8 @@ COPY . .
 RUN set -eu; \
     touch src/lib.rs src/main.rs; \
     cargo build --release --locked --bin tidegate --target "$(cat /target)"; \
-    mkdir -p /image/etc/tidegate /image/var/lib/tidegate; \
+    mkdir -p /image/etc/tidegate /image/etc/ssl/certs /image/var/lib/tidegate; \
+    cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/; \
     chmod 0700 /image/var/lib/tidegate; \
     echo 'hosts: files dns' > /image/etc/nsswitch.conf; \
     cp "target/$(cat /target)/release/tidegate" /image/tidegate

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 6 entry | `main.rs` → [`cli`] → [`app`] (wires, runs, drains) → [`telemetry`], in that order |
 //! | 5 listeners | [`proxy`] (accept loop, one request top to bottom) · [`admin`] |
-//! | 4 workers | [`upstream`] (slots, connections) · [`mail`] (the email queue's writer) · [`reload`] · [`demo`] (models of a site and of a crowd): one outside thing each · [`simulate`] (the same in virtual time) |
+//! | 4 workers | [`upstream`] (slots, connections) · [`mail`] (the email queue's writer, and who invites) · [`reload`] · [`demo`] (models of a site, of a crowd and of its mailboxes): one outside thing each · [`simulate`] (the same in virtual time) |
 //! | 3 gate | [`gate`]: the regime: decide, observe, tick, publish |
 //! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`models`] (what models of a site and of a crowd are made of) · [`page`] · [`store`] (lock on data, keys, saved state, files of the email queue) |
 //! | 1 rules | [`rules`]: pure. No I/O, no clock, no randomness, no locks: `now` and draws are arguments |
@@ -22,7 +22,7 @@
 //!
 //! - **open, bypass, admit**: clean headers → take a slot → upstream → clean headers → set or renew the pass → relay the body;
 //! - **wait**: the waiting room in the form that the client accepts, its ticket, and a form for an email address: what is posted goes to
-//!   [`mail`], and is answered when it is on disk;
+//!   [`mail`], and is answered when it is on disk; who comes back with the code of an invitation gets a pass from there;
 //! - **shed**: a short page that keeps the pass and comes back by itself.
 //!
 //! # Three planes

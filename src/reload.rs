@@ -217,7 +217,8 @@ fn seconds(time: UnixTime) -> f64 {
 /// # Errors
 /// Why a template can't be used, with its file and line.
 pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
-    let email = policy.email_queue.enabled.then_some(EmailTerms { retention: policy.email_queue.retention });
+    let invites = policy.invitations.outgoing().is_some();
+    let email = policy.email_queue.enabled.then_some(EmailTerms { retention: policy.email_queue.retention, invites });
     let pages = match &policy.waiting_room.template {
         None => Pages::new(None, email).map_err(|error| chain(&error))?,
         Some(path) => {

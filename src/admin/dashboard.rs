@@ -69,6 +69,7 @@ struct View {
     spans: [(&'static str, &'static str); 6],
     upstream: Vec<Server>,
     outcomes: Vec<Outcome>,
+    invitations: Option<InvitationsView>,
     config: Config,
 }
 
@@ -90,8 +91,42 @@ impl View {
             spans: SPANS,
             upstream: list(status, "/upstream").iter().map(Server::of).collect(),
             outcomes: outcomes(status),
+            invitations: InvitationsView::of(status),
             config: Config::of(status),
         }
+    }
+}
+
+/// Who has been invited back.
+#[derive(Debug, Serialize)]
+struct InvitationsView {
+    summary: String,
+    trouble: Option<String>,
+    facts: Vec<(&'static str, String)>,
+    /// What it posts, and what it says.
+    button: (&'static str, &'static str),
+}
+
+impl InvitationsView {
+    /// `None` where there are none, and nobody could be invited.
+    fn of(status: &Value) -> Option<Self> {
+        let summary = text(status, "/invitations/summary")?;
+        let count = |path| number(status, path).unwrap_or(0.0);
+        let (by, sent) = (text(status, "/invitations/by"), count("/invitations/sent"));
+        if by.is_none() && sent <= 0.0 && count("/email_queue/waiting") <= 0.0 {
+            return None;
+        }
+        let paths = [
+            ("Waiting", "/email_queue/waiting"),
+            ("Sent", "/invitations/sent"),
+            ("Redeemed", "/invitations/redeemed"),
+            ("Deferred", "/invitations/deferred"),
+            ("Failed", "/invitations/failed"),
+        ];
+        let facts = paths.into_iter().map(|(name, path)| (name, whole(count(path)))).collect();
+        let paused = flag(status, "/invitations/paused").unwrap_or(false);
+        let button = if paused { ("false", "Resume invitations") } else { ("true", "Pause invitations") };
+        Some(Self { summary, trouble: text(status, "/invitations/trouble"), facts, button })
     }
 }
 
@@ -464,6 +499,34 @@ mod tests {
         assert_eq!(told(queue(true, 0.0, true), &mut status), "draw every 1 min 30 s");
         assert_eq!(told(queue(false, 0.0, false), &mut status), "draw every 1 min 30 s");
         assert!(told(queue(true, 7.0, false), &mut status).ends_with("; email addresses can’t be taken: see the log"));
+    }
+
+    #[test]
+    fn invitations_are_told_where_there_are_any() {
+        let mut status = full();
+        assert!(!render(&status, None).unwrap().contains("<h2>Invitations</h2>"));
+        status["email_queue"] = json!({ "enabled": true, "addresses": 5000.0, "waiting": 4000.0, "writable": true });
+        status["invitations"] = json!({
+            "summary": "Invitations go out.", "by": "smtp", "paused": false, "trouble": null, "sent": 1000.0, "redeemed": 300.0, "deferred": 2.0,
+            "failed": 1.0,
+        });
+        let page = render(&status, None).unwrap();
+        for part in [
+            "<p>Invitations go out.</p>",
+            "<dt>Waiting</dt><dd>4,000</dd>",
+            "<dt>Redeemed</dt><dd>300</dd>",
+            "value=\"true\">Pause invitations",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        status["invitations"]["paused"] = json!(true);
+        status["invitations"]["trouble"] = json!("connection <refused>");
+        let page = render(&status, None).unwrap();
+        assert!(page.contains("value=\"false\">Resume invitations") && page.contains("connection &lt;refused&gt;"));
+        status["invitations"] = json!({ "summary": "Not set up.", "by": null });
+        assert!(render(&status, None).unwrap().contains("<p>Not set up.</p>"), "who waits for nothing is told");
+        status["email_queue"]["waiting"] = json!(0.0);
+        assert!(!render(&status, None).unwrap().contains("<h2>Invitations</h2>"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::guard::{Denied, Guard};
 use super::mode::{self, BodyForm, ModeError};
 use super::respond::{self, Answer};
-use super::{AdminState, ReloadAnswer, dashboard};
+use super::{AdminState, ReloadAnswer, dashboard, pause};
 
 /// Bytes of a request body: many times what any request needs.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -34,7 +34,7 @@ pub(super) async fn answer(request: Request<Incoming>, state: &Arc<AdminState>) 
     }
     let posted = head.method == Method::POST;
     match path {
-        "/reload" | "/mode" if !posted => return respond::method_not_allowed("POST"),
+        "/reload" | "/mode" | "/invitations" if !posted => return respond::method_not_allowed("POST"),
         "/metrics" | "/healthz" | "/readyz" | "/status" | "/" if head.method != Method::GET && head.method != Method::HEAD => {
             return respond::method_not_allowed("GET, HEAD");
         }
@@ -53,7 +53,7 @@ pub(super) async fn answer(request: Request<Incoming>, state: &Arc<AdminState>) 
             Ok(_ignored) => reload(state, asks_for_a_page(&head.headers)).await,
             Err(answer) => answer,
         },
-        "/mode" => {
+        "/mode" | "/invitations" => {
             let Some(form) = body_form(&head.headers) else {
                 return respond::error(
                     StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -61,11 +61,15 @@ pub(super) async fn answer(request: Request<Incoming>, state: &Arc<AdminState>) 
                 );
             };
             match whole(body).await {
-                Ok(body) => set_mode(state, form, &body, &head.headers),
+                Ok(body) if path == "/mode" => set_mode(state, form, &body, &head.headers),
+                Ok(body) => set_paused(state, form, &body, &head.headers).await,
                 Err(answer) => answer,
             }
         }
-        _ => respond::error(StatusCode::NOT_FOUND, "there is /, /status, /metrics, /healthz, /readyz, POST /reload and POST /mode"),
+        _ => respond::error(
+            StatusCode::NOT_FOUND,
+            "there is /, /status, /metrics, /healthz, /readyz, POST /reload, POST /mode and POST /invitations",
+        ),
     }
 }
 
@@ -142,6 +146,24 @@ fn set_mode(state: &AdminState, form: BodyForm, body: &[u8], headers: &HeaderMap
         }
         (Err(ModeError::Values(errors)), _) => respond::rejected(&errors),
         (Err(ModeError::Syntax(message)), _) => respond::error(StatusCode::BAD_REQUEST, &message),
+    }
+}
+
+async fn set_paused(state: &AdminState, form: BodyForm, body: &[u8], headers: &HeaderMap) -> Answer {
+    let refusal = match pause::parse(form, body) {
+        Ok(paused) => match state.backend.pause_invitations(paused).await {
+            Ok(()) if form == BodyForm::Form && !has(headers, &ACCEPT, "application/json") => return respond::see_dashboard(),
+            Ok(()) => return respond::json(StatusCode::OK, &json!({ "paused": paused })),
+            Err(error) => {
+                let told = format!("invitations could not be {}: {error}", if paused { "paused" } else { "resumed" });
+                return respond::error(StatusCode::SERVICE_UNAVAILABLE, &told);
+            }
+        },
+        Err(refusal) => refusal,
+    };
+    match refusal {
+        ModeError::Values(errors) => respond::rejected(&errors),
+        ModeError::Syntax(message) => respond::error(StatusCode::BAD_REQUEST, &message),
     }
 }
 

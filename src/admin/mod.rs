@@ -8,6 +8,7 @@ mod dashboard;
 mod guard;
 mod handle;
 mod mode;
+mod pause;
 mod respond;
 
 use std::convert::Infallible;
@@ -75,6 +76,13 @@ pub trait AdminBackend: Send + Sync {
 
     /// Reads gate.yaml again. It is driven to its end even if whoever asked leaves.
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadAnswer> + Send + '_>>;
+
+    /// Has no invitation sent from now on, or goes on. That is on disk when it returns.
+    ///
+    /// # Errors
+    ///
+    /// Why that can't be kept.
+    fn pause_invitations(&self, paused: bool) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
 
     /// Sets or clears the operator's mode, and says what is in force now.
     ///

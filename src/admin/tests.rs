@@ -39,6 +39,10 @@ impl AdminBackend for FakeGate {
         Box::pin(async { self.reload.clone() })
     }
 
+    fn pause_invitations(&self, paused: bool) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async move { if paused { Ok(()) } else { Err("the disk is full".to_owned()) } })
+    }
+
     fn set_mode(&self, request: ModeRequest) -> Result<Value, String> {
         if matches!(request, ModeRequest::Set { mode: Mode::Observe, .. }) {
             return Err("mode: observe is not possible now".to_owned());

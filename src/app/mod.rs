@@ -394,7 +394,8 @@ impl AdminBackend for Shared {
             queue: self.upstream.queued(),
             slots: self.upstream.slots(),
             connections: self.connections.open(),
-            emails: (self.metrics.gauge(Gauge::EmailsWaiting), self.metrics.gauge(Gauge::EmailWritable) > 0.0),
+            email_writable: self.metrics.gauge(Gauge::EmailWritable) > 0.0,
+            invitations: &self.invitations.standing(),
             history: &self.history(),
             config: self.reloader.as_ref().map(|reloader| (reloader.path().display().to_string(), reloader.outcome())),
             draining: stage >= Stage::Draining,
@@ -417,6 +418,10 @@ impl AdminBackend for Shared {
                 Err(panicked) => ReloadAnswer::Rejected(vec![panicked.to_string()]),
             }
         })
+    }
+
+    fn pause_invitations(&self, paused: bool) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(self.invitations.pause(paused))
     }
 
     fn set_mode(&self, request: ModeRequest) -> Result<serde_json::Value, String> {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::control::History;
 use super::summary::{self, Facts};
 use crate::gate::Regime;
+use crate::mail::Standing;
 use crate::metrics::{Count, Metrics, NewcomerLabel, OutcomeLabel};
 use crate::reload::Outcome;
 use crate::rules::policy::{MaxInFlight, Mode};
@@ -18,12 +19,30 @@ pub(super) struct Snapshot<'a> {
     pub(super) queue: usize,
     pub(super) slots: u32,
     pub(super) connections: usize,
-    /// How many addresses there are, and whether one can be taken now.
-    pub(super) emails: (f64, bool),
+    /// Whether an address can be taken now.
+    pub(super) email_writable: bool,
+    pub(super) invitations: &'a Standing,
     pub(super) history: &'a History,
     pub(super) config: Option<(String, Outcome)>,
     pub(super) draining: bool,
     pub(super) now: Now,
+}
+
+fn invitations(standing: &Standing) -> Value {
+    json!({
+        "summary": summary::invitations(standing),
+        "by": standing.by,
+        "paused": standing.paused,
+        "held": standing.held,
+        "trouble": standing.trouble,
+        "sent": standing.totals.sent,
+        "deferred": standing.totals.due,
+        "failed": standing.totals.failed,
+        "redeemed": standing.totals.redeemed,
+        "outstanding": standing.outstanding,
+        "expected": round(standing.expected),
+        "expected_max": round(standing.expected_max),
+    })
 }
 
 /// How the site is.
@@ -101,9 +120,12 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             .collect::<Vec<_>>(),
         "email_queue": {
             "enabled": regime.policy.email_queue.enabled,
-            "addresses": snapshot.emails.0,
-            "writable": snapshot.emails.1,
+            "addresses": snapshot.invitations.addresses,
+            "waiting": snapshot.invitations.waiting,
+            "oldest": snapshot.invitations.oldest.map(timestamp),
+            "writable": snapshot.email_writable,
         },
+        "invitations": invitations(snapshot.invitations),
         "connections": { "open": snapshot.connections, "limit": regime.policy.limits.connections },
         "newcomers_last_minute": { "admit": newcomers.0, "wait": newcomers.1 },
         "observed": observed(regime, newcomers),

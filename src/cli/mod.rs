@@ -1,6 +1,8 @@
 //! The command line.
 
+mod gate_client;
 mod healthcheck;
+mod invite;
 mod keys;
 mod mint;
 mod queue;
@@ -16,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::mail;
 use crate::reload;
 use crate::rules::keyring::KeyId;
 use crate::rules::policy::Policy;
@@ -56,6 +59,9 @@ enum Command {
     /// The addresses of those who would rather leave than wait
     #[command(subcommand)]
     Queue(Queue),
+    /// The invitations to those who have left an address
+    #[command(subcommand)]
+    Invite(Invite),
     /// Ask the running gate whether it is alive and takes traffic (exit status 0 or 1), for containers without a shell
     Healthcheck(ConfigFile),
 }
@@ -94,6 +100,16 @@ enum Queue {
         #[command(flatten)]
         wanted: queue::Wanted,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Invite {
+    /// How many wait, are invited and have come; what the gate does now; the batches that can be revoked
+    Status(ConfigFile),
+    /// Send none from now on, also beside a gate that runs, and also after a restart
+    Pause(ConfigFile),
+    /// Go on
+    Resume(ConfigFile),
 }
 
 #[derive(Debug, Args)]
@@ -144,14 +160,18 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Queue(Queue::Status(file)) => with_policy(file, |policy, _| queue::status(&policy.data, &mut out)),
         Command::Queue(Queue::Export { config, format }) => with_policy(config, |policy, _| queue::export(&policy.data, format, &mut out)),
         Command::Queue(Queue::Forget { config, wanted }) => with_policy(config, |policy, _| queue::forget(&policy.data, &wanted, &mut out)),
+        Command::Invite(Invite::Status(file)) => with_policy(file, |policy, _| invite::status(&policy, &policy.data, &mut out)),
+        Command::Invite(Invite::Pause(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, true, &mut out)),
+        Command::Invite(Invite::Resume(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, false, &mut out)),
         Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
     }
 }
 
-/// Prints the policy of a file, or every error of the file and of the template that it names.
+/// Prints the policy of a file, or every error of the file, of the templates that it names, and of the password for the mail server.
 fn check(file: &ConfigFile, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let checked = config::load(&file.config).map_err(|errors| errors.to_string());
-    match checked.and_then(|policy| reload::load_pages(&policy).map(|_| policy)) {
+    let checked = checked.and_then(|policy| reload::load_pages(&policy).map(|_| policy));
+    match checked.and_then(|policy| mail::check(&policy.invitations).map(|()| policy)) {
         Ok(policy) => {
             out.write_all(config::effective(&policy).as_bytes())?;
             Ok(ExitCode::SUCCESS)

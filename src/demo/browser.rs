@@ -1,12 +1,12 @@
-//! A visitor's browser, as far as a gate can tell: one connection kept alive, cookies, and what the answers mean.
+//! A visitor's browser, as far as a gate can tell: one connection kept alive, cookies, what the answers mean, and the form on a page.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONNECTION, COOKIE, HOST, REFRESH, RETRY_AFTER, SET_COOKIE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::header::{ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, REFRESH, RETRY_AFTER, SET_COOKIE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -108,6 +108,95 @@ pub enum NoAnswer {
     Path(#[source] http::Error),
 }
 
+/// What a browser asks for.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    path: &'a str,
+    /// To be posted.
+    form: Option<&'a Form>,
+    /// How much of the answer is kept, in bytes.
+    keeps: usize,
+}
+
+/// A page that was read.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// What it says, up to a bound.
+    pub html: String,
+}
+
+impl Page {
+    /// The first form of the page that is there to be posted, with what is filled in already.
+    #[must_use]
+    pub fn form(&self) -> Option<Form> {
+        let forms = self.html.split("<form").skip(1).map(|rest| rest.split("</form").next().unwrap_or_default());
+        let (tag, content) = forms
+            .filter_map(|form| form.split_once('>'))
+            .find(|(tag, _)| attribute(tag, "method").is_some_and(|method| method == "post"))?;
+        let inputs = content.split("<input").skip(1).map(|rest| rest.split('>').next().unwrap_or_default());
+        let fields = inputs.filter_map(|input| Some((attribute(input, "name")?, attribute(input, "value").unwrap_or_default()))).collect();
+        Some(Form { action: attribute(tag, "action")?, fields })
+    }
+}
+
+/// A form of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The path that it is sent to.
+    pub action: String,
+    /// Names and values, in their order.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Form {
+    /// Fills in a field. Returns whether there is one of this name.
+    pub fn fill(&mut self, name: &str, text: &str) -> bool {
+        let field = self.fields.iter_mut().find(|(field, _)| field == name);
+        field.map(|(_, value)| text.clone_into(value)).is_some()
+    }
+}
+
+/// An attribute in quotes, as the pages of a gate have them.
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
+    Some(unescaped(rest.split('"').next()?))
+}
+
+/// Takes `&amp;` and `&#x2f;` for what they stand for.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        plain.push_str(before);
+        let found = after.split_once(';').and_then(|(entity, after)| Some((character(entity)?, after)));
+        let (char, after) = found.unwrap_or(('&', after));
+        plain.push(char);
+        rest = after;
+    }
+    plain + rest
+}
+
+fn character(entity: &str) -> Option<char> {
+    match entity {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        _ => {
+            let number = entity.strip_prefix('#')?;
+            let code = match number.strip_prefix(['x', 'X']) {
+                Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
+                None => number.parse(),
+            };
+            char::from_u32(code.ok()?)
+        }
+    }
+}
+
 /// A browser that asks one server.
 #[derive(Debug)]
 pub struct Browser {
@@ -123,7 +212,7 @@ pub struct Browser {
 /// Ends with its owner: a browser that gives up closes the connection, answer or not.
 #[derive(Debug)]
 struct Connection {
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     driver: AbortHandle,
 }
 
@@ -146,34 +235,68 @@ impl Browser {
     /// # Errors
     /// If there is no answer.
     pub async fn load(&mut self, path: &str) -> Result<(StatusCode, HeaderMap), NoAnswer> {
+        let page = self.ask(Ask { path, form: None, keeps: 0 }).await?;
+        Ok((page.status, page.headers))
+    }
+
+    /// The same, and keeps what the page says.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn read(&mut self, path: &str) -> Result<Page, NoAnswer> {
+        self.ask(Ask { path, form: None, keeps: PAGE_BYTES_MAX }).await
+    }
+
+    /// Sends a form, by POST, and reads the answer. A redirect is not followed.
+    ///
+    /// # Errors
+    /// If there is no answer. As with other requests, one that broke on a kept connection is made once more.
+    pub async fn send(&mut self, form: &Form) -> Result<Page, NoAnswer> {
+        self.ask(Ask { path: &form.action, form: Some(form), keeps: PAGE_BYTES_MAX }).await
+    }
+
+    /// Closes the connection, and keeps the cookies.
+    pub fn close(&mut self) {
+        self.connection = None;
+    }
+
+    async fn ask(&mut self, ask: Ask<'_>) -> Result<Page, NoAnswer> {
         if let Some(connection) = self.connection.take() {
             // the server may have closed an idle connection in the meantime: browsers then ask again on a new one, once
-            if let Ok(answer) = self.exchange(connection, path).await {
+            if let Ok(answer) = self.exchange(connection, ask).await {
                 return Ok(answer);
             }
         }
         let connection = self.connect().await?;
-        self.exchange(connection, path).await
+        self.exchange(connection, ask).await
     }
 
-    async fn exchange(&mut self, mut connection: Connection, path: &str) -> Result<(StatusCode, HeaderMap), NoAnswer> {
+    async fn exchange(&mut self, mut connection: Connection, ask: Ask<'_>) -> Result<Page, NoAnswer> {
         connection.sender.ready().await.map_err(NoAnswer::Exchange)?;
-        let request = self.request(path).map_err(NoAnswer::Path)?;
+        let request = self.request(ask).map_err(NoAnswer::Path)?;
         let response = connection.sender.send_request(request).await.map_err(NoAnswer::Exchange)?;
         let (head, mut body) = response.into_parts();
+        let mut kept = Vec::new();
         while let Some(frame) = body.frame().await {
-            drop(frame.map_err(NoAnswer::Exchange)?);
+            let frame = frame.map_err(NoAnswer::Exchange)?;
+            if let Some(data) = frame.data_ref() {
+                let room = ask.keeps.saturating_sub(kept.len());
+                kept.extend_from_slice(&data[..data.len().min(room)]);
+            }
         }
         if let Some(cookies) = &mut self.cookies {
             cookies.store(&head.headers);
         }
         let closes = head.headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         self.connection = (!closes).then_some(connection);
-        Ok((head.status, head.headers))
+        Ok(Page { status: head.status, headers: head.headers, html: String::from_utf8_lossy(&kept).into_owned() })
     }
 
-    fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>, http::Error> {
-        let mut request = Request::get(path)
+    fn request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
+        let method = if ask.form.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(ask.path)
             .header(HOST, &self.host)
             .header(USER_AGENT, "Mozilla/5.0 (tidegate model visitor)")
             .header(ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -183,7 +306,11 @@ impl Browser {
         if let Some(cookies) = self.cookies.as_ref().and_then(CookieJar::header) {
             request = request.header(COOKIE, cookies);
         }
-        request.body(Empty::new())
+        let Some(form) = ask.form else { return request.body(Full::default()) };
+        request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ORIGIN, format!("http://{}", self.server));
+        let mut fields = form_urlencoded::Serializer::new(String::new());
+        fields.extend_pairs(&form.fields);
+        request.body(fields.finish().into())
     }
 
     async fn connect(&self) -> Result<Connection, NoAnswer> {
@@ -210,6 +337,9 @@ const COME_BACK_MIN_S: f64 = 1.0;
 const COME_BACK_MAX_S: f64 = 300.0;
 
 const COOKIES_MAX: usize = 32;
+
+/// Several times a page of a gate.
+const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// The smallest buffer that hyper allows: thousands of connections are open.
 const BUFFER_BYTES: usize = 8192;
@@ -258,6 +388,20 @@ mod tests {
         assert_eq!(after(&[("retry-after", "99999999")]), Some(Duration::from_secs(300)));
         assert_eq!(after(&[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")]), None);
         assert_eq!(after(&[("retry-after", "-5")]), None);
+    }
+
+    #[test]
+    fn forms_are_found_and_filled_in() {
+        let html = "<form action=\"/search\"><input name=\"q\"></form>\n<form id=\"a\" method=\"post\" action=\"/.tidegate/email\">\n\
+            <label for=\"b\">Address</label><input id=\"b\" name=\"email\" required value=\"\">\n<button>Go</button>\
+            <input type=\"hidden\" name=\"next\" value=\"&#x2f;page/7?a=1&amp;b=&quot;&#39;&lt;&gt;&x\"></form><input name=\"out\" value=\"1\">";
+        let page = Page { status: StatusCode::OK, headers: HeaderMap::new(), html: html.to_owned() };
+        let mut form = page.form().unwrap();
+        assert!(form.fill("email", "ann@example.org") && !form.fill("check", "1"));
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let fields = vec![field("email", "ann@example.org"), field("next", "/page/7?a=1&b=\"'<>&x")];
+        assert_eq!(form, Form { action: "/.tidegate/email".to_owned(), fields });
+        assert_eq!(Page { html: "<form action=\"/\"></form>".to_owned(), ..page }.form(), None);
     }
 
     #[test]

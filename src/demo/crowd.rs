@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::mailbox::Mailboxes;
 use super::report::{Counts, CrowdReport};
 use super::visitor::Visitor;
 use crate::clock::Clock;
@@ -47,6 +48,13 @@ pub struct CrowdSettings {
     pub reloaders: f64,
     /// Share of visitors whose client drops cookies.
     pub cookie_droppers: f64,
+    /// Share of visitors who leave an email address when they are first shown the waiting room, if it asks for one, and go. They come
+    /// back with the link in their mail. Clients that drop cookies don't: a gate has nothing to know them by.
+    pub leavers: f64,
+    /// Where they look for their mail; without it they don't come back.
+    pub mailboxes: Option<Mailboxes>,
+    /// How long who has mail takes to see it, and to follow its link.
+    pub mail_pause: Span,
     /// Share of pages asked for that are the site's slow ones.
     pub slow_pages: f64,
     /// Visitors there at a time at most.
@@ -75,6 +83,9 @@ impl CrowdSettings {
             reload_pause: Span::Exponential(Duration::from_secs(2)),
             reloaders: 0.0,
             cookie_droppers: 0.0,
+            leavers: 0.0,
+            mailboxes: None,
+            mail_pause: Span::Exponential(Duration::from_secs(4)),
             slow_pages: 0.0,
             present_max: 20_000,
             own_addresses: true,
@@ -241,6 +252,20 @@ pub(super) fn own_address(visitor: u64) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, third, fourth)
 }
 
+/// The email address of a visitor.
+pub(super) fn email_address(visitor: u64) -> String {
+    format!("visitor{visitor}@{EMAIL_DOMAIN}")
+}
+
+/// Whether an email address is that of a visitor of a crowd.
+#[must_use]
+pub fn is_of_a_crowd(address: &str) -> bool {
+    address.rsplit_once('@').is_some_and(|(_, domain)| domain == EMAIL_DOMAIN)
+}
+
+/// Reserved for examples (RFC 2606), so nobody's.
+const EMAIL_DOMAIN: &str = "crowd.example";
+
 /// Waits until a moment; for ever if there is none.
 async fn until(clock: &Clock, moment: Option<Moment>) {
     match moment {
@@ -251,6 +276,9 @@ async fn until(clock: &Clock, moment: Option<Moment>) {
 
 /// Nobody hammers at a page that has failed again and again.
 pub const RELOAD_PAUSES: u32 = 4;
+
+/// How long who has left an address looks for mail.
+pub const MAIL_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// How many times as often a reloader looks.
 pub const RELOADS: u32 = 10;
@@ -269,6 +297,13 @@ mod tests {
         assert_eq!(own_address(254), Ipv4Addr::new(127, 1, 1, 1));
         assert_eq!(own_address(254 * 256), own_address(0));
         assert!((0..100_000).all(|visitor| !matches!(own_address(visitor).octets()[3], 0 | 255)));
+    }
+
+    #[test]
+    fn visitors_have_email_addresses_of_their_own() {
+        assert_eq!(email_address(17), "visitor17@crowd.example");
+        assert!(is_of_a_crowd(&email_address(0)));
+        assert!(!is_of_a_crowd("ann@example.org") && !is_of_a_crowd("crowd.example"));
     }
 
     #[test]

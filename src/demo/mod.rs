@@ -1,21 +1,23 @@
-//! Models of the two outside things that a gate stands between: a legacy site and a crowd, in real time, over real sockets.
+//! Models of the outside things that a gate stands between: a legacy site, a crowd and its mailboxes, in real time, over real sockets.
 //!
-//! A demonstration puts the gate between them; the benchmark `surge` puts nothing, another proxy or the gate there. Neither model
-//! knows the gate: the site is a server at an address, the crowd is given one, and what both can be told while they run goes through
-//! [`site::Site`] and [`crowd::Crowd`]. So: start the site, start the gate with the site's address, start the crowd with the gate's.
+//! A demonstration puts the gate between them; the benchmark `surge` puts nothing, another proxy or the gate there. No model
+//! knows the gate: the site and the mailboxes are servers at an address, the crowd is given one, and what they can be told while they
+//! run goes through [`site::Site`], [`crowd::Crowd`] and [`mailbox::Mailboxes`]. So: start the site and the mailboxes, start the gate
+//! with their addresses, start the crowd with the gate's.
 //!
 //! Deliberately absent: anything that burns the processor. The site's workers wait, so a site of any size fits beside the gate.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub mod browser;
 pub mod crowd;
+pub mod mailbox;
 mod portal;
 pub mod report;
 pub mod site;
@@ -77,6 +79,27 @@ pub fn start_site(site: &site::Site, listen: SocketAddr) -> io::Result<(SocketAd
     })?;
     Ok((address, running))
 }
+
+/// Takes mail at a free port of this machine, on a thread of its own. Says at which, and hands on what comes.
+///
+/// # Errors
+/// If there is no port or no thread to be had.
+pub fn start_mailboxes() -> io::Result<(SocketAddr, mpsc::Receiver<mailbox::Mail>, Running)> {
+    let runtime = runtime()?;
+    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = listener.local_addr()?;
+    let (sender, mails) = mpsc::channel(MAILS_UNREAD_MAX);
+    let running = Running::start("mailboxes", runtime, async move |stopped| {
+        tokio::select! {
+            () = mailbox::serve(listener, sender) => {}
+            _ = stopped => {}
+        }
+    })?;
+    Ok((address, mails, running))
+}
+
+/// More are not taken until some have been read.
+const MAILS_UNREAD_MAX: usize = 100;
 
 /// Lets the crowd come, on a thread of its own.
 ///

@@ -33,6 +33,11 @@ pub struct Counts {
     pub completed: u64,
     /// Visitors who left because they had waited too long.
     pub left_waiting: u64,
+    /// Visitors who left an email address in the waiting room, and went. Those who have not come back are in none of the others that
+    /// say how a visit ended.
+    pub left_address: u64,
+    /// Those of `left_address` who have come back with the link in their mail, and were let in.
+    pub came_back: u64,
     /// Visitors who left because pages failed.
     pub left_failed: u64,
     /// Those of `left_failed` and `left_waiting` who already had a page of the site.
@@ -61,6 +66,8 @@ impl Counts {
         self.started += other.started;
         self.completed += other.completed;
         self.left_waiting += other.left_waiting;
+        self.left_address += other.left_address;
+        self.came_back += other.came_back;
         self.left_failed += other.left_failed;
         self.left_inside += other.left_inside;
         self.left_out += other.left_out;
@@ -111,7 +118,7 @@ pub struct CrowdReport {
     pub total: Window,
     /// From arrival to the first page of the site, of those who got one.
     pub first_page: Histogram,
-    /// Visitors who are there now.
+    /// Visitors who are there now, and those who wait for mail.
     pub present: usize,
     /// The second that the first row is about.
     rows_from: u64,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::message::{Envelope, compose};
 use super::rows::Addressee;
-use super::transport::{NotSent, PATIENCE, Transport};
+use super::transport::{NotSent, Transport};
 use crate::gate::Regime;
 use crate::page::LetterView;
 use crate::rules::email::Address;
@@ -26,6 +26,7 @@ pub(super) struct Handing {
     again: Moment,
     /// Why it does not work.
     trouble: Option<String>,
+    stopped: bool,
 }
 
 /// A message that was handed over, or was not.
@@ -47,7 +48,7 @@ impl Handing {
         }
         let is_new = self.made_for.as_ref() != Some(policy);
         *self = Self { made_for: Some(policy.clone()), ..Self::default() };
-        match policy.outgoing().map(|outgoing| Transport::new(outgoing.delivery, PATIENCE)).transpose() {
+        match policy.outgoing().map(|outgoing| Transport::new(outgoing.delivery)).transpose() {
             Ok(transport) => self.by = transport.map(Arc::new),
             Err(error) => {
                 // a password file may be there a moment later
@@ -71,6 +72,10 @@ impl Handing {
         }
         // until it is known how that one has fared
         self.again = now.plus(LONGEST_PAUSE);
+        // there may be another password by now
+        if let Some(Ok(by)) = self.made_for.as_ref().and_then(Policy::outgoing).map(|outgoing| Transport::new(outgoing.delivery)) {
+            self.by = Some(Arc::new(by));
+        }
         1
     }
 
@@ -135,6 +140,9 @@ impl Handing {
 
     /// How a message has fared.
     pub(super) fn note(&mut self, result: &Result<(), NotSent>, now: Moment) {
+        if self.stopped {
+            return;
+        }
         let Err(NotSent::Deferred { reason, server: true } | NotSent::Unclear { reason }) = result else {
             if self.failures > 0 {
                 tracing::info!("invitations can be handed over again");
@@ -151,6 +159,14 @@ impl Handing {
         }
         self.again = now.plus((FIRST_PAUSE * 2_u32.pow(self.failures - 1)).min(LONGEST_PAUSE));
         self.trouble = Some(reason.clone());
+    }
+
+    /// Begins with no message any more.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        if let Some(transport) = &self.by {
+            transport.stop();
+        }
     }
 
     /// By what.

@@ -34,7 +34,9 @@ pub struct Standing {
     pub held: Option<&'static str>,
     /// Why the last could not be handed over, if none has been since.
     pub trouble: Option<String>,
-    /// Addresses that are not yet invited.
+    /// Addresses in the queue.
+    pub addresses: u64,
+    /// Those of them that are not yet invited.
     pub waiting: u64,
     /// When the first of those was taken.
     pub oldest: Option<UnixTime>,
@@ -42,6 +44,10 @@ pub struct Standing {
     pub totals: Totals,
     /// Sent, and neither redeemed nor expired.
     pub outstanding: u64,
+    /// Visits that are expected of those, and how many may be.
+    pub expected: f64,
+    /// So many may be expected; then it waits.
+    pub expected_max: f64,
 }
 
 /// Why a code opens no door.

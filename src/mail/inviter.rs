@@ -28,7 +28,7 @@ use crate::rules::decide::is_revoked;
 use crate::rules::email::fold;
 use crate::rules::invites::{Code, batch_of};
 use crate::rules::ledger::{self, Attempts, Delivery, Event, Invitation, Ledger};
-use crate::rules::pacing::{Held, Outstanding, Pacing, Settings};
+use crate::rules::pacing::{Held, Outstanding, Pace, Pacing, Settings};
 use crate::rules::time::{Moment, Now};
 use crate::rules::token::{Pass, VisitorId};
 use crate::store::email_queue::{self, Entry, Forget, LedgerFiles, directory_of};
@@ -59,11 +59,13 @@ pub(super) struct Inviter {
     ledger: Ledger,
     pacing: Pacing,
     ticked: Moment,
-    held: Option<Held>,
+    pace: Pace,
     /// What has happened and is not on disk yet: the disk was full.
     unwritten: Vec<Entry<'static>>,
     failing: bool,
     rows: Rows,
+    /// There are more rows to be read at once.
+    reads_on: bool,
     sends: JoinSet<Handed>,
     handing: Handing,
     /// Rows whose addresses are to be deleted.
@@ -77,8 +79,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often what is too old is deleted, and what was asked to be.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
-/// Messages on their way at a time.
-const ON_THEIR_WAY_MAX: usize = 64;
+/// Messages that are begun and not done, at a time: what is begun in one tick at the highest rate.
+const ON_THEIR_WAY_MAX: usize = 1024;
 
 /// How long messages on their way are waited for at the end.
 const FINISH: Duration = Duration::from_secs(5);
@@ -92,10 +94,11 @@ impl Inviter {
             ledger: Ledger::default(),
             pacing: Pacing::default(),
             ticked: parts.clock.moment(),
-            held: None,
+            pace: Pace::default(),
             unwritten: Vec::new(),
             failing: false,
             rows: Rows::new(&parts.data),
+            reads_on: false,
             sends: JoinSet::new(),
             handing: Handing::default(),
             left: HashSet::new(),
@@ -129,8 +132,11 @@ impl Inviter {
                     self.settle(all);
                 }
                 _ = ticks.tick() => self.tick(),
+                () = tokio::task::yield_now(), if self.reads_on => self.read_rows(),
             }
         }
+        // so that the few that are being sent can finish, and are not sent again after a restart
+        self.handing.stop();
         let finish = async {
             while let Some(handed) = self.sends.join_next().await {
                 self.settle(vec![handed]);
@@ -157,7 +163,7 @@ impl Inviter {
         self.probe();
         self.ledger.forget_repeats(now);
         if self.files.is_some() {
-            self.read_rows(&regime);
+            self.read_rows();
             self.invite(&regime, now, seconds);
             self.tidy(&regime, now);
         }
@@ -210,14 +216,16 @@ impl Inviter {
         Ok(())
     }
 
-    fn read_rows(&mut self, regime: &Regime) {
-        let began = self.parts.clock.moment();
-        loop {
-            match self.rows.read_on(&self.ledger, regime.keys.codes()) {
-                Ok(true) if self.parts.clock.moment().since(began) < READ_ON => {}
-                Ok(_) => return,
-                Err(error) => return self.failing(Some(&error)),
-            }
+    /// Reads some rows: a long queue is read in pieces, and between them those who ask are answered.
+    fn read_rows(&mut self) {
+        self.reads_on = false;
+        if self.files.is_none() {
+            return;
+        }
+        let keys = Arc::clone(&self.parts.gate.regime().keys);
+        match self.rows.read_on(&self.ledger, keys.codes()) {
+            Ok(more) => self.reads_on = more,
+            Err(error) => self.failing(Some(&error)),
         }
     }
 
@@ -226,7 +234,7 @@ impl Inviter {
         let policy = &regime.policy.invitations;
         let settings = Settings::of(policy, email_queue::paused_since(&self.parts.data).is_some());
         let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
-        self.held(pace.held);
+        self.pace(pace);
         let may = usize::try_from(pace.allowance).unwrap_or(usize::MAX);
         let may = may.min(self.handing.may_send(now.mono)).min(ON_THEIR_WAY_MAX.saturating_sub(self.rows.on_their_way()));
         let until = now.wall.plus(policy.expires);
@@ -312,20 +320,22 @@ impl Inviter {
             }
             Err(unsent @ (NotSent::Deferred { .. } | NotSent::Unclear { .. })) => {
                 // what may have been taken is sent again all the same: twice is better than never, and it is the same message
-                let (reason, server) = match unsent {
-                    NotSent::Deferred { reason, server } => (reason, server),
-                    NotSent::Unclear { reason } | NotSent::Failed { reason } => (reason, true),
+                let (reason, again) = match unsent {
+                    // that is no fault of this one: it is the next again
+                    NotSent::Deferred { reason, server: true } => (reason, Some(now.wall)),
+                    NotSent::Deferred { reason, server: false } | NotSent::Unclear { reason } | NotSent::Failed { reason } => {
+                        let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
+                        (reason, ledger::again(attempts, regime.policy.invitations.expires, draw(), now.wall))
+                    }
                 };
-                let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
-                // what is the server's fault costs nobody the place
-                let expires = if server { Duration::MAX } else { regime.policy.invitations.expires };
-                let Some(again) = ledger::again(attempts, expires, draw(), now.wall) else {
+                let Some(again) = again else {
                     self.shard.count(Count::Invitation(InvitationResult::Failed));
                     tracing::info!(id = %to.id, email, reason, "invitation given up");
                     return (Event::Failed, Some(reason));
                 };
                 self.shard.count(Count::Invitation(InvitationResult::Deferred));
-                if !server {
+                // the server's own troubles are told once, not for each
+                if self.handing.works() {
                     tracing::info!(id = %to.id, email, reason, "invitation deferred");
                 }
                 (Event::Deferred { again }, Some(reason))
@@ -485,11 +495,11 @@ impl Inviter {
         }
     }
 
-    fn held(&mut self, held: Option<Held>) {
-        let was = std::mem::replace(&mut self.held, held);
-        let name = |held: Option<Held>| held.map(Held::name);
-        if name(was) != name(held) {
-            tracing::debug!(held = name(held), "invitations");
+    fn pace(&mut self, pace: Pace) {
+        let was = std::mem::replace(&mut self.pace, pace);
+        let name = |pace: Pace| pace.held.map(Held::name);
+        if name(was) != name(pace) {
+            tracing::debug!(held = name(pace), "invitations");
         }
     }
 
@@ -506,7 +516,8 @@ impl Inviter {
     }
 
     fn show(&self, now: Now) {
-        let waiting = self.parts.addresses.load(Ordering::Relaxed).saturating_sub(self.rows.done());
+        let addresses = self.parts.addresses.load(Ordering::Relaxed);
+        let waiting = addresses.saturating_sub(self.rows.done());
         let oldest = self.rows.oldest().filter(|_| waiting > 0);
         let outstanding = self.pacing.outstanding.count();
         let metrics = &self.parts.metrics;
@@ -523,17 +534,20 @@ impl Inviter {
         } else if !self.handing.works() {
             Some("delivery")
         } else {
-            self.held.map(Held::name)
+            self.pace.held.map(Held::name)
         };
         self.standing.store(Arc::new(Standing {
             by: self.handing.name(),
             paused: email_queue::paused_since(&self.parts.data).is_some(),
             held,
             trouble: self.handing.trouble(),
+            addresses,
             waiting,
             oldest,
             totals: self.ledger.totals(),
             outstanding,
+            expected: self.pace.expected,
+            expected_max: self.pace.expected_max,
         }));
     }
 }
@@ -545,9 +559,6 @@ type Redeeming = (Code, Invitation, Event, Answer<Pass>);
 fn pass(invitation: &Invitation, now: Now) -> Pass {
     Pass::invited(invitation.id, batch_of(invitation.sent), invitation.redeemed.unwrap_or(now.wall))
 }
-
-/// For how long a tick reads rows, if there are many.
-const READ_ON: Duration = Duration::from_millis(100);
 
 /// In 0 to 1.
 #[expect(clippy::cast_precision_loss, reason = "a random share")]

@@ -47,6 +47,13 @@ pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
 }
 
+/// Messages hold an address and a code.
+impl std::fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
 /// Why a letter can't be made a message; trying again would not help. Holds no address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ComposeError {
@@ -117,7 +124,7 @@ pub(super) fn compose(envelope: &Envelope<'_>) -> Result<Message, ComposeError> 
     Ok(Message { id, path: message.envelope().clone(), bytes })
 }
 
-/// Checked again by who writes it down: what was read from a file is not trusted to make no second line.
+/// Checked once more: what was read from a file is not trusted to make no second line.
 fn address(text: &str) -> Result<lettre::Address, lettre::address::AddressError> {
     text.parse()
 }
@@ -153,9 +160,199 @@ const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitte
 const LIST_UNSUBSCRIBE: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe");
 const LIST_UNSUBSCRIBE_POST: HeaderName = HeaderName::new_from_ascii_str("List-Unsubscribe-Post");
 
-/// Messages hold an address and a code.
-impl std::fmt::Debug for Message {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Message").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+#[cfg(test)]
+pub(super) mod tests {
+    use mail_parser::{HeaderName as Name, MessageParser, MimeHeaders as _};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::page::{LetterView, Pages};
+
+    const AT: UnixTime = UnixTime::from_secs(1_795_500_000);
+    const UNSUBSCRIBE: &str = "https://www.example.org/.tidegate/email?forget=0123456789abcdef&mac=fedcba9876543210";
+
+    pub(in crate::mail) fn sender(name: Option<&str>) -> Sender {
+        Sender { name: name.map(str::to_owned), address: "no-reply@example.org".to_owned(), label: String::new() }
+    }
+
+    pub(in crate::mail) fn letter(language: &str) -> Letter {
+        let view = LetterView {
+            site_url: "https://www.example.org",
+            link: "https://www.example.org/.tidegate/invitation?code=ABCDEFGHJKMNPQRST",
+            code: "ABCD-EFGH-JKMN-PQRS-T",
+            until: AT,
+            asked_at: AT,
+            next: Some("/apply"),
+            unsubscribe: UNSUBSCRIBE,
+        };
+        Pages::built_in().unwrap().letter(Some(language), &view).unwrap()
+    }
+
+    /// A message to someone.
+    pub(in crate::mail) fn message_to(to: &str, id: u64) -> Message {
+        try_message(to, Some("Benefits Portal"), &letter("en"), id).unwrap()
+    }
+
+    fn try_message(to: &str, from: Option<&str>, letter: &Letter, id: u64) -> Result<Message, ComposeError> {
+        compose(&Envelope {
+            from: &sender(from),
+            to: &Address::parse(to).unwrap(),
+            id: VisitorId(id),
+            site_url: "https://www.example.org:8443/portal",
+            at: AT,
+            unsubscribe: UNSUBSCRIBE,
+            letter,
+        })
+    }
+
+    fn text_of(message: &Message) -> String {
+        String::from_utf8(message.bytes.clone()).unwrap()
+    }
+
+    /// The names of its headers, in order. Lines that go on begin with a space.
+    fn header_names(message: &Message) -> Vec<String> {
+        let text = text_of(message);
+        let head = text.split("\r\n\r\n").next().unwrap();
+        let lines = head.split("\r\n").filter(|line| !line.starts_with(' '));
+        lines.map(|line| line.split_once(':').unwrap_or_else(|| panic!("{line}")).0.to_owned()).collect()
+    }
+
+    fn assert_wire_safe(message: &Message) {
+        let text = text_of(message);
+        assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "a line ends with one character");
+        let longest = text.split("\r\n").map(str::len).max().unwrap();
+        assert!(longest <= LINE_BYTES_MAX, "{longest}");
+        let body = text.split_once("\r\n\r\n").unwrap().1;
+        assert!(body.is_ascii() && body.split("\r\n").all(|line| line.len() <= 76), "quoted-printable keeps to 76");
+    }
+
+    #[test]
+    fn every_language_reads_back_as_it_was_written() {
+        for language in ["en", "de", "fr", "es"] {
+            let letter = letter(language);
+            let message = try_message("ann@example.net", Some("Bürgeramt, \"Süd\""), &letter, 7).unwrap();
+            assert!(message.bytes.is_ascii());
+            assert_wire_safe(&message);
+            let read = MessageParser::default().parse(&message.bytes).unwrap();
+            let from = read.from().unwrap().first().unwrap();
+            assert_eq!((from.name(), from.address()), (Some("Bürgeramt, \"Süd\""), Some("no-reply@example.org")));
+            assert_eq!(read.to().unwrap().first().unwrap().address(), Some("ann@example.net"));
+            assert_eq!(read.subject(), Some(letter.subject.as_str()));
+            assert_eq!(read.date().unwrap().to_timestamp(), 1_795_500_000);
+            assert_eq!(read.message_id(), Some("0000000000000007.invitation@www.example.org"));
+            assert_eq!(read.header_raw("Content-Language").unwrap().trim(), language);
+            assert_eq!(read.header_raw("Auto-Submitted").unwrap().trim(), "auto-generated");
+            assert_eq!(read.header_raw("List-Unsubscribe").unwrap().trim(), format!("<{UNSUBSCRIBE}>"));
+            assert_eq!(read.header_raw("List-Unsubscribe-Post").unwrap().trim(), "List-Unsubscribe=One-Click");
+            assert_eq!(read.content_type().unwrap().subtype(), Some("alternative"));
+            // the first is the text
+            let kinds: Vec<_> = read.parts[1..].iter().map(|part| part.content_type().unwrap().subtype().unwrap().to_owned()).collect();
+            assert_eq!(kinds, ["plain", "html"]);
+            assert_eq!(read.body_text(0).unwrap().replace("\r\n", "\n").trim_end(), letter.text.trim_end());
+            assert_eq!(read.body_html(0).unwrap().replace("\r\n", "\n").trim_end(), letter.html.unwrap().trim_end());
+        }
+    }
+
+    #[test]
+    fn these_are_the_headers_and_no_other() {
+        let expected = [
+            "From",
+            "To",
+            "Subject",
+            "Date",
+            "Message-ID",
+            "Content-Language",
+            "Auto-Submitted",
+            "List-Unsubscribe",
+            "List-Unsubscribe-Post",
+            "MIME-Version",
+            "Content-Type",
+        ];
+        assert_eq!(header_names(&message_to("ann@example.org", 1)), expected);
+    }
+
+    #[test]
+    fn without_html_there_is_one_part() {
+        let text_alone = Letter { html: None, ..letter("en") };
+        let message = try_message("ann@example.org", None, &text_alone, 1).unwrap();
+        assert_wire_safe(&message);
+        let read = MessageParser::default().parse(&message.bytes).unwrap();
+        assert_eq!((read.parts.len(), read.html_body_count()), (1, 1));
+        assert!(text_of(&message).contains("\r\nContent-Transfer-Encoding: quoted-printable\r\n"));
+        assert!(text_of(&message).starts_with("From: no-reply@example.org\r\n"));
+    }
+
+    #[test]
+    fn the_same_row_makes_the_same_message() {
+        let (first, again) = (message_to("ann@example.org", 7), message_to("ann@example.org", 7));
+        assert_eq!(first.bytes, again.bytes);
+        assert_ne!(first.bytes, message_to("ann@example.org", 8).bytes);
+    }
+
+    #[test]
+    fn addresses_beyond_ascii_are_written_as_they_are() {
+        // a domain in another script was put into ASCII when it was typed
+        let domain = message_to("ann@bücher.example", 1);
+        assert!(domain.bytes.is_ascii() && text_of(&domain).contains("\r\nTo: ann@xn--bcher-kva.example\r\n"));
+        let local = message_to("jürgen@bücher.example", 1);
+        assert!(text_of(&local).contains("\r\nTo: jürgen@xn--bcher-kva.example\r\n"));
+        assert_eq!(local.path.to()[0].to_string(), "jürgen@xn--bcher-kva.example");
+        assert_wire_safe(&local);
+    }
+
+    #[test]
+    fn a_link_over_http_is_not_said_to_be_one_click() {
+        let letter = letter("en");
+        let envelope = Envelope {
+            from: &sender(None),
+            to: &Address::parse("ann@example.org").unwrap(),
+            id: VisitorId(1),
+            site_url: "http://[::1]:8080",
+            at: AT,
+            unsubscribe: "http://[::1]:8080/x",
+            letter: &letter,
+        };
+        let message = compose(&envelope).unwrap();
+        assert!(text_of(&message).contains("\r\nList-Unsubscribe: <http://[::1]:8080/x>\r\n"));
+        assert!(!header_names(&message).contains(&"List-Unsubscribe-Post".to_owned()));
+        // an address is no name: then it is the sender's
+        let read = MessageParser::default().parse(&message.bytes).unwrap();
+        assert_eq!(read.header(Name::MessageId).and_then(|id| id.as_text()), Some("0000000000000001.invitation@example.org"));
+        for unsubscribe in ["https://a/>\r\nBcc: eve@example.org", "https://a/ b", "https://a/ü", "https://a/<"] {
+            let error = compose(&Envelope { unsubscribe, ..envelope }).unwrap_err();
+            assert!(matches!(error, ComposeError::Unsubscribe), "{error:?}");
+        }
+        let long = format!("https://a/{}", "x".repeat(1000));
+        let error = compose(&Envelope { unsubscribe: &long, ..envelope }).unwrap_err();
+        assert!(matches!(error, ComposeError::LineTooLong { bytes: 1030 }), "{error:?}");
+    }
+
+    #[test]
+    fn what_stands_in_the_text_is_not_taken_for_more_than_text() {
+        let text = ".\n..\nFrom here on\n--=_0000000000000001--\n\ttab \nlast line without an end";
+        let tricky = Letter { text: text.to_owned(), html: Some("<p>.</p>\n.\n".to_owned()), ..letter("en") };
+        let message = try_message("ann@example.org", None, &tricky, 1).unwrap();
+        assert_wire_safe(&message);
+        let read = MessageParser::default().parse(&message.bytes).unwrap();
+        assert_eq!(read.body_text(0).unwrap().replace("\r\n", "\n").trim_end(), text);
+        assert_eq!(read.parts.len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_a_second_header(
+            name in "[^\\p{Cc}]{0,200}",
+            subject in "\\PC{1,200}|.{0,20}(\r\n|\n|\r)Bcc: eve@example.org",
+            language in "[a-zA-Z0-9-]{2,35}",
+            text in any::<String>(),
+        ) {
+            let odd = Letter { language, subject, text, html: None };
+            if let Ok(message) = try_message("ann@example.org", Some(&name), &odd, 1) {
+                assert_wire_safe(&message);
+                let names = header_names(&message);
+                prop_assert_eq!(names.len(), 12, "{:?}", names);
+                prop_assert!(!names.contains(&"Bcc".to_owned()));
+            }
+        }
     }
 }

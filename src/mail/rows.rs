@@ -59,6 +59,10 @@ impl Rows {
     /// Reads on, until there is enough to do. Returns whether there may be more to read at once.
     pub(super) fn read_on(&mut self, ledger: &Ledger, codes: &CodeKey) -> Result<bool, StoreError> {
         if self.fresh.len() >= FRESH_MAX || self.due.len() >= DUE_MAX {
+            // nobody is written to who is not in the files any more
+            if self.reader.begins_anew()? {
+                self.begin_anew();
+            }
             return Ok(false);
         }
         let Self { reader, fresh, due, on_their_way, done } = self;
@@ -76,10 +80,15 @@ impl Rows {
             }
         })?;
         if progress == Progress::Restarted {
-            (fresh.clear(), due.clear());
-            *done = 0;
+            self.begin_anew();
         }
         Ok(progress != Progress::All)
+    }
+
+    fn begin_anew(&mut self) {
+        self.fresh.clear();
+        self.due.clear();
+        self.done = 0;
     }
 
     /// The next one: first who has been tried, then in order of arrival. It is on its way from now on.

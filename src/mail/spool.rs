@@ -43,3 +43,56 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::message::tests::message_to;
+    use super::*;
+    use crate::store::scratch::Scratch;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_message_is_one_file_and_takes_the_place_of_itself() {
+        let scratch = Scratch::new();
+        let directory = scratch.path().join("outgoing");
+        let first = message_to("ann@example.org", 0xa);
+        write(&directory, &first).unwrap();
+        write(&directory, &message_to("bob@example.org", 0xb)).unwrap();
+        assert_eq!(names(&directory), ["000000000000000a.eml", "000000000000000b.eml"]);
+        assert_eq!((mode(&directory), mode(&directory.join("000000000000000a.eml"))), (0o700, 0o600));
+        assert_eq!(fs::read(directory.join("000000000000000a.eml")).unwrap(), first.bytes);
+        let again = message_to("cleo@example.org", 0xa);
+        // what a crash has left is in nobody's way
+        fs::write(directory.join(".000000000000000a.eml.tmp"), "half").unwrap();
+        write(&directory, &again).unwrap();
+        assert_eq!(fs::read(directory.join("000000000000000a.eml")).unwrap(), again.bytes);
+        assert_eq!(names(&directory).len(), 2);
+    }
+
+    #[test]
+    fn what_can_not_be_written_leaves_nothing() {
+        let scratch = Scratch::new();
+        let directory = scratch.path().join("outgoing");
+        let message = message_to("ann@example.org", 1);
+        // a directory in the place of the file
+        fs::create_dir_all(directory.join("0000000000000001.eml")).unwrap();
+        write(&directory, &message).unwrap_err();
+        assert_eq!(names(&directory), ["0000000000000001.eml"]);
+        fs::write(scratch.path().join("file"), "").unwrap();
+        assert_eq!(make(&scratch.path().join("file")).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(make(&scratch.path().join("no/outgoing")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(write(&scratch.path().join("file"), &message).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+}

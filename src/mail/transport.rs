@@ -24,17 +24,12 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use tokio::sync::Semaphore;
-use tokio::time::Sleep;
 
 use crate::rules::policy::{Delivery, Login, MailServer, Security};
 use crate::rules::time::Moment;
 
 use super::message::Message;
 use super::spool;
-
-/// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
-/// minute is of no use.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends messages. Connections to a mail server are kept for the next one.
 #[derive(Debug)]
@@ -67,6 +62,12 @@ pub(super) enum TransportError {
         label: String,
         /// Why.
         source: lettre::transport::smtp::Error,
+    },
+    /// No certificate of a mail server could hold.
+    #[error("invitations.smtp: {label}: the system trusts no certificates: install them (ca-certificates), or name them in SSL_CERT_FILE")]
+    NobodyTrusted {
+        /// The server, as the operator wrote it.
+        label: String,
     },
     /// The directory can't be made, or is none.
     #[error("invitations.spool: {}", path.display())]
@@ -102,11 +103,11 @@ pub(super) enum NotSent {
 }
 
 impl Transport {
-    /// Reads the password, makes the directory. `patience` is for one message, [`PATIENCE`] but in tests.
+    /// Reads the password, makes the directory.
     ///
     /// # Errors
     /// Which of them it can't, and why.
-    pub(super) fn new(delivery: &Delivery, patience: Duration) -> Result<Self, TransportError> {
+    pub(super) fn new(delivery: &Delivery) -> Result<Self, TransportError> {
         let way = match delivery {
             Delivery::Smtp { server, login } => Way::Smtp(Box::new(Smtp::new(server, login.as_ref())?)),
             Delivery::Spool(path) => {
@@ -114,7 +115,7 @@ impl Transport {
                 Way::Spool(path.clone())
             }
         };
-        Ok(Self { way, patience })
+        Ok(Self { way, patience: PATIENCE })
     }
 
     /// Sends a message; when this returns `Ok`, the server or the disk has it. Into a directory it blocks on the disk.
@@ -127,6 +128,14 @@ impl Transport {
             Way::Spool(directory) => {
                 spool::write(directory, message).map_err(|error| NotSent::Deferred { reason: format!("the spool: {error}"), server: true })
             }
+        }
+    }
+
+    /// Begins with no message any more: what has not begun is deferred.
+    pub(super) fn stop(&self) {
+        match &self.way {
+            Way::Smtp(smtp) => smtp.turns.close(),
+            Way::Spool(_) => {}
         }
     }
 }
@@ -152,9 +161,7 @@ impl Smtp {
     fn new(server: &MailServer, login: Option<&Login>) -> Result<Self, TransportError> {
         let tls = match server.security {
             Security::Plaintext => None,
-            Security::StartTls | Security::Tls => Some(
-                TlsParameters::new(server.host.clone()).map_err(|source| TransportError::Tls { label: server.label.clone(), source })?,
-            ),
+            Security::StartTls | Security::Tls => Some(tls(server)?),
         };
         let credentials = login.map(credentials).transpose()?;
         let (turns, failures) = (Semaphore::new(CONNECTIONS_MAX), AtomicU64::new(0));
@@ -164,8 +171,9 @@ impl Smtp {
     /// Waits until a connection may be made or is free. If the server fails meanwhile, it is not tried with this message too.
     async fn send_in_turn(&self, message: &Message, now: Moment, patience: Duration) -> Result<(), NotSent> {
         let before = self.failures.load(Ordering::Relaxed);
-        // nobody closes it, so this is always a turn, and held to the end
-        let _turn = self.turns.acquire().await;
+        let Ok(_turn) = self.turns.acquire().await else {
+            return Err(NotSent::Deferred { reason: "the gate has stopped".to_owned(), server: true });
+        };
         if self.failures.load(Ordering::Relaxed) != before {
             return Err(NotSent::Deferred { reason: "the mail server has failed with a message before this one".to_owned(), server: true });
         }
@@ -195,7 +203,7 @@ impl Smtp {
         let hello = ClientId::default();
         let MailServer { host, port, security, .. } = &self.server;
         let tls = self.tls.clone().filter(|_| *security == Security::Tls);
-        let connecting = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), None, &hello, tls, None);
+        let connecting = AsyncSmtpConnection::connect_tokio1((host.as_str(), *port), Some(CONNECT), &hello, tls, None);
         let mut connection = deadline.within(Stage::Greeting, connecting).await?;
         if let (Security::StartTls, Some(tls)) = (security, &self.tls) {
             if !connection.can_starttls() {
@@ -248,6 +256,12 @@ impl Smtp {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Smtp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
     }
 }
 
@@ -432,7 +446,7 @@ fn redacted(text: &str, message: &Message) -> String {
 
 /// The time of one message.
 struct Deadline {
-    over: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     patience: Duration,
 }
 
@@ -453,6 +467,16 @@ impl Deadline {
             () = &mut self.over => Err(Broken { stage, why: Why::Late(self.patience) }),
         }
     }
+}
+
+/// What a server's certificate is checked by.
+fn tls(server: &MailServer) -> Result<TlsParameters, TransportError> {
+    let label = || server.label.clone();
+    // found now, and not when the first invitation is due
+    if rustls_native_certs::load_native_certs().certs.is_empty() {
+        return Err(TransportError::NobodyTrusted { label: label() });
+    }
+    TlsParameters::new(server.host.clone()).map_err(|source| TransportError::Tls { label: label(), source })
 }
 
 fn credentials(Login { username, password_file }: &Login) -> Result<Credentials, TransportError> {
@@ -480,6 +504,14 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
+/// minute is of no use.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// To one address of a server: if that doesn't answer, another may. Longer than it takes to say something twice to the other side of
+/// the earth.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// Connections to the server. Some let no more than five wait to be accepted (OpenSMTPD), and then the kernel of the server's machine forgets
 /// one that we take for made: no greeting ever comes, and that looks like a server that hangs.
 const CONNECTIONS_MAX: usize = 5;
@@ -499,8 +531,5 @@ const LOCAL_BYTES_MIN: usize = 3;
 /// Of a server's own words: some say a paragraph.
 const REASON_CHARS_MAX: usize = 200;
 
-impl fmt::Debug for Smtp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Smtp").field("server", &self.server).field("idle", &self.idle().len()).finish_non_exhaustive()
-    }
-}
+#[cfg(test)]
+mod tests;

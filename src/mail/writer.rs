@@ -130,9 +130,9 @@ impl Writer {
         let is_due = self.expired.is_none_or(|last| now.mono.since(last) >= EXPIRE_EVERY);
         let failing = self.failing;
         let Some(queue) = self.open() else { return };
-        if failing {
-            let probed = queue.probe();
-            self.failing(probed.as_ref().err());
+        let looked = if failing { queue.probe() } else { queue.look() };
+        if failing || looked.is_err() {
+            self.failing(looked.as_ref().err());
         } else if is_due {
             let expired = queue.expire(now.wall.minus(retention));
             self.expired = Some(now.mono);

@@ -17,6 +17,19 @@ use crate::rules::email::NotAnAddress;
 pub struct EmailTerms {
     /// How long what they leave is kept.
     pub retention: Duration,
+    /// Whether the gate writes to them by itself; else the people who run the site do.
+    pub invites: bool,
+}
+
+impl EmailTerms {
+    /// What becomes of an address, and when.
+    pub(super) const fn promise(self) -> &'static str {
+        if self.invites {
+            "We write to you once, as soon as the site has room for you: with a link and a code that let you in without waiting."
+        } else {
+            "The people who run this site write to those who left one when the site is less busy."
+        }
+    }
 }
 
 /// What the form carries, hidden, for one visitor: the page asked for, and the proof that the form came from us.
@@ -220,18 +233,18 @@ impl<'a> EmailState<'a> {
     }
 
     /// What it means and what to do.
+    ///
+    /// `terms` are those of the page.
     #[must_use]
-    pub fn text(self) -> Cow<'static, str> {
+    pub fn text(self, terms: Option<EmailTerms>) -> Cow<'static, str> {
+        let promise = terms.map_or("", EmailTerms::promise);
         let text = match self {
-            Self::Asks => PROMISE,
+            Self::Asks => promise,
             Self::Invalid { .. } => "It has not been kept. What you typed stands in the form: change it, and send it again.",
             Self::Unavailable { .. } => {
                 "Something is wrong on our side, and it has not been kept. What you typed stands in the form: send it again in a minute."
             }
-            Self::Taken => {
-                "Your address has been written down. The people who run this site write to those who left one when the site is less busy. You \
-                 can close this page."
-            }
+            Self::Taken => return format!("Your address has been written down. {promise} You can close this page.").into(),
             Self::NoTicket => {
                 "Only who waits can leave an address, with a ticket, which is a cookie. You have none, or you were away from the waiting room \
                  for so long that it has ended. No address has been kept. In the waiting room you get a ticket, and a form."
@@ -281,9 +294,6 @@ impl<'a> EmailState<'a> {
         if let Self::Invalid { why, .. } = self { Some(why.to_string()) } else { None }
     }
 }
-
-/// What becomes of an address, and when. The gate itself writes to nobody.
-pub(super) const PROMISE: &str = "The people who run this site write to those who left one when the site is less busy.";
 
 /// A full disk is seldom emptied sooner.
 const UNAVAILABLE_S: u32 = 60;

@@ -395,3 +395,6 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("fr.txt", include_str!("letters/fr.txt")),
     ("fr.html", include_str!("letters/fr.html")),
 ];
+
+#[cfg(test)]
+mod tests;

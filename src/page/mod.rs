@@ -45,7 +45,7 @@ pub use letter::{LETTER_FILES_MAX, Letter, LetterFile, LetterView, SUBJECT_CHARS
 pub use plain::{WaitingJson, email_json, email_text, failure_text, shed_json, shed_text, waiting_json, waiting_text};
 pub use view::{LandingState, LandingView, LeaveState, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
 
-use email::{FIELDS, PROMISE, in_units};
+use email::{FIELDS, in_units};
 use letter::Letters;
 use view::in_seconds;
 
@@ -143,7 +143,7 @@ impl Pages {
         let mut waiting = environment();
         add(&mut waiting, name, source)?;
         let mut built_in = environment();
-        built_in.add_global("promise", PROMISE);
+        built_in.add_global("promise", email.map_or("", EmailTerms::promise));
         built_in.add_global("script", Value::from_safe_string(script()));
         for (name, source) in [
             (SHED_NAME, SHED),
@@ -233,6 +233,12 @@ impl Pages {
         Ok(Value::from_safe_string(String::from_utf8_lossy(&form).into_owned()))
     }
 
+    /// What visitors are told of the email queue, if there is one.
+    #[must_use]
+    pub const fn email_terms(&self) -> Option<EmailTerms> {
+        self.email
+    }
+
     /// The pages of the form for an email address: it never refreshes, and posts to `/.tidegate/email`.
     ///
     /// # Errors
@@ -242,7 +248,7 @@ impl Pages {
         let form = self.email.filter(|_| state.has_form());
         let context = context! {
             title => state.title(),
-            text => state.text(),
+            text => state.text(self.email),
             form => form.map(|terms| self.email_form(terms, state, 0, fields.inputs())).transpose()?,
             next => fields.next,
             keeps_place => state.keeps_place(),

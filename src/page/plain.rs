@@ -3,7 +3,7 @@
 use hyper::body::Bytes;
 
 use super::view::{WaitingView, in_seconds};
-use super::{EmailState, FailureKind};
+use super::{EmailState, EmailTerms, FailureKind};
 
 /// What a program that waits is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,8 @@ pub fn email_json(state: EmailState<'_>) -> Bytes {
 
 /// One line on an email address.
 #[must_use]
-pub fn email_text(state: EmailState<'_>) -> Bytes {
-    let text = state.error().map_or_else(|| state.text(), Into::into);
+pub fn email_text(state: EmailState<'_>, terms: Option<EmailTerms>) -> Bytes {
+    let text = state.error().map_or_else(|| state.text(terms), Into::into);
     format!("{}. {text}\n", state.title()).into()
 }
 

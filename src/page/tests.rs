@@ -25,7 +25,7 @@ fn waiting_of(pages: &Pages, view: &WaitingView) -> String {
 
 const FIELDS_OF_ONE: FormFields<'static> = FormFields { next: "/apply?step=2&x=1", check: 7 };
 
-const TERMS: EmailTerms = EmailTerms { retention: Duration::from_secs(30 * 86_400) };
+const TERMS: EmailTerms = EmailTerms { retention: Duration::from_secs(30 * 86_400), invites: false };
 
 /// The built-in pages of a gate that takes addresses.
 fn taking_addresses() -> Pages {
@@ -140,6 +140,19 @@ fn who_waits_is_asked_for_an_address_once_and_the_page_stays_small() {
         for never in ["http-equiv", "style=", "{{", "{%", ">none<", "src=", "fields of one visitor"] {
             assert!(!words.contains(never), "{never} in {name}");
         }
+    }
+}
+
+#[test]
+fn who_writes_is_told_as_it_is() {
+    for (invites, told) in
+        [(false, "The people who run this site write to those"), (true, "We write to you once, as soon as the site has room")]
+    {
+        let pages = Pages::new(None, Some(EmailTerms { invites, ..TERMS })).unwrap();
+        assert!(waiting_of(&pages, &WaitingView::new(WaitingState::Closed, 10, false, None)).contains(told));
+        let terms = pages.email_terms();
+        assert!(EmailState::Asks.text(terms).contains(told));
+        assert!(EmailState::Taken.text(terms).contains(told));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::rules::decide::{Ended, judge_pass, ticket_holds};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, Client};
 use crate::rules::invites::Code;
-use crate::rules::ledger::NoEntry;
+use crate::rules::ledger::{NoEntry, REPEAT};
 use crate::rules::negotiate::Form;
 use crate::rules::time::Now;
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
@@ -71,7 +71,7 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
     if came.ticket.is_none() && matches!(state, LandingState::Ready { .. } | LandingState::NoRoom { .. }) && Code::parse(code).is_ok() {
         // by which a lost answer can be asked for again
         if let Some(ticket) = peer.worker.gate.ticket(regime, came.hash, peer.worker.entropy(), now) {
-            let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
+            let max_age = ticket_holds(regime.policy.waiting_room.refresh_max).max(REPEAT);
             came.set_cookie(&mut answer, Kind::Ticket, regime.keys.sign_ticket(&ticket).as_bytes(), max_age);
         }
     }

@@ -200,7 +200,7 @@ pub(super) fn email(pages: &Pages, view: &EmailView<'_>, form: Form) -> Answer {
         _ if state == EmailState::Asks => email_page(pages, view),
         Form::Page => email_page(pages, view),
         Form::Json => json(state.status(), page::email_json(state)),
-        Form::Text => text(state.status(), page::email_text(state)),
+        Form::Text => text(state.status(), page::email_text(state, pages.email_terms())),
         Form::Empty => empty(state.status()),
     };
     let headers = answer.headers_mut();
@@ -226,7 +226,7 @@ fn email_page(pages: &Pages, view: &EmailView<'_>) -> Answer {
         Err(error) => {
             // what was typed is bounded, and so is the page asked for
             tracing::error!(%error, "the page of the email form could not be rendered");
-            text(status, page::email_text(view.state))
+            text(status, page::email_text(view.state, pages.email_terms()))
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::invites::Code;
+use super::invites::{Code, batch_of};
 use super::time::{Now, UnixTime};
 use super::token::VisitorId;
 use super::uniform::Uniform;
@@ -124,7 +124,7 @@ impl Ledger {
     /// Writes down what happened to the invitation with this code, for this row.
     pub fn apply(&mut self, code: Code, id: VisitorId, at: UnixTime, event: Event) {
         let (key, rest) = split(code);
-        let entry = self.entries.entry(key).or_insert(Entry { id: id.0, rest, first: secs(at), ..Entry::default() });
+        let entry = self.entries.entry(key).or_insert_with(|| Entry { id: id.0, rest, first: secs(at), ..Entry::default() });
         let before = *entry;
         match event {
             Event::Sending { until } => {
@@ -199,6 +199,12 @@ impl Ledger {
         may_be.map(|entry| (time(entry.first), time(entry.until)))
     }
 
+    /// Every invitation that was begun: its batch, and whether it is redeemed.
+    pub fn begun(&self) -> impl Iterator<Item = (u32, bool)> {
+        let begun = self.entries.values().filter(|entry| entry.attempts > 0);
+        begun.map(|entry| (batch_of(time(entry.first)), entry.flags & REDEEMED != 0))
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn totals(&self) -> Totals {
@@ -257,7 +263,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 3600);
 
 /// So long a lost answer costs nobody the place.
-const REPEAT: Duration = Duration::from_secs(600);
+pub const REPEAT: Duration = Duration::from_secs(600);
 
 const SENT: u8 = 1;
 const FAILED: u8 = 2;
@@ -294,7 +300,7 @@ mod tests {
     }
 
     fn id(n: u128) -> VisitorId {
-        VisitorId(n as u64)
+        VisitorId(u64::try_from(n).unwrap())
     }
 
     fn at(secs: u64) -> UnixTime {

@@ -2,11 +2,12 @@
 //!
 //! Invitations go out while the load is low and has been for a while, and nobody waits; at most at a rate; and only as far as the
 //! visits that are still expected of those that have been sent fit into what the site has left. An email can't be called back, so room is
-//! kept for all who are expected, as if they came within the same [`TOGETHER`], and not for how many come now.
+//! kept for all who are expected, as if they came within the same half hour, and not for how many come now.
 //!
-//! Who has not come after a day will hardly come any more: an invitation counts with the chance that it is still used, and not until it
-//! expires. Counted in full for as long as it holds, those who never come would fill the room: with three of ten who come and a
-//! code that holds for two days, next to nobody would be invited.
+//! How many are expected nobody knows: whoever has not come is not interested, or is late, or asleep. Two beliefs are held, and the one that
+//! expects more decides. Either they come as late as people do, and who has not come after a day will hardly come any more. Or
+//! they are asleep, and as many are missing as were expected and have not come. To count every invitation in full for as long as it holds
+//! would be no bound but a stop: of ten, seven never come, and would fill the room for two days.
 //!
 //! Absent: who is invited (the email queue knows), and what sends.
 
@@ -21,9 +22,13 @@ use super::time::{Moment, Now, UnixTime};
 /// have to be invited many times as slowly, and the site stood idle.
 const TOGETHER: Duration = Duration::from_secs(30 * 60);
 
-/// Half of those who ever come have come after this, and [`later`] says how many have not. A belief, not a measurement: it is news that people
+/// Half of those who ever come have come after this, and `later` says how many have not. A belief, not a measurement: it is news that people
 /// have waited for, but an email, and few look at those more often than a few times a day.
 const MEDIAN_DELAY: Duration = Duration::from_secs(3600);
+
+/// Who is invited in the evening may be asleep and come in the morning, whatever `later` says: for so long as many are expected as were
+/// told to be, less those who have come.
+const ASLEEP: Duration = hours(12);
 
 /// The load of an ordinary busy hour. Who is invited in the night comes in the morning: no more room is counted on than there is
 /// then, however idle the site is now.
@@ -202,6 +207,8 @@ pub struct Outstanding {
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
+    sent: u64,
+    /// Of these, those that are outstanding.
     count: u64,
     width: Duration,
     until: UnixTime,
@@ -215,27 +222,37 @@ impl Outstanding {
     /// One was sent, and holds until then.
     pub fn invited(&mut self, at: UnixTime, until: UnixTime) {
         let key = self.find(at).unwrap_or_else(|| start(at, WIDTH));
-        let bucket = self.buckets.entry(key).or_insert(Bucket { count: 0, width: WIDTH, until });
+        let bucket = self.buckets.entry(key).or_insert(Bucket { sent: 0, count: 0, width: WIDTH, until });
+        bucket.sent += 1;
         bucket.count += 1;
         bucket.until = bucket.until.max(until);
         self.count += 1;
     }
 
-    /// One that was sent then is not outstanding any more: it was redeemed, or revoked, or has come back as undeliverable. Once each.
+    /// One that was sent then was redeemed. Once each.
     pub fn redeemed(&mut self, sent: UnixTime) {
-        let Some(key) = self.find(sent) else { return };
-        if let Some(bucket) = self.buckets.get_mut(&key) {
+        let bucket = self.find(sent).and_then(|key| self.buckets.get_mut(&key));
+        if let Some(bucket) = bucket.filter(|bucket| bucket.count > 0) {
             bucket.count -= 1;
             self.count -= 1;
-            if bucket.count == 0 {
-                self.buckets.remove(&key);
-            }
+        }
+    }
+
+    /// One that was sent then can't be redeemed any more: it was revoked, or never reached anyone. Once each.
+    pub fn withdrawn(&mut self, sent: UnixTime) {
+        let bucket = self.find(sent).and_then(|key| self.buckets.get_mut(&key));
+        if let Some(bucket) = bucket.filter(|bucket| bucket.count > 0) {
+            bucket.sent -= 1;
+            bucket.count -= 1;
+            self.count -= 1;
         }
     }
 
     /// Forgets those that no longer hold.
     pub fn expire(&mut self, now: UnixTime) {
-        self.buckets.retain(|_, bucket| now < bucket.until);
+        // those who have come stand for others who have not, as long as these may be asleep
+        let counts = |start: &UnixTime, bucket: &Bucket| bucket.count > 0 || now.since(*start) < ASLEEP;
+        self.buckets.retain(|start, bucket| now < bucket.until && counts(start, bucket));
         for (age, width) in WIDTHS {
             self.widen(now.minus(age), width);
         }
@@ -248,16 +265,25 @@ impl Outstanding {
         self.count
     }
 
-    /// How many of them are still expected, if of all that are sent this share comes.
+    /// How many of them are still expected, if of all that are sent this share comes: of those sent in the same hour, as many as still come at
+    /// their age, or as many as are missing if they may be asleep, whichever is more.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a count of emails")]
     pub fn expected(&self, now: UnixTime, redemption: f64) -> f64 {
-        let of = |(start, bucket): (&UnixTime, &Bucket)| {
+        let (mut all, mut hour, mut awake, mut missing) = (0.0, UnixTime::default(), 0.0, 0.0);
+        for (&sent, bucket) in &self.buckets {
+            if start(sent, hours(1)) != hour {
+                all += f64::max(awake, missing);
+                (hour, awake, missing) = (start(sent, hours(1)), 0.0, 0.0);
+            }
             // as if all were sent at its end
-            let age = now.since(start.plus(bucket.width));
-            bucket.count as f64 * still_comes(redemption, age)
-        };
-        self.buckets.iter().map(of).sum()
+            let age = now.since(sent.plus(bucket.width));
+            let waiting = bucket.count as f64 * still_comes(redemption, age);
+            let come = (bucket.sent - bucket.count) as f64;
+            awake += waiting;
+            missing += if age < ASLEEP { redemption * bucket.sent as f64 - come } else { waiting };
+        }
+        all + f64::max(awake, missing)
     }
 
     /// The bucket of this time.
@@ -273,8 +299,9 @@ impl Outstanding {
         let older = start(older, width);
         let keys: Vec<UnixTime> = self.buckets.range(..older).filter_map(narrow).collect();
         for key in keys {
-            if let Some(Bucket { count, until, .. }) = self.buckets.remove(&key) {
-                let joined = self.buckets.entry(start(key, width)).or_insert(Bucket { count: 0, width, until });
+            if let Some(Bucket { sent, count, until, .. }) = self.buckets.remove(&key) {
+                let joined = self.buckets.entry(start(key, width)).or_insert(Bucket { sent: 0, count: 0, width, until });
+                joined.sent += sent;
                 joined.count += count;
                 joined.until = joined.until.max(until);
             }
@@ -501,7 +528,8 @@ mod tests {
         assert_eq!((full.held, full.allowance), (Some(Held::Room), 0));
         // whoever has come is inside, and expected no more
         (0..10).for_each(|_| pacing.outstanding.redeemed(unix(60)));
-        assert!((9..=10).contains(&tick(&mut pacing, 61, busy, settings).allowance));
+        let next = tick(&mut pacing, 61, busy, settings).allowance;
+        assert!((9..=11).contains(&next), "{next}");
     }
 
     #[test]
@@ -560,11 +588,37 @@ mod tests {
         (0..1000).for_each(|_| outstanding.invited(unix(0), unix(48 * 3600)));
         let expected = |secs| outstanding.expected(unix(secs), 0.3);
         assert!(close(expected(0), 300.0));
-        // of 850 who have not come after the median 150 will
-        assert!(close(expected(3660), 1000.0 * 0.15 / 0.85), "{}", expected(3660));
+        assert!(close(expected(11 * 3600), 300.0), "they may be asleep: {}", expected(11 * 3600));
+        assert!(expected(12 * 3600 + 60) < 32.0, "{}", expected(12 * 3600 + 60));
         assert!(expected(24 * 3600) < 18.0, "{}", expected(24 * 3600));
         assert!(close(outstanding.expected(unix(24 * 3600), 1.0), 1000.0), "all come");
         assert!(close(outstanding.expected(unix(0), 0.0), 0.0));
+    }
+
+    #[test]
+    fn those_who_come_are_expected_no_more_and_if_more_come_than_were_the_rest_counts_by_its_age() {
+        let mut outstanding = Outstanding::default();
+        (0..1000).for_each(|_| outstanding.invited(unix(0), unix(48 * 3600)));
+        (0..100).for_each(|_| outstanding.redeemed(unix(0)));
+        assert!(close(outstanding.expected(unix(3660), 0.3), 200.0), "{}", outstanding.expected(unix(3660), 0.3));
+        (0..300).for_each(|_| outstanding.redeemed(unix(0)));
+        // after the median, of 17 who have not come three will
+        let expected = outstanding.expected(unix(3660), 0.3);
+        assert!(close(expected, 600.0 * 0.15 / 0.85), "{expected}");
+        // an hour in which more come than were expected hides nobody of another
+        (0..1000).for_each(|_| outstanding.invited(unix(7200), unix(48 * 3600)));
+        assert!(outstanding.expected(unix(7200), 0.3) > 300.0);
+    }
+
+    #[test]
+    fn what_was_withdrawn_is_neither_expected_nor_has_it_come() {
+        let mut outstanding = Outstanding::default();
+        (0..10).for_each(|_| outstanding.invited(unix(0), unix(48 * 3600)));
+        (0..4).for_each(|_| outstanding.withdrawn(unix(30)));
+        assert_eq!(outstanding.count(), 6);
+        assert!(close(outstanding.expected(unix(3600), 0.3), 1.8));
+        (0..20).for_each(|_| outstanding.withdrawn(unix(30)));
+        assert_eq!(outstanding.count(), 0);
     }
 
     #[test]
@@ -580,7 +634,9 @@ mod tests {
         assert_eq!(outstanding.count(), 1, "it was forgotten before");
         outstanding.redeemed(unix(70));
         outstanding.redeemed(unix(70));
-        assert_eq!((outstanding.count(), outstanding.buckets.len()), (0, 0));
+        assert_eq!(outstanding.count(), 0);
+        outstanding.expire(unix(200));
+        assert!(outstanding.buckets.is_empty());
     }
 
     #[test]

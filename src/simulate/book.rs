@@ -147,7 +147,8 @@ impl Book {
             let p99 = quantile(&five, 0.99).unwrap_or(0.0);
             self.figures.worst_p99_s = self.figures.worst_p99_s.max(p99);
         }
-        let standing = Second { good: 0, late: 0, failed: 0, shed: 0, admitted: 0, diverted: 0, p99_s: None, ..self.now.clone() };
+        let standing =
+            Second { good: 0, late: 0, failed: 0, shed: 0, admitted: 0, diverted: 0, invited: 0, p99_s: None, ..self.now.clone() };
         self.seconds.push(std::mem::replace(&mut self.now, standing));
     }
 

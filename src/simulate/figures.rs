@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::invitations::Invited;
 use super::pairs::Ahead;
 
 /// One scenario, once.
@@ -46,6 +47,8 @@ pub struct Second {
     pub admitted: u32,
     /// Waiting pages shown.
     pub diverted: u32,
+    /// Invitations sent.
+    pub invited: u32,
     /// Visitors in the middle of their visit.
     pub inside: u32,
     /// Visitors who wait to be let in.
@@ -125,6 +128,8 @@ pub struct Figures {
     pub reloaders_ahead: Option<Ahead>,
     /// What throwing tickets away gains, if some visitors were run twice.
     pub churners_ahead: Option<Ahead>,
+    /// What became of the invitations, if there were any.
+    pub invited: Option<Invited>,
     /// From the first second of the measured part to the first waiting page; none if there was none.
     pub limiting_after_s: Option<f64>,
 }

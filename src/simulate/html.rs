@@ -108,6 +108,16 @@ impl Side {
 /// One figure of a run.
 type Take = fn(&Figures) -> f64;
 
+/// What became of the email queue, if there was one.
+fn invitations(runs: &[&Run]) -> Option<String> {
+    let words = |of: Take, form: fn(f64) -> String| Spread::of(runs, of).map(|spread| Cell::of(Some(&spread), form).in_words());
+    let sent = words(|f| f.invited.map_or(f64::NAN, |invited| invited.sent.into()), count)?;
+    let within = words(|f| f.invited.and_then(|invited| invited.hours).map_or(f64::NAN, |hours| 3600.0 * hours), span);
+    let within = within.map_or_else(|| "not all that there were".to_owned(), |within| format!("all within {within}"));
+    let above = words(|f| f.invited.map_or(f64::NAN, |invited| invited.minutes_above.into()), count)?;
+    Some(format!("invitations sent: {sent}, {within}; minutes in which someone was turned away meanwhile: {above}"))
+}
+
 /// What happened, for who doesn't read tables.
 fn sentence(runs: &[&Run]) -> String {
     let words = |of: Take, form: fn(f64) -> String| Cell::of(Spread::of(runs, of).as_ref(), form).in_words();
@@ -126,6 +136,7 @@ fn sentence(runs: &[&Run]) -> String {
         parts.push("nobody inside was turned away".to_owned());
     }
     parts.extend(refused.iter().filter(|(_, of)| any(*of)).map(|(what, of)| format!("{what}: {}", words(*of, count))));
+    parts.extend(invitations(runs));
     if any(|f| f.sessions_failed.into()) {
         parts.push(format!("{} of the visits inside failed", words(failed_share, percent)));
     } else if any(|f| f.sessions_done.into()) {

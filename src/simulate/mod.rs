@@ -7,6 +7,7 @@ mod book;
 pub mod figures;
 mod front;
 pub mod html;
+pub mod invitations;
 pub mod pairs;
 mod plot;
 pub mod report;
@@ -158,6 +159,37 @@ mod tests {
         assert!((0..8).all(|request| site.arrive(Moment::default(), work, request)));
         assert!(site.done(Moment::from_secs(2)).is_empty(), "eight share what four can do, and lose some of it");
         assert_eq!(site.done(Moment::from_secs(3)).len(), 8);
+    }
+
+    /// After a short surge on a site of 25 requests a second.
+    fn invited(invitations: &str, policy: &str) -> invitations::Invited {
+        let text = format!(
+            "- name: a\n  length: 25m\n  measure: {{ from: 2m, to: 25m }}\n  site: {{ workers: 2, service: 80ms }}\n  \
+             crowd: {{ pages: 6, think: 4s, arrivals: [{{ at: 0s, load: 2 }}, {{ at: 2m, load: 0.3 }}], patience: 1m }}\n  \
+             invitations: {{ {invitations} }}\n  policy: 'invitations: {{ {policy} }}'\n"
+        );
+        let run = gated(&scenario::parse(&text, "test").unwrap_or_else(|error| panic!("{error}")).remove(0), 1);
+        assert_eq!((run.figures.sessions_failed, run.figures.diverted_inside), (0, 0));
+        run.figures.invited.unwrap()
+    }
+
+    #[test]
+    fn a_queue_is_invited_without_a_minute_in_which_anyone_is_turned_away() {
+        let found = invited("addresses: 1000, delay: 3m", "rate: 2");
+        assert_eq!((found.sent, found.minutes_above, found.held), (1000, 0, 0), "{found:?}");
+        assert!((220..320).contains(&found.redeemed) && found.load_max > 0.5, "{found:?}");
+        // at two a second at most, after a minute of calm
+        assert!(found.hours.is_some_and(|hours| hours * 60.0 > 9.3), "{found:?}");
+    }
+
+    #[test]
+    fn who_finds_no_room_comes_back_and_is_let_in() {
+        let found = invited("addresses: 2000, come: 0.6, asleep_until: 12m, awake_within: 1m", "expected_redemption: 0.1");
+        assert!(found.sent == 2000 && found.held > 500 && found.minutes_above > 0, "{found:?}");
+        assert!(found.redeemed > 1000, "{found:?}");
+        // had the operator known how many come, no more would have been invited than have room
+        let known = invited("addresses: 20000, come: 0.6, asleep_until: 12m, awake_within: 30m", "expected_redemption: 0.6");
+        assert!(known.sent < 4000 && (known.minutes_above, known.held) == (0, 0), "{known:?}");
     }
 
     #[test]

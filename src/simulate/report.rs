@@ -1,13 +1,14 @@
 //! What a simulation has found, as a table for a terminal, and what of it was not expected.
 
 use super::figures::{Figures, Run};
+use super::invitations::Invited;
 use super::pairs::Ahead;
 use super::scenario::{Expect, Scenario};
 
 /// The head of the table.
 pub const HEADING: &str = "\
-| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | same minute p95/p50 | inversion s | told half % | told nine of ten % | told error % | reloading gains | new tickets gain | first page s |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| scenario | gate | seeds | goodput % | spread | p50 s | p95 s | p99 s | worst p99 s | shed | failed | done | waited | wait p50 s | p95 | p99 | max | same minute p95/p50 | inversion s | told half % | told nine of ten % | told error % | reloading gains | new tickets gain | first page s | invited | redeemed | held | minutes above | highest load | all invited h |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 ";
 
 /// One row: the mean of the runs of one scenario, with the gate or without it.
@@ -43,7 +44,16 @@ pub fn row(runs: &[&Run]) -> String {
         let known: Vec<Ahead> = runs.iter().filter_map(|run| of(&run.figures)).collect();
         row.push_str(&joined(&known).map_or_else(|| " – |".to_owned(), |(ratio, error)| format!(" {ratio:.3} ± {error:.3} |")));
     }
-    row + &format!(" {} |\n", mean_of(&limiting, 1))
+    row.push_str(&format!(" {} |", mean_of(&limiting, 1)));
+    let counts: [fn(&Invited) -> u32; 4] = [|i| i.sent, |i| i.redeemed, |i| i.held, |i| i.minutes_above];
+    let of_invited: Vec<Invited> = runs.iter().filter_map(|run| run.figures.invited).collect();
+    for of in counts {
+        let known: Vec<f64> = of_invited.iter().map(|invited| of(invited).into()).collect();
+        row.push_str(&format!(" {} |", mean_of(&known, 0)));
+    }
+    let loads: Vec<f64> = of_invited.iter().map(|invited| invited.load_max).collect();
+    let hours: Vec<f64> = of_invited.iter().filter_map(|invited| invited.hours).collect();
+    row + &format!(" {} | {} |\n", mean_of(&loads, 2), mean_of(&hours, 1))
 }
 
 /// A figure that not every run has.
@@ -107,6 +117,16 @@ pub fn unexpected(scenario: &Scenario, runs: &[&Run]) -> Vec<String> {
         }
         if let Some(most) = expect.told_error_p50.filter(|most| figures.told_error_p50.is_none_or(|is| is > most.0)) {
             fault("told_error_p50", figures.told_error_p50.map_or(f64::NAN, round), "above", most.0);
+        }
+        let invited = figures.invited.unwrap_or_default();
+        if let Some(most) = expect.minutes_above.filter(|most| invited.minutes_above > most.0) {
+            fault("minutes_above", invited.minutes_above.into(), "above", most.0.into());
+        }
+        if let Some(most) = expect.invited_within {
+            let within_h = invited.hours.unwrap_or(f64::INFINITY);
+            if within_h * 3600.0 > most.seconds() {
+                fault("hours until all were invited", round(within_h), "above", round(most.seconds() / 3600.0));
+            }
         }
         if figures.diverted_inside > 0 {
             fault("diverted_inside", figures.diverted_inside.into(), "above", 0.0);

@@ -76,6 +76,9 @@ pub struct Scenario {
     /// What happens on the way.
     #[serde(default)]
     pub changes: Vec<Change>,
+    /// The email queue, and what becomes of its invitations.
+    #[serde(default)]
+    pub invitations: Option<Invitations>,
     /// Keys of gate.yaml that differ from the defaults, as YAML. `upstream.servers` is there already.
     #[serde(default)]
     pub policy: String,
@@ -278,6 +281,37 @@ pub struct Change {
     pub burst: Option<Count>,
 }
 
+/// An email queue that is full at the start.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Invitations {
+    /// Addresses in it.
+    pub addresses: Count,
+    /// Share of the invited who come.
+    pub come: Share,
+    /// Half of those come within this, log-normally distributed.
+    pub delay: Span,
+    /// Standard deviation of the logarithm of the delay.
+    pub delay_spread: Option<NotNegative>,
+    /// Whoever is invited before this time is asleep, and comes after it.
+    pub asleep_until: Option<Span>,
+    /// All of them within this.
+    pub awake_within: Span,
+}
+
+impl Default for Invitations {
+    fn default() -> Self {
+        Self {
+            addresses: Count(0),
+            come: Share(0.3),
+            delay: minutes(60),
+            delay_spread: None,
+            asleep_until: None,
+            awake_within: minutes(60),
+        }
+    }
+}
+
 /// How the site answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -323,6 +357,10 @@ pub struct Expect {
     pub reloaders_ahead: Option<Positive>,
     /// The same of throwing tickets away.
     pub churners_ahead: Option<Positive>,
+    /// Minutes in which someone is turned away or the load is above 1, once invitations are sent, at the most.
+    pub minutes_above: Option<Count>,
+    /// All must have been invited so long after the start of the measured part.
+    pub invited_within: Option<Span>,
     /// The runs of different seeds differ by so much at the most, in goodput.
     pub spread: Option<Share>,
 }
@@ -517,6 +555,7 @@ mod tests {
             ("- name: a\n  crowd:\n    reloaders: 1.5\n", 3, "1.5 is not from 0 to 1"),
             ("- name: a\n  lenght: 5m\n", 2, "lenght"),
             ("- name: a\n  length: 5\n", 2, "5"),
+            ("- name: a\n  invitations: { come: 2 }\n", 2, "2 is not from 0 to 1"),
             ("- about: b\n", 1, "name"),
             ("- name: a\n  changes:\n    - at: 5m\n      health: ill\n", 4, "ill"),
             ("- name: a\n  site: { workers: 0 }\n", 2, "0 is not above 0"),

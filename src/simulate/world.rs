@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::book::{Book, Entry, seconds};
 use super::figures::{Figures, Second};
 use super::front::{self, Front, micros, moment};
+use super::invitations::Inviter;
 use super::pairs::{Trick, Waits};
 use super::scenario::{Arrivals as Step, Change, Crowd, Health, Scenario};
 use super::site::{Condition, Site};
@@ -19,7 +20,7 @@ use crate::models::random::Random;
 use crate::rules::decide::{Reason, Verdict};
 use crate::rules::slots::{Answer, Ask, Grant};
 use crate::rules::time::UnixTime;
-use crate::rules::token::{Pass, Ticket, VisitorId};
+use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,8 @@ enum Event {
     Burst,
     /// A visitor who has been inside comes back.
     Return,
+    /// One who was invited then comes.
+    Redeem(UnixTime),
     Ask {
         visitor: Id,
         tab: u32,
@@ -130,6 +133,7 @@ pub(super) struct World<'a> {
     scenario: &'a Scenario,
     crowd: Crowd,
     front: Option<Front>,
+    inviter: Option<Inviter>,
     site: Site,
     site_version: u64,
     timeline: Timeline<Event>,
@@ -162,6 +166,7 @@ pub(super) fn run(scenario: &Scenario, front: Option<Front>, seed: u64, tries: O
     }
     (0..world.visitors.len()).for_each(|place| world.settle_told(place, false));
     let (_, good_share) = scenario.site.mean();
+    world.book.figures.invited = world.inviter.take().map(Inviter::close);
     world.book.close(good_share)
 }
 
@@ -177,6 +182,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             scenario,
             crowd,
+            inviter: scenario.invitations.filter(|_| front.is_some()).map(|queue| Inviter::new(queue, Random::stream(seed, 4))),
             front,
             site,
             site_version: 0,
@@ -239,11 +245,16 @@ impl<'a> World<'a> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrive => {
-                self.come(false);
+                self.come(None);
                 self.next_arrival();
             }
-            Event::Burst => self.come(false),
-            Event::Return => self.come(true),
+            Event::Burst => self.come(None),
+            Event::Return => {
+                // whoever comes back was let in a good while ago
+                let ago = UnixTime::minus(front::now(self.now).wall, RETURN_AFTER);
+                self.come(Some((PassKind::Admitted, ago)));
+            }
+            Event::Redeem(sent) => self.redeem(sent),
             Event::Ask { visitor, tab } => self.ask(visitor, tab),
             Event::SiteDone(version) if version == self.site_version => self.site_done(),
             Event::SiteDone(_) => {}
@@ -274,6 +285,7 @@ impl<'a> World<'a> {
         if more_slots {
             self.grant();
         }
+        self.invite();
         self.book.turn(self.now);
     }
 
@@ -318,7 +330,8 @@ impl<'a> World<'a> {
         }
     }
 
-    fn come(&mut self, returns: bool) {
+    /// A visitor comes, perhaps with a pass that was issued then.
+    fn come(&mut self, pass: Option<(PassKind, UnixTime)>) {
         let number = self.next_number;
         self.next_number += 1;
         let mut random = Random::stream(self.seed, number.wrapping_add(1 << 32));
@@ -341,8 +354,7 @@ impl<'a> World<'a> {
             || Id { place: count(self.visitors.len()), generation: 0 },
             |place| Id { place, generation: self.visitors[index(place)].id.generation + 1 },
         );
-        // whoever comes back was let in a good while ago
-        let ago = UnixTime::minus(front::now(self.now).wall, RETURN_AFTER);
+        let pass = pass.map(|(kind, issued)| Pass { kind, ..Pass::admitted(VisitorId(self.random.bits()), issued) });
         let visitor = Visitor {
             id,
             number,
@@ -351,8 +363,8 @@ impl<'a> World<'a> {
             luck: luck.filter(|_| paired),
             arrived: self.now,
             ticket: None,
-            pass: returns.then(|| Pass::admitted(VisitorId(self.random.bits()), ago)),
-            inside: returns,
+            pass,
+            inside: pass.is_some(),
             seen_room: false,
             told: [None; 2],
             tab: 0,
@@ -362,7 +374,7 @@ impl<'a> World<'a> {
             open: 0,
             parts_left: 0,
         };
-        if returns {
+        if pass.is_some() {
             self.book.now.inside += 1;
         }
         match place {
@@ -382,6 +394,28 @@ impl<'a> World<'a> {
                 at += service + think(&self.crowd, &mut random);
             }
             self.book.demand(at, each);
+        }
+    }
+
+    /// A second is over: invitations are sent.
+    fn invite(&mut self) {
+        let (now, from) = (self.now, micros(std::time::Duration::from_secs(self.scenario.measured().0.into())));
+        let (Some(front), Some(inviter)) = (&self.front, &mut self.inviter) else { return };
+        inviter.turn(now, &self.book.now);
+        let sent = front::now(now).wall;
+        let (invited, come) = inviter.tick(&front.gate.regime(), now, from);
+        self.book.now.invited = invited;
+        for delay in come {
+            self.timeline.set(now.saturating_add(micros(delay)), Event::Redeem(sent));
+        }
+    }
+
+    /// One who was invited presses the button.
+    fn redeem(&mut self, sent: UnixTime) {
+        let (Some(front), Some(inviter)) = (&self.front, &mut self.inviter) else { return };
+        match inviter.redeems(&front.gate.regime(), sent) {
+            Ok(()) => self.come(Some((PassKind::Invited, front::now(self.now).wall))),
+            Err(later) => self.timeline.set(self.now + micros(later), Event::Redeem(sent)),
         }
     }
 

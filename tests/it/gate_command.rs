@@ -57,6 +57,21 @@ fn a_repeated_key_and_yaml_that_is_none_are_errors_with_a_place() {
 }
 
 #[test]
+fn a_password_that_is_not_there_is_told_before_the_mail_server_asks_for_it() {
+    let scratch = Scratch::new();
+    let invitations = "invitations: { smtp: \"smtp://127.0.0.1:1025\", from: a@example.org, site_url: \"https://www.example.org\", username: a, \
+                       password_file: secret }\n";
+    let file = scratch.write("gate.yaml", &format!("{SITE}{invitations}"));
+    let said = run(&["check"], &file);
+    assert_eq!(said.status, Some(2), "{}", said.out);
+    assert!(said.err.contains("invitations.password_file: ") && said.err.contains("secret"), "{}", said.err);
+    scratch.write("secret", "hunter2\n");
+    let said = run(&["check"], &file);
+    assert_eq!((said.status, said.err.as_str()), (Some(0), ""));
+    assert!(!said.out.contains("hunter2"), "{}", said.out);
+}
+
+#[test]
 fn an_operators_listener_that_all_can_reach_needs_a_token() {
     let scratch = Scratch::new();
     let file = scratch.write("gate.yaml", &format!("{SITE}admin: {{ listen: \"0.0.0.0:0\" }}\n"));

@@ -146,6 +146,42 @@ fn a_template_is_taken_in_and_a_broken_one_is_not() {
 }
 
 #[test]
+fn letters_are_taken_in_and_broken_ones_are_not() {
+    let upstream = Upstream::answering("x");
+    let world = World::start(&closed(&upstream.url(), ""));
+    let letters = world.directory().join("letters");
+    let yaml = closed(&upstream.url(), "invitations: { templates: letters }");
+    let errors = reject(&world, &yaml);
+    assert!(errors[0].contains("invitations.templates: ") && errors[0].contains("letters"), "{errors:?}");
+    fs::create_dir(&letters).unwrap();
+    let errors = reject(&world, &yaml);
+    assert!(errors[0].contains("holds no text, such as en.txt"), "{errors:?}");
+    fs::write(letters.join("en.txt"), "Subject: Room\n\n{{ link }}\n").unwrap();
+    // what editors and mounts leave there
+    fs::write(letters.join("en.txt~"), "").unwrap();
+    fs::create_dir(letters.join("..data")).unwrap();
+    apply(&world, &yaml);
+    // a file of the directory alone has changed, and then one more is there
+    let applied = || world.count("tidegate_config_reloads_total{result=\"applied\"}");
+    for (file, source) in [("en.txt", "Subject: More room\n\n{{ link }}\n"), ("de.txt", "Subject: Platz\n\n{{ link }}\n")] {
+        let before = applied();
+        fs::write(letters.join(file), source).unwrap();
+        until("the new letter", || Some(()).filter(|()| applied() > before));
+    }
+    let rejected = world.count("tidegate_config_reloads_total{result=\"rejected\"}");
+    fs::write(letters.join("de.txt"), "Subject: Platz\n\n{{ link }}\n{{ no_such_thing }}\n").unwrap();
+    until("the rejection", || Some(()).filter(|()| world.count("tidegate_config_reloads_total{result=\"rejected\"}") > rejected));
+    let errors = config(&world)["errors"].to_string();
+    assert!(errors.contains("de.txt:4: `no_such_thing` is undefined"), "{errors}");
+    let said = run(&["check"], &world.file());
+    assert_eq!((said.status, said.out.as_str()), (Some(2), ""));
+    assert!(said.err.contains("invitations.templates: ") && said.err.contains("de.txt:4: `no_such_thing`"), "{}", said.err);
+    // and who starts with it is told as much
+    let said = run(&["serve"], &world.file());
+    assert!(said.status == Some(1) && said.err.contains("de.txt:4"), "{}", said.err);
+}
+
+#[test]
 fn servers_change_and_nobody_notices() {
     let (first, second, third) = (Upstream::answering("1"), Upstream::answering("2"), Upstream::answering("3"));
     let servers = |servers: &[&Upstream]| {

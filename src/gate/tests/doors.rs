@@ -431,3 +431,34 @@ fn nobody_is_told_to_come_back_with_the_others() {
     }
     assert!(seconds[1..].iter().all(|&count| (350..=1100).contains(&count)), "{seconds:?}");
 }
+
+#[test]
+fn who_guesses_codes_is_told_to_wait_and_nobody_else() {
+    let gate = gate(8, "");
+    let client = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let minute = |n: u64| Moment::from_secs(60 * n);
+    for _ in 0..10 {
+        assert_eq!(gate.may_guess(client(1), minute(1)), Ok(()));
+        gate.guessed(client(1), minute(1));
+    }
+    assert_eq!(gate.may_guess(client(1), minute(1)), Err(Duration::from_secs(6)));
+    assert_eq!(gate.may_guess(client(2), minute(1)), Ok(()));
+    assert_eq!(gate.may_guess(client(1), minute(1).plus(Duration::from_secs(6))), Ok(()));
+    // from everywhere at once: who has not guessed may still type a code in, and who has must wait
+    for n in 100..200 {
+        gate.guessed(client(n), minute(9));
+    }
+    assert_eq!(gate.may_guess(client(2), minute(9)), Ok(()));
+    assert!(gate.may_guess(client(150), minute(9)).is_err());
+    assert_eq!(gate.may_guess(client(150), minute(11)), Ok(()));
+}
+
+#[test]
+fn tickets_for_who_is_invited_count_as_tickets_do() {
+    let gate = gate(8, "limits: { tickets_per_client: 30 }");
+    let regime = gate.regime.load_full();
+    let given = (0..100).filter(|&n| gate.ticket(&regime, 7, n, at(1)).is_some()).count();
+    assert_eq!(given, 20);
+    let ticket = gate.ticket(&regime, 8, 5, at(1)).unwrap();
+    assert_eq!((ticket.id, ticket.seen, ticket.won), (VisitorId(5), at(1).wall, false));
+}

@@ -83,7 +83,6 @@ impl Log {
 
     /// Another file in the place of the one that is written to.
     #[cfg(test)]
-    #[expect(clippy::unwrap_used, reason = "for tests")]
     pub(super) fn put_in_place(&mut self, other: impl FnOnce(File) -> File) {
         let current = self.current.take().unwrap();
         self.current = Some(Current { file: other(current.file), name: current.name, path: current.path, good: current.good });

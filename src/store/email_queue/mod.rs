@@ -159,6 +159,18 @@ impl EmailQueue {
         probe(self.log.directory())
     }
 
+    /// Takes note of rows that someone else has taken out.
+    ///
+    /// # Errors
+    /// If the files can't be read.
+    pub fn look(&mut self) -> Result<(), StoreError> {
+        if self.lock.count()? == self.rewritten {
+            return Ok(());
+        }
+        let _held = self.lock.take()?;
+        self.follow()
+    }
+
     /// Reads the files anew if someone has rewritten one.
     fn follow(&mut self) -> Result<(), StoreError> {
         if self.lock.count()? != self.rewritten {

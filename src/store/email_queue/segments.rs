@@ -163,6 +163,21 @@ impl Reader {
         Self { directory, lock: None, rewritten: 0, read: BTreeMap::new() }
     }
 
+    /// Whether rows were taken out of the files: then it begins anew, and what it has read before may not be there any more.
+    ///
+    /// # Errors
+    /// If that can't be told.
+    pub fn begins_anew(&mut self) -> Result<bool, StoreError> {
+        let Some(lock) = &self.lock else { return Ok(false) };
+        let count = lock.count()?;
+        let begins_anew = count != self.rewritten;
+        if begins_anew {
+            self.rewritten = count;
+            self.read.clear();
+        }
+        Ok(begins_anew)
+    }
+
     /// Reads on, in order of arrival, through some 256 KiB. Rows that can't be written any more are never among them.
     ///
     /// # Errors
@@ -171,18 +186,15 @@ impl Reader {
         if self.lock.is_none() && !files::exists(&self.directory)? {
             return Ok(Progress::All);
         }
-        let Self { directory, lock, rewritten, read } = self;
-        let lock = match lock {
+        let lock = match &mut self.lock {
             Some(lock) => lock,
-            None => lock.insert(Lock::open(directory)?),
+            lock @ None => lock.insert(Lock::open(&self.directory)?),
         };
         let _held = lock.take()?;
-        let count = lock.count()?;
-        if count != *rewritten {
-            *rewritten = count;
-            read.clear();
+        if self.begins_anew()? {
             return Ok(Progress::Restarted);
         }
+        let Self { directory, read, .. } = self;
         let mut left = BUFFER as u64;
         for name in segments(directory)? {
             let path = name.path(directory);

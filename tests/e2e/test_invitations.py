@@ -371,7 +371,10 @@ class WithTrouble(unittest.TestCase):
         # who comes next finds out that it works, also if nobody was to be written to when it was to be tried again
         hanging.add("next@example.org")
         self.until(lambda: hanging.said("sent").get("next@example.org"), "the next one to be sent")
-        self.assertEqual([message.to for message in office.messages()], ["next@example.org"])
+        # who was deferred comes in time, before or after
+        taken = [message.to for message in office.messages()]
+        self.assertEqual(len(set(taken)), len(taken))
+        self.assertLessEqual(set(taken), {"next@example.org", "hanging@example.org"})
         self.assertEqual(hanging.said("failed"), {})
         self.assert_log_names_nobody(hanging)
 

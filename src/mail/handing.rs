@@ -63,12 +63,18 @@ impl Handing {
     }
 
     /// How many may be handed over now. While the server fails it is tried with one message, after a pause.
-    pub(super) fn may_send(&mut self, now: Moment) -> usize {
-        if self.by.is_none() || (self.failures > 0 && now < self.again) {
-            return 0;
+    pub(super) fn may_send(&self, now: Moment) -> usize {
+        match self.failures {
+            _ if self.by.is_none() => 0,
+            0 => usize::MAX,
+            _ => usize::from(now >= self.again),
         }
+    }
+
+    /// Messages are about to be handed over, as many as may be. That nobody is to be written to yet is no try.
+    pub(super) fn begin(&mut self, now: Moment) {
         if self.failures == 0 {
-            return usize::MAX;
+            return;
         }
         // until it is known how that one has fared
         self.again = now.plus(LONGEST_PAUSE);
@@ -76,7 +82,6 @@ impl Handing {
         if let Some(Ok(by)) = self.made_for.as_ref().and_then(Policy::outgoing).map(|outgoing| Transport::new(outgoing.delivery)) {
             self.by = Some(Arc::new(by));
         }
-        1
     }
 
     /// Begins to hand a message over.
@@ -186,5 +191,32 @@ impl Handing {
     /// Why it does not work.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::scratch::Scratch;
+
+    #[test]
+    fn a_server_that_fails_is_tried_with_one_message_and_when_nobody_is_to_be_written_to_that_is_no_try() {
+        let scratch = Scratch::new();
+        let by = Transport::new(&Delivery::Spool(scratch.path().join("out"))).unwrap();
+        let mut handing = Handing { by: Some(Arc::new(by)), ..Handing::default() };
+        let at = Moment::from_secs;
+        let down = || Err(NotSent::Deferred { reason: "down".to_owned(), server: true });
+        assert_eq!(handing.may_send(at(0)), usize::MAX);
+        handing.begin(at(0));
+        handing.note(&down(), at(0));
+        assert_eq!((handing.may_send(at(4)), handing.may_send(at(5))), (0, 1));
+        assert_eq!(handing.may_send(at(6)), 1, "nobody was there");
+        handing.begin(at(6));
+        assert_eq!(handing.may_send(at(60)), 0, "it is not known how that one has fared");
+        handing.note(&down(), at(60));
+        assert_eq!((handing.may_send(at(69)), handing.may_send(at(70))), (0, 1));
+        handing.begin(at(70));
+        handing.note(&Ok(()), at(71));
+        assert_eq!(handing.may_send(at(71)), usize::MAX);
     }
 }

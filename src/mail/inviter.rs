@@ -257,6 +257,9 @@ impl Inviter {
             }
             return;
         }
+        if !begun.is_empty() {
+            self.handing.begin(now.mono);
+        }
         for to in begun {
             if self.ledger.delivery(to.code) == Delivery::New {
                 self.pacing.outstanding.invited(now.wall, until);

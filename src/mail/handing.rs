@@ -26,6 +26,8 @@ pub(super) struct Handing {
     again: Moment,
     /// Why it does not work.
     trouble: Option<String>,
+    /// One is on its way, to see whether it works again.
+    trying: bool,
     stopped: bool,
 }
 
@@ -78,6 +80,7 @@ impl Handing {
         }
         // until it is known how that one has fared
         self.again = now.plus(LONGEST_PAUSE);
+        self.trying = true;
         // there may be another password by now
         if let Some(Ok(by)) = self.made_for.as_ref().and_then(Policy::outgoing).map(|outgoing| Transport::new(outgoing.delivery)) {
             self.by = Some(Arc::new(by));
@@ -158,12 +161,12 @@ impl Handing {
         if self.failures == 0 {
             tracing::error!(error = reason, "invitations can't be handed over; they wait, and it is tried again");
         }
-        // what failed together counts once
-        if self.failures == 0 || now < self.again {
-            self.failures = self.failures.saturating_add(1).min(16);
-        }
-        self.again = now.plus((FIRST_PAUSE * 2_u32.pow(self.failures - 1)).min(LONGEST_PAUSE));
         self.trouble = Some(reason.clone());
+        // what was begun together and fails together counts once
+        if self.failures == 0 || std::mem::take(&mut self.trying) {
+            self.failures = self.failures.saturating_add(1).min(16);
+            self.again = now.plus((FIRST_PAUSE * 2_u32.pow(self.failures - 1)).min(LONGEST_PAUSE));
+        }
     }
 
     /// Begins with no message any more.
@@ -208,7 +211,9 @@ mod tests {
         let down = || Err(NotSent::Deferred { reason: "down".to_owned(), server: true });
         assert_eq!(handing.may_send(at(0)), usize::MAX);
         handing.begin(at(0));
-        handing.note(&down(), at(0));
+        for _ in 0..5 {
+            handing.note(&down(), at(0));
+        }
         assert_eq!((handing.may_send(at(4)), handing.may_send(at(5))), (0, 1));
         assert_eq!(handing.may_send(at(6)), 1, "nobody was there");
         handing.begin(at(6));

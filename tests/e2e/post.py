@@ -21,6 +21,7 @@ from aiosmtpd.controller import Controller
 from world import LIMIT_S, artifacts, free_port, until
 
 CODE = re.compile(r"\b[0-9A-HJKMNP-TV-Z]{4}(?:-[0-9A-HJKMNP-TV-Z]{4}){3}-[0-9A-HJKMNP-TV-Z]\b")
+DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} [+-]\d{4}")
 URL = re.compile(r"""https?://[^\s<>"']+""")
 
 
@@ -231,19 +232,24 @@ def faults(content):
     """What is wrong with a message by RFC 5322, 2045 to 2047, 2369 and 8058, a line each: as Python's parser reads it, and by the bytes."""
     found = []
     # UTF-8 stands in the headers of those alone whose address is not ASCII (RFC 6532)
-    message = email.message_from_string(content.decode(), policy=email.policy.SMTPUTF8)
+    try:
+        message = email.message_from_string(content.decode(), policy=email.policy.SMTPUTF8)
+    except UnicodeDecodeError:
+        return ["not UTF-8"]
     own = () if content.isascii() else email.errors.NonASCIILocalPartDefect
     for part in message.walk():
         found += [f"{part.get_content_type()}: {defect!r}" for defect in part.defects]
         for name, value in part.items():
             found += [f"{name}: {defect!r}" for defect in getattr(value, "defects", []) if not isinstance(defect, own)]
+            found += [f"{name}: not UTF-8" for char in str(value) if char == "\ufffd" or "\ud800" <= char <= "\udfff"]
     if re.search(rb"(?<!\r)\n|\r(?!\n)|\0", content):
         found.append("a bare CR or LF, or a NUL")
     head, _, body = content.partition(b"\r\n\r\n")
+    head = b"\r\n" + head
     found += [f"a line of {len(line)} bytes" for line in content.split(b"\r\n") if len(line) > 998]
     # what can be folded is: not a link, and not a long address
     found += [f"not folded: {line!r}" for line in head.split(b"\r\n") if len(line) > 78 and b" " in line.strip().partition(b": ")[2]]
-    found += [f"no header: {line!r}" for line in head.split(b"\r\n") if not re.fullmatch(rb"[!-9;-~]+: ?.*|[ \t].*\S.*", line)]
+    found += [f"no header: {line!r}" for line in head.split(b"\r\n")[1:] if not re.fullmatch(rb"[!-9;-~]+: ?.*|[ \t].*\S.*", line)]
     found += [f"not quoted-printable: {line!r}" for line in body.split(b"\r\n") if len(line) > 76 or not re.fullmatch(rb"[\t -~]*", line)]
     names = [name.lower() for name in message.keys()]
     for name in ("Date", "From", "To", "Subject", "Message-ID", "MIME-Version", "Content-Type", "List-Unsubscribe", "Auto-Submitted"):
@@ -255,12 +261,15 @@ def faults(content):
         return found
     if not re.fullmatch(r"<[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+>", message["Message-ID"].strip()):
         found.append(f"Message-ID: {message['Message-ID']}")
+    # the parser is lenient about this one
     date = message["Date"].datetime
-    if date is None or date.tzinfo is None or abs(datetime.now(UTC) - date) > timedelta(minutes=10):
+    written = head.partition(b"\r\nDate: ")[2].partition(b"\r\n")[0].decode()
+    if not DATE.fullmatch(written) or date.tzinfo is None or abs(datetime.now(UTC) - date) > timedelta(minutes=10):
         found.append(f"Date: {message['Date']}")
     if [len(message[name].addresses) for name in ("From", "To")] != [1, 1]:
         found.append("more or less than one sender and one recipient")
-    if message.get_content_type() != "multipart/alternative" or [part.get_content_type() for part in message.iter_parts()] != ["text/plain", "text/html"]:
+    kinds = [part.get_content_type() for part in message.walk()]
+    if kinds != ["multipart/alternative", "text/plain", "text/html"]:
         found.append("no text beside HTML")
     one_click = message["List-Unsubscribe-Post"]
     if message["List-Unsubscribe"].startswith("<https:") and one_click != "List-Unsubscribe=One-Click":

@@ -255,6 +255,30 @@ fn few_connections_are_kept() {
 }
 
 #[test]
+fn few_connections_are_made_at_a_time_and_a_server_that_fails_is_not_tried_with_all_who_wait() {
+    on_a_runtime(async {
+        let script: Script = &[("greeting", Close)];
+        let server = Server::start(&[script; 20]).await;
+        let transport = &server.transport();
+        let mut sends: Vec<_> = (0..20).map(|_| Box::pin(async move { transport.send(&ann(), NOW).await })).collect();
+        let mut results = Vec::new();
+        std::future::poll_fn(|context| {
+            sends.retain_mut(|send| match send.as_mut().poll(context) {
+                std::task::Poll::Ready(result) => {
+                    results.push(result);
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
+            if sends.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        assert!(results.iter().all(|result| matches!(result, Err(NotSent::Deferred { server: true, .. }))), "{results:?}");
+        assert_eq!((results.len(), server.heard().len()), (20, CONNECTIONS_MAX));
+    });
+}
+
+#[test]
 fn what_is_about_the_server_is_said_to_be() {
     let table: [(Script, &str); 12] = [
         (&[("greeting", SayAndClose("554 5.7.1 you are on a list"))], "the connection to the mail server: 554 5.7.1 you are on a list"),

@@ -36,6 +36,8 @@ pub(super) struct Handing {
 pub(super) struct Handed {
     pub(super) to: Addressee,
     pub(super) result: Result<(), NotSent>,
+    /// It was begun with: how it fared tells of the way out.
+    pub(super) tried: bool,
 }
 
 /// After the server's first failure, and at the most; it doubles in between.
@@ -97,10 +99,10 @@ impl Handing {
         to: Addressee,
         until: UnixTime,
         now: Now,
-    ) -> Result<impl Future<Output = Handed> + Send + 'static, Handed> {
+    ) -> Result<impl Future<Output = Handed> + Send + 'static, Box<Handed>> {
         let (Some(transport), Some(outgoing)) = (&self.by, regime.policy.invitations.outgoing()) else {
             let reason = "neither invitations.smtp nor invitations.spool is set".to_owned();
-            return Err(Handed { to, result: Err(NotSent::Deferred { reason, server: true }) });
+            return Err(Box::new(Handed { to, result: Err(NotSent::Deferred { reason, server: true }), tried: false }));
         };
         let made = Address::parse(&to.email).map_err(|_| "not an address".to_owned()).and_then(|address| {
             let next = to.path.as_deref().unwrap_or("/");
@@ -135,12 +137,12 @@ impl Handing {
             compose(&envelope).map_err(|error| chain(&error))
         });
         match made {
-            Err(reason) => Err(Handed { to, result: Err(NotSent::Failed { reason }) }),
+            Err(reason) => Err(Box::new(Handed { to, result: Err(NotSent::Failed { reason }), tried: false })),
             Ok(message) => {
                 let transport = Arc::clone(transport);
                 Ok(async move {
                     let result = transport.send(&message, now.mono).await;
-                    Handed { to, result }
+                    Handed { to, result, tried: true }
                 })
             }
         }

@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +60,8 @@ pub(super) struct Inviter {
     pacing: Pacing,
     ticked: Moment,
     pace: Pace,
+    /// What is left of it in this tick.
+    allowance: u32,
     /// What has happened and is not on disk yet: the disk was full.
     unwritten: Vec<Entry<'static>>,
     failing: bool,
@@ -69,8 +71,10 @@ pub(super) struct Inviter {
     sends: JoinSet<Handed>,
     handing: Handing,
     /// Rows whose addresses are to be deleted.
-    left: HashSet<VisitorId>,
+    left: Arc<Mutex<HashSet<VisitorId>>>,
     tidied: Option<Moment>,
+    /// When rows were taken out last whose invitation is over.
+    cleared: Option<Moment>,
 }
 
 /// How often it looks around.
@@ -79,8 +83,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often what is too old is deleted, and what was asked to be.
 const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
-/// Messages that are begun and not done, at a time: what is begun in one tick at the highest rate.
-const ON_THEIR_WAY_MAX: usize = 1024;
+/// How often rows are taken out whose invitation is over, and how many at a time.
+const CLEAR_EVERY: Duration = Duration::from_secs(86_400);
+const CLEAR_MAX: usize = 1_000_000;
+
+/// What is known of an invitation is kept for so much longer than its row.
+const LATER: Duration = Duration::from_secs(86_400);
+
+/// A message that may have been taken is sent so often: twice is better than never, and more is not.
+const UNCLEAR_MAX: u8 = 2;
+
+/// Messages that are begun and not done, at a time: what is begun can't be stopped any more, whatever happens to the site.
+const ON_THEIR_WAY_MAX: usize = 20;
 
 /// How long messages on their way are waited for at the end.
 const FINISH: Duration = Duration::from_secs(5);
@@ -95,14 +109,16 @@ impl Inviter {
             pacing: Pacing::default(),
             ticked: parts.clock.moment(),
             pace: Pace::default(),
+            allowance: 0,
             unwritten: Vec::new(),
             failing: false,
             rows: Rows::new(&parts.data),
             reads_on: false,
             sends: JoinSet::new(),
             handing: Handing::default(),
-            left: HashSet::new(),
+            left: Arc::default(),
             tidied: None,
+            cleared: None,
             parts,
         }
     }
@@ -130,6 +146,8 @@ impl Inviter {
                         all.push(handed);
                     }
                     self.settle(all);
+                    let (regime, now) = (self.parts.gate.regime().clone(), self.parts.clock.now());
+                    self.send(&regime, now);
                 }
                 _ = ticks.tick() => self.tick(),
                 () = tokio::task::yield_now(), if self.reads_on => self.read_rows(),
@@ -190,6 +208,7 @@ impl Inviter {
         };
         if files.is_changed()? {
             let Self { ledger, left, .. } = self;
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
             // the old one goes first: there is not room for two
             *ledger = Ledger::default();
             ledger.reserve(files.invitations_at_most()?);
@@ -229,15 +248,21 @@ impl Inviter {
         }
     }
 
-    /// Sends as many as may be sent now.
+    /// Decides how many may be sent in this tick.
     fn invite(&mut self, regime: &Regime, now: Now, seconds: f64) {
-        let policy = &regime.policy.invitations;
-        let settings = Settings::of(policy, email_queue::paused_since(&self.parts.data).is_some());
+        self.pacing.give_back(self.allowance);
+        let settings = Settings::of(&regime.policy.invitations, email_queue::paused_since(&self.parts.data).is_some());
         let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
+        self.allowance = pace.allowance;
         self.pace(pace);
-        let may = usize::try_from(pace.allowance).unwrap_or(usize::MAX);
+        self.send(regime, now);
+    }
+
+    /// Begins with as many as may be sent now.
+    fn send(&mut self, regime: &Regime, now: Now) {
+        let may = usize::try_from(self.allowance).unwrap_or(usize::MAX);
         let may = may.min(self.handing.may_send(now.mono)).min(ON_THEIR_WAY_MAX.saturating_sub(self.rows.on_their_way()));
-        let until = now.wall.plus(policy.expires);
+        let until = now.wall.plus(regime.policy.invitations.expires);
         let mut begun = Vec::new();
         while begun.len() < may && self.unwritten.is_empty() {
             let Some(next) = self.rows.next(now.wall) else { break };
@@ -248,8 +273,9 @@ impl Inviter {
                 begun.push(next);
             }
         }
-        let unspent = pace.allowance.saturating_sub(u32::try_from(begun.len()).unwrap_or(u32::MAX));
-        self.pacing.give_back(unspent);
+        if begun.is_empty() {
+            return;
+        }
         let entries = begun.iter().map(|to| Entry { id: to.id, at: now.wall, event: Event::Sending { until }, reason: None }).collect();
         if !self.write(entries) {
             for to in begun.into_iter().rev() {
@@ -257,9 +283,9 @@ impl Inviter {
             }
             return;
         }
-        if !begun.is_empty() {
-            self.handing.begin(now.mono);
-        }
+        self.allowance = self.allowance.saturating_sub(u32::try_from(begun.len()).unwrap_or(u32::MAX));
+        self.handing.begin(now.mono);
+        let mut not_made = Vec::new();
         for to in begun {
             if self.ledger.delivery(to.code) == Delivery::New {
                 self.pacing.outstanding.invited(now.wall, until);
@@ -267,9 +293,10 @@ impl Inviter {
             self.ledger.apply(to.code, to.id, now.wall, Event::Sending { until });
             match self.handing.send(regime, to, until, now) {
                 Ok(send) => drop(self.sends.spawn(send)),
-                Err(handed) => self.settle(vec![Ok(handed)]),
+                Err(handed) => not_made.push(Ok(*handed)),
             }
         }
+        self.settle(not_made);
     }
 
     /// Writes down how messages have fared.
@@ -278,7 +305,7 @@ impl Inviter {
         let now = self.parts.clock.now();
         let mut entries = Vec::new();
         for handed in all {
-            let Handed { to, result } = match handed {
+            let Handed { to, result, tried } = match handed {
                 Ok(handed) => handed,
                 Err(error) => {
                     // whose it was is not known any more: it is tried again after the next start
@@ -286,6 +313,9 @@ impl Inviter {
                     continue;
                 }
             };
+            if tried {
+                self.handing.note(&result, now.mono);
+            }
             let (event, reason) = self.outcome(&regime, &to, result, now);
             let was_first = self.attempts(to.code).map(|attempts| attempts.first);
             self.ledger.apply(to.code, to.id, now.wall, event);
@@ -299,7 +329,8 @@ impl Inviter {
                 Event::Sent | Event::Sending { .. } | Event::Redeemed { .. } | Event::Left => self.rows.finish(to.id),
             }
         }
-        if !self.write(entries.clone()) {
+        let written = self.write(entries.clone());
+        if !written {
             // it has happened: it is written as soon as it can be, and nothing is sent before
             self.unwritten.append(&mut entries);
         }
@@ -307,9 +338,9 @@ impl Inviter {
 
     /// What has become of a message, and why.
     fn outcome(&mut self, regime: &Regime, to: &Addressee, result: Result<(), NotSent>, now: Now) -> (Event, Option<String>) {
+        let server = matches!(result, Err(NotSent::Deferred { server: true, .. } | NotSent::Unclear { .. }));
         // by which one address can be followed through the log, and nobody can tell which
         let email = format!("{:032x}", regime.keys.address_hash().of(&fold(&to.email)));
-        self.handing.note(&result, now.mono);
         match result {
             Ok(()) => {
                 self.shard.count(Count::Invitation(InvitationResult::Sent));
@@ -321,16 +352,16 @@ impl Inviter {
                 tracing::info!(id = %to.id, email, reason, "invitation failed");
                 (Event::Failed, Some(reason))
             }
-            Err(unsent @ (NotSent::Deferred { .. } | NotSent::Unclear { .. })) => {
-                // what may have been taken is sent again all the same: twice is better than never, and it is the same message
-                let (reason, again) = match unsent {
-                    // that is no fault of this one: it is the next again
-                    NotSent::Deferred { reason, server: true } => (reason, Some(now.wall)),
-                    NotSent::Deferred { reason, server: false } | NotSent::Unclear { reason } | NotSent::Failed { reason } => {
-                        let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
-                        (reason, ledger::again(attempts, regime.policy.invitations.expires, draw(), now.wall))
-                    }
-                };
+            Err(NotSent::Unclear { reason }) if self.attempts(to.code).is_some_and(|attempts| attempts.count >= UNCLEAR_MAX) => {
+                self.shard.count(Count::Invitation(InvitationResult::Sent));
+                tracing::info!(id = %to.id, email, reason, "invitation taken for sent");
+                (Event::Sent, Some(reason))
+            }
+            Err(NotSent::Deferred { reason, .. } | NotSent::Unclear { reason }) => {
+                let attempts = self.attempts(to.code).unwrap_or(Attempts { count: 1, first: now.wall, again: now.wall });
+                // what the server says of itself is no reason to give anyone up; the others go on meanwhile
+                let expires = if server { Duration::MAX } else { regime.policy.invitations.expires };
+                let again = ledger::again(attempts, expires, draw(), now.wall);
                 let Some(again) = again else {
                     self.shard.count(Count::Invitation(InvitationResult::Failed));
                     tracing::info!(id = %to.id, email, reason, "invitation given up");
@@ -371,6 +402,8 @@ impl Inviter {
                     Ask::Look { code, ticket, answer } => {
                         answer.send(self.open(&regime, code, ticket, now).map(drop)).ok();
                     }
+                    // whoever asked is gone, and would never hear of it
+                    Ask::Redeem { answer, .. } if answer.is_closed() => {}
                     Ask::Redeem { code, ticket, answer } if shown.contains(&code) => later.push(Ask::Redeem { code, ticket, answer }),
                     Ask::Redeem { code, ticket, answer } => match self.open(&regime, code, ticket, now) {
                         Err(why) => {
@@ -419,7 +452,7 @@ impl Inviter {
         for (id, answer) in leaving {
             if written {
                 self.ledger.apply(regime.keys.codes().of(id), id, now.wall, Event::Left);
-                self.left.insert(id);
+                self.left().insert(id);
                 tracing::info!(%id, "an address is deleted, as was asked for");
             }
             answer.send(if written { Ok(()) } else { Err(NotOpen::Unavailable) }).ok();
@@ -479,7 +512,9 @@ impl Inviter {
             return;
         }
         self.tidied = Some(now.mono);
-        let before = now.wall.minus(regime.policy.email_queue.retention.max(regime.policy.invitations.expires));
+        // a day after the rows: what is not known any more is not to look like one that nobody has been invited for
+        let kept = regime.policy.email_queue.retention.max(regime.policy.invitations.expires) + LATER;
+        let before = now.wall.minus(kept + now.doubt);
         if let Some(files) = &mut self.files {
             match files.expire(before) {
                 Ok(0) => {}
@@ -487,15 +522,34 @@ impl Inviter {
                 Err(error) => tracing::error!(error = %chain(&error), "old lines of the ledger could not be deleted"),
             }
         }
-        if !self.left.is_empty() {
-            let (data, ids) = (self.parts.data.clone(), std::mem::take(&mut self.left));
-            // it may have to rewrite gigabytes
-            drop(tokio::task::spawn_blocking(move || match email_queue::forget(&data, Forget::Rows(&ids)) {
-                Ok(0) => {}
-                Ok(rows) => tracing::info!(rows, "addresses deleted, as was asked for"),
-                Err(error) => tracing::error!(error = %chain(&error), "addresses that were to be deleted could not be"),
-            }));
+        let asked_for = std::mem::take(&mut *self.left());
+        self.erase(asked_for, "as was asked for");
+        if self.cleared.is_none_or(|last| now.mono.since(last) >= CLEAR_EVERY) {
+            self.cleared = Some(now.mono);
+            // who has come, or has let the time go by, may leave the address again
+            let over = self.ledger.over(now, CLEAR_MAX).collect();
+            self.erase(over, "since their invitations are over");
         }
+    }
+
+    /// Takes rows out of the queue, beside all else: it may have to rewrite gigabytes.
+    fn erase(&self, ids: HashSet<VisitorId>, why: &'static str) {
+        if ids.is_empty() {
+            return;
+        }
+        let (data, left) = (self.parts.data.clone(), Arc::clone(&self.left));
+        drop(tokio::task::spawn_blocking(move || match email_queue::forget(&data, Forget::Rows(&ids)) {
+            Ok(0) => {}
+            Ok(rows) => tracing::info!(rows, why, "addresses deleted"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "addresses that are to be deleted could not be; it is tried again");
+                left.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+            }
+        }));
+    }
+
+    fn left(&self) -> MutexGuard<'_, HashSet<VisitorId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pace(&mut self, pace: Pace) {

@@ -1,6 +1,6 @@
 //! The rows of the email queue that are not invited yet, in order of arrival, with a bounded number of them in memory.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 
 use crate::rules::invites::Code;
@@ -31,7 +31,12 @@ pub(super) struct Rows {
     fresh: VecDeque<Addressee>,
     /// Tried, and to be tried again: not before when.
     due: BTreeMap<(UnixTime, VisitorId), Addressee>,
-    on_their_way: HashSet<VisitorId>,
+    /// Whose message is on its way, and whether the row was there when the files were read last.
+    on_their_way: HashMap<VisitorId, bool>,
+    /// Some that are to be tried again found no room here, and are read again when there is.
+    left_out: bool,
+    /// The last one was tried before.
+    again_last: bool,
     /// Of those that were read, how many need nothing more.
     done: u64,
 }
@@ -46,7 +51,9 @@ impl Rows {
             reader: Reader::new(directory_of(data)),
             fresh: VecDeque::new(),
             due: BTreeMap::new(),
-            on_their_way: HashSet::new(),
+            on_their_way: HashMap::new(),
+            left_out: false,
+            again_last: false,
             done: 0,
         }
     }
@@ -54,26 +61,33 @@ impl Rows {
     /// Begins with the first row again. What is on its way stays so.
     pub(super) fn restart(&mut self, data: &Path) {
         *self = Self { on_their_way: std::mem::take(&mut self.on_their_way), ..Self::new(data) };
+        self.begin_anew();
     }
 
     /// Reads on, until there is enough to do. Returns whether there may be more to read at once.
     pub(super) fn read_on(&mut self, ledger: &Ledger, codes: &CodeKey) -> Result<bool, StoreError> {
-        if self.fresh.len() >= FRESH_MAX || self.due.len() >= DUE_MAX {
+        if self.left_out && self.due.len() < DUE_MAX / 2 {
+            self.reader.begin_anew();
+            self.begin_anew();
+        }
+        if self.fresh.len() >= FRESH_MAX {
             // nobody is written to who is not in the files any more
             if self.reader.begins_anew()? {
                 self.begin_anew();
             }
             return Ok(false);
         }
-        let Self { reader, fresh, due, on_their_way, done } = self;
+        let Self { reader, fresh, due, on_their_way, left_out, done, again_last: _ } = self;
         let progress = reader.read_on(|row| {
-            let code = codes.of(row.id);
-            if on_their_way.contains(&row.id) {
+            if let Some(there) = on_their_way.get_mut(&row.id) {
+                *there = true;
                 return;
             }
+            let code = codes.of(row.id);
             match ledger.delivery(code) {
                 Delivery::Done => *done += 1,
                 Delivery::New => fresh.push_back(Addressee::of(row, code)),
+                Delivery::Due(_) if due.len() >= DUE_MAX => *left_out = true,
                 Delivery::Due(attempts) => {
                     due.insert((attempts.again, row.id), Addressee::of(row, code));
                 }
@@ -88,14 +102,18 @@ impl Rows {
     fn begin_anew(&mut self) {
         self.fresh.clear();
         self.due.clear();
+        self.on_their_way.values_mut().for_each(|there| *there = false);
+        self.left_out = false;
         self.done = 0;
     }
 
-    /// The next one: first who has been tried, then in order of arrival. It is on its way from now on.
+    /// The next one: who has been tried before and is due, and in order of arrival who has not, in turns: so neither those who can't be
+    /// reached nor those who come keep the others out. It is on its way from now on.
     pub(super) fn next(&mut self, now: UnixTime) -> Option<Addressee> {
         let due = self.due.first_key_value().is_some_and(|(&(again, _), _)| again <= now);
-        let next = if due { self.due.pop_first().map(|(_, next)| next) } else { self.fresh.pop_front() }?;
-        self.on_their_way.insert(next.id);
+        self.again_last = due && (self.fresh.is_empty() || !self.again_last);
+        let next = if self.again_last { self.due.pop_first().map(|(_, next)| next) } else { self.fresh.pop_front() }?;
+        self.on_their_way.insert(next.id, true);
         Some(next)
     }
 
@@ -105,16 +123,18 @@ impl Rows {
         self.fresh.push_front(addressee);
     }
 
-    /// It is to be tried again.
+    /// It is to be tried again, if it is still in the files: it may have been erased meanwhile, and if not it is read again.
     pub(super) fn defer(&mut self, addressee: Addressee, again: UnixTime) {
-        self.on_their_way.remove(&addressee.id);
-        self.due.insert((again, addressee.id), addressee);
+        if self.on_their_way.remove(&addressee.id) == Some(true) {
+            self.due.insert((again, addressee.id), addressee);
+        }
     }
 
     /// It needs nothing more.
     pub(super) fn finish(&mut self, id: VisitorId) {
-        self.on_their_way.remove(&id);
-        self.done += 1;
+        if self.on_their_way.remove(&id) == Some(true) {
+            self.done += 1;
+        }
     }
 
     /// How many need nothing more, of those that were read.

@@ -53,7 +53,9 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
     let code = field(query, "code").filter(|code| !code.is_empty());
     let Some(code) = &code else {
         let next = field(query, "next").filter(|next| is_local(next));
-        return came.page(LandingState::Ask, next.as_deref(), None, false);
+        let mut answer = came.page(LandingState::Ask, next.as_deref(), None, false);
+        came.give_ticket(&mut answer);
+        return answer;
     };
     let (state, next, check) = match shown(regime, code, now) {
         Err(state) => (state, None, None),
@@ -68,12 +70,8 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
         }
     };
     let mut answer = came.page(state, next.as_deref(), check.as_deref(), false);
-    if came.ticket.is_none() && matches!(state, LandingState::Ready { .. } | LandingState::NoRoom { .. }) && Code::parse(code).is_ok() {
-        // by which a lost answer can be asked for again
-        if let Some(ticket) = peer.worker.gate.ticket(regime, came.hash, peer.worker.entropy(), now) {
-            let max_age = ticket_holds(regime.policy.waiting_room.refresh_max).max(REPEAT);
-            came.set_cookie(&mut answer, Kind::Ticket, regime.keys.sign_ticket(&ticket).as_bytes(), max_age);
-        }
+    if matches!(state, LandingState::Ready { .. } | LandingState::NoRoom { .. } | LandingState::Invalid) && is_typed(code) {
+        came.give_ticket(&mut answer);
     }
     answer
 }
@@ -112,6 +110,14 @@ pub(super) async fn redeem(peer: &Peer, regime: &Regime, parts: &Parts, body: In
     came.set_cookie(&mut answer, Kind::Pass, regime.keys.sign_pass(&pass).as_bytes(), max_age);
     answer
 }
+
+/// Whether a text is a code of the kind that people type, or was meant to be: staff passes are their own codes, and need no ticket.
+fn is_typed(code: &str) -> bool {
+    code.len() < TYPED_BYTES_MAX
+}
+
+/// Shorter than any pass.
+const TYPED_BYTES_MAX: usize = 64;
 
 /// What a text is the code of.
 fn shown<'a>(regime: &Regime, code: &str, now: Now) -> Result<Shown, LandingState<'a>> {
@@ -184,6 +190,18 @@ impl<'a> Came<'a> {
             }
         }
         answer
+    }
+
+    /// A ticket, by which a lost answer can be asked for again.
+    fn give_ticket(&self, answer: &mut Answer) {
+        let Self { peer, regime, now, .. } = *self;
+        if self.ticket.is_some() {
+            return;
+        }
+        if let Some(ticket) = peer.worker.gate.ticket(regime, self.hash, peer.worker.entropy(), now) {
+            let max_age = ticket_holds(regime.policy.waiting_room.refresh_max).max(REPEAT);
+            self.set_cookie(answer, Kind::Ticket, regime.keys.sign_ticket(&ticket).as_bytes(), max_age);
+        }
     }
 
     fn set_cookie(&self, answer: &mut Answer, kind: Kind, token: &[u8], max_age: std::time::Duration) {

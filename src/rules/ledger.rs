@@ -199,6 +199,13 @@ impl Ledger {
         may_be.map(|entry| (time(entry.first), time(entry.until)))
     }
 
+    /// Rows whose invitation is over, so many at the most: someone has come with it, its time is out, or it can't be delivered.
+    pub fn over(&self, now: Now, most: usize) -> impl Iterator<Item = VisitorId> {
+        let is_out = move |entry: &Entry| entry.until > 0 && now.wall.minus(now.doubt) > time(entry.until);
+        let over = self.entries.values().filter(move |entry| entry.flags & (REDEEMED | FAILED) != 0 || (entry.is_done() && is_out(entry)));
+        over.map(|entry| VisitorId(entry.id)).take(most)
+    }
+
     /// Every invitation that was begun: its batch, and whether it is redeemed.
     pub fn begun(&self) -> impl Iterator<Item = (u32, bool)> {
         let begun = self.entries.values().filter(|entry| entry.attempts > 0);
@@ -393,6 +400,21 @@ mod tests {
         assert_eq!(pause(1, 1.0), Some(30));
         assert_eq!(again(attempts(3), DAY, 0.0, at(86_400 - 241)), Some(at(86_399)));
         assert_eq!(again(attempts(3), DAY, 0.0, at(86_400 - 240)), None);
+    }
+
+    #[test]
+    fn an_invitation_is_over_when_it_was_used_or_can_not_be_any_more() {
+        let over = |ledger: &Ledger, secs| ledger.over(now(secs), 10).next();
+        let mut ledger = sent(7);
+        assert_eq!((over(&ledger, 1000), over(&ledger, 1001)), (None, Some(id(7))));
+        ledger.apply(code(7), id(7), at(200), Event::Redeemed { ticket: ANN });
+        assert_eq!(over(&ledger, 201), Some(id(7)));
+        let mut ledger = Ledger::default();
+        ledger.apply(code(8), id(8), at(100), Event::Sending { until: at(1000) });
+        assert_eq!(over(&ledger, 2000), None, "it is tried again");
+        ledger.apply(code(8), id(8), at(101), Event::Failed);
+        assert_eq!(over(&ledger, 101), Some(id(8)));
+        assert_eq!(ledger.over(now(101), 0).count(), 0);
     }
 
     #[test]

@@ -178,6 +178,11 @@ impl Reader {
         Ok(begins_anew)
     }
 
+    /// Begins with the first row again.
+    pub fn begin_anew(&mut self) {
+        self.read.clear();
+    }
+
     /// Reads on, in order of arrival, through some 256 KiB. Rows that can't be written any more are never among them.
     ///
     /// # Errors

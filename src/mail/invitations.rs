@@ -1,5 +1,6 @@
 //! The invitations, for who asks about one: the landing page, the button, the operator. `inviter.rs` does the work.
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,7 +21,13 @@ pub use inviter::Parts as InviterParts;
 pub struct Invitations {
     asks: mpsc::Sender<Ask>,
     standing: Arc<ArcSwap<Standing>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 /// How inviting stands.
@@ -94,11 +101,14 @@ impl Invitations {
         let standing = Arc::<ArcSwap<Standing>>::default();
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(BLOCKING).enable_all().build()?;
         let inviter = Inviter::new(parts, Arc::clone(&standing));
-        let thread = std::thread::Builder::new().name("tidegate-invite".to_owned()).spawn(move || {
+        let (ending, ended) = std::sync::mpsc::channel::<()>();
+        let handle = std::thread::Builder::new().name("tidegate-invite".to_owned()).spawn(move || {
+            // dropped when it ends, whichever way
+            let _ending = ending;
             runtime.block_on(inviter.run(asked));
             runtime.shutdown_background();
         })?;
-        Ok(Self { asks, standing, thread: Mutex::new(Some(thread)) })
+        Ok(Self { asks, standing, thread: Mutex::new(Some(Thread { handle, ended })) })
     }
 
     /// How inviting stands.
@@ -149,9 +159,12 @@ impl Invitations {
     /// Ends the thread: what is being sent is let finish for a moment, and what is known is written.
     pub fn end(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return };
-        self.asks.blocking_send(Ask::End).ok();
-        if thread.join().is_err() {
+        let Some(Thread { handle, ended }) = thread else { return };
+        // if there is no room for it the thread hangs, and is not waited for
+        self.asks.try_send(Ask::End).ok();
+        if ended.recv_timeout(ENDS_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the thread of the invitations hangs, and is cut off: what is not in the ledger is sent again");
+        } else if handle.join().is_err() {
             tracing::error!("the thread of the invitations has panicked");
         }
     }
@@ -163,5 +176,8 @@ impl Drop for Invitations {
     }
 }
 
-/// Threads for rewriting files.
-const BLOCKING: usize = 1;
+/// Threads for files that are rewritten, the spool, and names that are looked up.
+const BLOCKING: usize = 4;
+
+/// For the thread to end: longer than it waits for messages, and not for ever on a disk that hangs.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);

@@ -118,7 +118,7 @@ impl Transport {
         Ok(Self { way, patience: PATIENCE })
     }
 
-    /// Sends a message; when this returns `Ok`, the server or the disk has it. Into a directory it blocks on the disk.
+    /// Sends a message; when this returns `Ok`, the server or the disk has it.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -126,7 +126,11 @@ impl Transport {
         match &self.way {
             Way::Smtp(smtp) => smtp.send_in_turn(message, now, self.patience).await,
             Way::Spool(directory) => {
-                spool::write(directory, message).map_err(|error| NotSent::Deferred { reason: format!("the spool: {error}"), server: true })
+                let (directory, message) = (directory.clone(), message.clone());
+                // a disk that hangs must not hold up who comes with a code
+                let written = tokio::task::spawn_blocking(move || spool::write(&directory, &message)).await;
+                let written = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+                written.map_err(|error| NotSent::Deferred { reason: format!("the spool: {error}"), server: true })
             }
         }
     }
@@ -278,6 +282,7 @@ async fn converse(connection: &mut AsyncSmtpConnection, message: &Message, deadl
         deadline.within(Stage::Recipient, connection.command(Rcpt::new(to.clone(), Vec::new()))).await?;
     }
     deadline.within(Stage::Data, connection.command(Data)).await?;
+    deadline.grow();
     deadline.within(Stage::Content, connection.message(&message.bytes)).await?;
     Ok(())
 }
@@ -455,6 +460,12 @@ impl Deadline {
         Self { over: Box::pin(tokio::time::sleep(patience)), patience }
     }
 
+    /// Once the content is sent, to give up may mean to send it twice: servers look into it first, and have ten minutes (RFC 5321,
+    /// 4.5.3.2.6).
+    fn grow(&mut self) {
+        *self = Self::new(self.patience * CONTENT_FACTOR);
+    }
+
     /// lettre has a timeout of its own, which is over as soon as there is a connection.
     async fn within<T>(
         &mut self,
@@ -507,6 +518,9 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// For one message, from the first packet to the last answer: servers that look a recipient up take some seconds, and one that takes a
 /// minute is of no use.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many times as long for the answer to a content.
+const CONTENT_FACTOR: u32 = 10;
 
 /// To one address of a server: if that doesn't answer, another may. Longer than it takes to say something twice to the other side of
 /// the earth.

@@ -134,7 +134,7 @@ impl Writer {
         if failing || looked.is_err() {
             self.failing(looked.as_ref().err());
         } else if is_due {
-            let expired = queue.expire(now.wall.minus(retention));
+            let expired = queue.expire(now.wall.minus(retention + now.doubt));
             self.expired = Some(now.mono);
             match expired {
                 Ok(0) => {}

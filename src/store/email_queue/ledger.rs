@@ -142,7 +142,7 @@ impl LedgerFiles {
         files::make_directory_in(data, &queue)?;
         files::make_directory_in(&queue, &directory)?;
         let lock = Lock::open(&directory)?;
-        let _held = lock.take()?;
+        let _held = lock.take_soon()?;
         let torn = mend(&directory)?;
         Ok((Self { log: Log::new(directory), lock, rewritten: None, oldest: None }, torn))
     }
@@ -157,7 +157,7 @@ impl LedgerFiles {
         for entry in entries {
             entry.write(&mut text).map_err(|source| StoreError::Encode { path: self.log.directory().to_owned(), source })?;
         }
-        let _held = self.lock.take()?;
+        let _held = self.lock.take_soon()?;
         if self.is_changed()? {
             self.log.reopen();
         }
@@ -194,7 +194,7 @@ impl LedgerFiles {
     /// # Errors
     /// If a file can't be read.
     pub fn read(&mut self, mut then: impl FnMut(Entry<'_>)) -> Result<LedgerFound, StoreError> {
-        let _held = self.lock.take()?;
+        let _held = self.lock.take_soon()?;
         let rewritten = self.lock.count()?;
         let mut found = LedgerFound::default();
         let mut oldest: Option<UnixTime> = None;
@@ -224,7 +224,7 @@ impl LedgerFiles {
         if self.oldest.is_none_or(|oldest| oldest >= before) {
             return Ok(0);
         }
-        let held = self.lock.take()?;
+        let held = self.lock.take_soon()?;
         rewrite(self.log.directory(), || held.count_up(), |line| Entry::read(line.bytes()).is_ok_and(|entry| entry.at < before))
     }
 }

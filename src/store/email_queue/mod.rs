@@ -39,7 +39,7 @@ use crate::rules::token::VisitorId;
 use crate::rules::uniform::Uniform;
 
 use log::Log;
-use segments::{Line, lines_at_most, mend, rewrite};
+use segments::{Line, each_whole_line, lines_at_most, mend, rewrite};
 
 pub use ledger::{Entry, LedgerFiles, LedgerFound, each_entry, ledger_of};
 pub use row::{Row, RowFault};
@@ -279,25 +279,28 @@ pub fn forget(data: &Path, what: Forget<'_>) -> Result<u64, StoreError> {
     }
     let lock = Lock::open(&directory)?;
     let held = lock.take()?;
-    let mut ids = HashSet::new();
-    let is_wanted = |line: &Line<'_>| {
-        let row = line.row();
-        let is_wanted = match (what, &row) {
-            (Forget::Address(address), Some(row)) => fold(&row.email) == address.folded(),
-            // what can't be read as a row may name it all the same
-            (Forget::Address(address), None) => fold(&line.text()).contains(&*address.folded()),
-            (Forget::Client(client), row) => row.as_ref().is_some_and(|row| row.client == client),
-            (Forget::Rows(ids), row) => row.as_ref().is_some_and(|row| ids.contains(&row.id)),
-        };
-        ids.extend(row.filter(|_| is_wanted).map(|row| row.id));
-        is_wanted
+    let is_wanted = |line: &Line<'_>| match (what, line.row()) {
+        (Forget::Address(address), Some(row)) => fold(&row.email) == address.folded(),
+        // what can't be read as a row may name it all the same
+        (Forget::Address(address), None) => fold(&line.text()).contains(&*address.folded()),
+        (Forget::Client(client), row) => row.is_some_and(|row| row.client == client),
+        (Forget::Rows(ids), row) => row.is_some_and(|row| ids.contains(&row.id)),
     };
-    let removed = rewrite(&directory, || held.count_up(), is_wanted)?;
-    drop(held);
-    if !ids.is_empty() && !matches!(what, Forget::Rows(_)) {
-        ledger::forget(data, |id| ids.contains(&id))?;
+    if !matches!(what, Forget::Rows(_)) {
+        // the ledger first: without the rows nobody would know any more which of its lines are meant
+        let mut ids = HashSet::new();
+        each_whole_line::<StoreError>(&directory, |_, _, text| {
+            let line = Line::new(text);
+            if is_wanted(&line) {
+                ids.extend(line.row().map(|row| row.id));
+            }
+            Ok(())
+        })?;
+        if !ids.is_empty() {
+            ledger::forget(data, |id| ids.contains(&id))?;
+        }
     }
-    Ok(removed)
+    rewrite(&directory, || held.count_up(), is_wanted)
 }
 
 /// The ends of files that a crash has cut off.
@@ -331,6 +334,23 @@ impl Lock {
         Ok(Self { file: Arc::new(files::open_or_make(directory, &path)?), path })
     }
 
+    /// Takes it unless someone else has it.
+    fn take_now(&self) -> Result<Option<Held>, StoreError> {
+        let taken = files::lock_now(&self.file, &self.path)?;
+        Ok(taken.then(|| Held(Self { file: Arc::clone(&self.file), path: self.path.clone() })))
+    }
+
+    /// Waits for it, but not for long: for those on whom others wait.
+    fn take_soon(&self) -> Result<Held, StoreError> {
+        for _ in 0..LOCK_TRIES {
+            if let Some(held) = self.take_now()? {
+                return Ok(held);
+            }
+            std::thread::park_timeout(LOCK_PAUSE);
+        }
+        Err(StoreError::io("lock", &self.path)(std::io::ErrorKind::WouldBlock.into()))
+    }
+
     /// Waits for it: others hold it only for as long as they write.
     fn take(&self) -> Result<Held, StoreError> {
         flock(&*self.file, FlockOperation::LockExclusive).map_err(|errno| StoreError::io("lock", &self.path)(errno.into()))?;
@@ -362,6 +382,10 @@ impl Drop for Held {
         flock(&*self.0.file, FlockOperation::Unlock).ok();
     }
 }
+
+/// So often, and for so long each time, someone who must not hang tries to have the lock.
+const LOCK_TRIES: u32 = 300;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 const DIRECTORY: &str = "email-queue";
 const LOCK: &str = "lock";

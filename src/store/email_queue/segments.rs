@@ -190,7 +190,8 @@ impl Reader {
             Some(lock) => lock,
             lock @ None => lock.insert(Lock::open(&self.directory)?),
         };
-        let _held = lock.take()?;
+        // files that are being rewritten are read when that is done
+        let Some(_held) = lock.take_now()? else { return Ok(Progress::All) };
         if self.begins_anew()? {
             return Ok(Progress::Restarted);
         }
@@ -293,7 +294,11 @@ fn torn_end(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
 #[derive(Debug)]
 pub(super) struct Line<'a>(&'a [u8]);
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    pub(super) const fn new(line: &'a [u8]) -> Self {
+        Self(line)
+    }
+
     pub(super) fn row(&self) -> Option<Row<'_>> {
         Row::read(self.0).ok()
     }

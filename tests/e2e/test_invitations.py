@@ -201,8 +201,9 @@ class Messages(Invitations):
         until(lambda: "ann@example.org" not in [row["email"] for row in self.queue.rows()], "the address to be deleted")
         until(lambda: len(office.messages()) == 3, "the next one to be written to")
         gate.kill()
-        gate.start()
+        # not beside a gate that may be rewriting the file
         self.queue.add("fay@example.org")
+        gate.start()
         until(lambda: len(office.messages()) == 4, "another one to be written to")
         self.assertEqual([message.to for message in office.messages()][2:], ["eve@example.org", "fay@example.org"])
         self.assertEqual(post(gate, "/.tidegate/invitation", code=ann.code).status, 303)
@@ -244,7 +245,7 @@ class Messages(Invitations):
         browser.open(f"{gate.url}/next")
         self.assertIn("waiting room", browser.driver.title)
 
-        # a code that is read out over the telephone, on the narrowest phone
+        # a code that is read out over the telephone, on the narrowest phone; the gate is closed to others still
         form = f"{gate.url}/.tidegate/invitation"
         browser.check_look(form)
         browser.resize(320, 640)
@@ -254,7 +255,6 @@ class Messages(Invitations):
         self.assertEqual(browser.violations(), [])
         self.assertEqual(browser.widths(), [320, 320])
         browser.screenshot("unknown-320")
-        # the gate is closed still: a code that is out goes on
         browser.find("#code").send_keys(bob.code.lower().replace("-", " "), "\n")
         browser.wait_for_title(Site.TITLE)
         self.assertEqual(browser.find("#path").text, "/")

@@ -1,7 +1,7 @@
 //! The message of an invitation, as it goes over the wire.
 //!
-//! Always holds: the same row makes the same message, byte by byte, so that one which is sent again can be known by its `Message-ID`;
-//! it is of ASCII in lines of at most [`LINE_BYTES_MAX`], but for an address that is not; and no value makes a second header.
+//! Always holds: the same row makes the same message, but for its date and how long its code holds, so one which is sent again can be known
+//! by its `Message-ID`; it is of ASCII in lines of at most [`LINE_BYTES_MAX`], but for an address that is not; and no value makes a second header.
 //!
 //! Absent: attachments, images, signatures (DKIM is the relay's), and the words (`page/letter.rs`).
 
@@ -28,7 +28,7 @@ pub(super) struct Envelope<'a> {
     pub(super) id: VisitorId,
     /// The site; its host stands in the `Message-ID`.
     pub(super) site_url: &'a str,
-    /// When the invitation was made: the same however often it is sent.
+    /// When it is sent.
     pub(super) at: UnixTime,
     /// Has the address deleted.
     pub(super) unsubscribe: &'a str,

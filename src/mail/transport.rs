@@ -453,17 +453,21 @@ fn redacted(text: &str, message: &Message) -> String {
 struct Deadline {
     over: Pin<Box<dyn Future<Output = ()> + Send>>,
     patience: Duration,
+    /// For the answer to the content there is more.
+    grows: bool,
 }
 
 impl Deadline {
     fn new(patience: Duration) -> Self {
-        Self { over: Box::pin(tokio::time::sleep(patience)), patience }
+        Self { over: Box::pin(tokio::time::sleep(patience)), patience, grows: true }
     }
 
     /// Once the content is sent, to give up may mean to send it twice: servers look into it first, and have ten minutes (RFC 5321,
     /// 4.5.3.2.6).
     fn grow(&mut self) {
-        *self = Self::new(self.patience * CONTENT_FACTOR);
+        if self.grows {
+            *self = Self::new(self.patience * CONTENT_FACTOR);
+        }
     }
 
     /// lettre has a timeout of its own, which is over as soon as there is a connection.

@@ -94,7 +94,7 @@ impl Server {
     /// The end of patience comes as soon as it hangs, and not before.
     fn until_it_hangs(&self) -> Deadline {
         let hangs = Arc::clone(&self.hangs);
-        Deadline { over: Box::pin(async move { hangs.notified().await }), patience: PATIENCE }
+        Deadline { over: Box::pin(async move { hangs.notified().await }), patience: PATIENCE, grows: false }
     }
 
     fn transport_by(&self, security: Security, login: Option<Login>) -> Transport {
@@ -351,7 +351,7 @@ fn a_server_that_hangs_is_given_up_wherever_it_does() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let result = on_a_runtime(async {
         let transport = Server::at(listener.local_addr().unwrap().port()).transport();
-        let over = Deadline { over: Box::pin(std::future::ready(())), patience: PATIENCE };
+        let over = Deadline { over: Box::pin(std::future::ready(())), patience: PATIENCE, grows: false };
         smtp(&transport).send(&ann(), NOW, over).await
     });
     assert_eq!(result, deferred("the connection to the mail server: no answer within 60 s", true));

@@ -165,3 +165,121 @@ impl Addressee {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::rules::email::Address;
+    use crate::rules::keyring::{Key, Keyring, SiteSecret};
+    use crate::rules::ledger::Event;
+    use crate::store::email_queue::{EmailQueue, Forget, forget};
+    use crate::store::scratch::Scratch;
+
+    struct World {
+        scratch: Scratch,
+        keys: Keyring,
+        queue: EmailQueue,
+        ledger: Ledger,
+        rows: Rows,
+    }
+
+    impl World {
+        /// A queue of so many.
+        fn new(count: u64) -> Self {
+            let scratch = Scratch::new();
+            let keys = Keyring::new(&SiteSecret::new([1; 32]), &[Key::new(UnixTime::from_secs(0), [2; 32])]).unwrap();
+            let (mut queue, _) = EmailQueue::open(scratch.path(), keys.address_hash()).unwrap();
+            let rows: Vec<Row<'_>> = (1..=count)
+                .map(|n| Row {
+                    id: VisitorId(n),
+                    at: at(n),
+                    email: Cow::Owned(format!("{n}@example.org")),
+                    language: None,
+                    path: None,
+                    ticket: VisitorId(n),
+                    client: 1,
+                })
+                .collect();
+            queue.add(&rows).unwrap();
+            let rows = Rows::new(scratch.path());
+            Self { scratch, keys, queue, ledger: Ledger::default(), rows }
+        }
+
+        fn read(&mut self) {
+            while self.rows.read_on(&self.ledger, self.keys.codes()).unwrap() {}
+        }
+
+        fn next(&mut self, secs: u64) -> Option<Addressee> {
+            self.rows.next(at(secs))
+        }
+
+        fn deferred(&mut self, to: Addressee, again: u64) {
+            self.ledger.apply(to.code, to.id, at(100), Event::Sending { until: at(1000) });
+            self.ledger.apply(to.code, to.id, at(100), Event::Deferred { again: at(again) });
+            self.rows.defer(to, at(again));
+        }
+
+        fn erase(&self, n: u64) {
+            let address = Address::parse(&format!("{n}@example.org")).unwrap();
+            assert_eq!(forget(self.scratch.path(), Forget::Address(&address)).unwrap(), 1);
+        }
+    }
+
+    fn at(secs: u64) -> UnixTime {
+        UnixTime::from_secs(1_800_000_000 + secs)
+    }
+
+    fn id(next: Option<Addressee>) -> u64 {
+        next.map_or(0, |next| next.id.0)
+    }
+
+    #[test]
+    fn who_was_deferred_and_who_is_new_come_in_turns() {
+        let mut world = World::new(6);
+        world.read();
+        for _ in 0..2 {
+            let to = world.next(100).unwrap();
+            world.deferred(to, 160);
+        }
+        assert_eq!(id(world.next(159)), 3);
+        let order: Vec<u64> = (0..6).map(|_| id(world.next(160))).collect();
+        assert_eq!(order, [1, 4, 2, 5, 6, 0]);
+        assert_eq!(world.rows.on_their_way(), 6);
+    }
+
+    #[test]
+    fn who_is_erased_while_a_message_is_on_its_way_is_not_written_to_again() {
+        let mut world = World::new(3);
+        world.read();
+        let (first, second) = (world.next(100).unwrap(), world.next(100).unwrap());
+        world.erase(1);
+        world.read();
+        world.read();
+        world.deferred(first, 160);
+        world.deferred(second, 160);
+        let order: Vec<u64> = (0..3).map(|_| id(world.next(200))).collect();
+        assert_eq!(order, [2, 3, 0]);
+        assert_eq!(world.queue.len(), 3, "its writer has not looked yet");
+    }
+
+    #[test]
+    fn each_who_needs_nothing_more_is_counted_once_whatever_is_read_anew() {
+        let mut world = World::new(4);
+        world.read();
+        let (first, second) = (world.next(100).unwrap(), world.next(100).unwrap());
+        world.ledger.apply(first.code, first.id, at(100), Event::Sent);
+        world.rows.finish(first.id);
+        assert_eq!(world.rows.done(), 1);
+        world.erase(4);
+        world.read();
+        world.read();
+        world.ledger.apply(second.code, second.id, at(101), Event::Sent);
+        world.rows.finish(second.id);
+        assert_eq!((world.rows.done(), world.rows.oldest()), (2, Some(at(3))));
+        world.rows.restart(&world.scratch.path().to_owned());
+        world.read();
+        assert_eq!(world.rows.done(), 2);
+    }
+}

@@ -199,11 +199,16 @@ impl Ledger {
         may_be.map(|entry| (time(entry.first), time(entry.until)))
     }
 
-    /// Rows whose invitation is over, so many at the most: someone has come with it, its time is out, or it can't be delivered.
-    pub fn over(&self, now: Now, most: usize) -> impl Iterator<Item = VisitorId> {
+    /// Rows whose invitation is over, each told once and so many at a time: someone has come with it, its time is out, or it can't be
+    /// delivered.
+    pub fn over(&mut self, now: Now, most: usize) -> impl Iterator<Item = VisitorId> {
         let is_out = move |entry: &Entry| entry.until > 0 && now.wall.minus(now.doubt) > time(entry.until);
-        let over = self.entries.values().filter(move |entry| entry.flags & (REDEEMED | FAILED) != 0 || (entry.is_done() && is_out(entry)));
-        over.map(|entry| VisitorId(entry.id)).take(most)
+        let is_over = move |entry: &Entry| entry.flags & (REDEEMED | FAILED) != 0 || (entry.is_done() && is_out(entry));
+        let over = self.entries.values_mut().filter(move |entry| entry.flags & TOLD == 0 && is_over(entry));
+        over.take(most).map(|entry| {
+            entry.flags |= TOLD;
+            VisitorId(entry.id)
+        })
     }
 
     /// Every invitation that was begun: its batch, and whether it is redeemed.
@@ -276,6 +281,8 @@ const SENT: u8 = 1;
 const FAILED: u8 = 2;
 const REDEEMED: u8 = 4;
 const LEFT: u8 = 8;
+/// Told to be over.
+const TOLD: u8 = 16;
 
 /// A map's key, and what it leaves of the code.
 #[expect(clippy::cast_possible_truncation, reason = "the bits of a code, in two parts")]
@@ -404,17 +411,19 @@ mod tests {
 
     #[test]
     fn an_invitation_is_over_when_it_was_used_or_can_not_be_any_more() {
-        let over = |ledger: &Ledger, secs| ledger.over(now(secs), 10).next();
+        let over = |ledger: &mut Ledger, secs| ledger.over(now(secs), 10).next();
         let mut ledger = sent(7);
-        assert_eq!((over(&ledger, 1000), over(&ledger, 1001)), (None, Some(id(7))));
+        assert_eq!((over(&mut ledger, 1000), over(&mut ledger, 1001)), (None, Some(id(7))));
+        assert_eq!(over(&mut ledger, 1001), None, "it was told");
+        let mut ledger = sent(7);
         ledger.apply(code(7), id(7), at(200), Event::Redeemed { ticket: ANN });
-        assert_eq!(over(&ledger, 201), Some(id(7)));
+        assert_eq!(over(&mut ledger, 201), Some(id(7)));
         let mut ledger = Ledger::default();
         ledger.apply(code(8), id(8), at(100), Event::Sending { until: at(1000) });
-        assert_eq!(over(&ledger, 2000), None, "it is tried again");
+        assert_eq!(over(&mut ledger, 2000), None, "it is tried again");
         ledger.apply(code(8), id(8), at(101), Event::Failed);
-        assert_eq!(over(&ledger, 101), Some(id(8)));
         assert_eq!(ledger.over(now(101), 0).count(), 0);
+        assert_eq!(over(&mut ledger, 101), Some(id(8)));
     }
 
     #[test]

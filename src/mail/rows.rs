@@ -278,7 +278,7 @@ mod tests {
         world.ledger.apply(second.code, second.id, at(101), Event::Sent);
         world.rows.finish(second.id);
         assert_eq!((world.rows.done(), world.rows.oldest()), (2, Some(at(3))));
-        world.rows.restart(&world.scratch.path().to_owned());
+        world.rows.restart(world.scratch.path());
         world.read();
         assert_eq!(world.rows.done(), 2);
     }

@@ -277,8 +277,9 @@ impl Pages {
     /// # Errors
     /// If the code and the page asked for make it larger than [`PAGE_BYTES_MAX`].
     pub fn landing(&self, view: &LandingView<'_>) -> Result<Bytes, PageError> {
-        let LandingView { state, next, check } = *view;
-        let context = context! { title => state.title(), text => state.text(), code => state.code(), asks => state.asks(), next, check };
+        let LandingView { state, next, check, typed } = *view;
+        let context =
+            context! { title => state.title(), text => state.text(), code => state.code(), asks => state.asks(), next, check, typed };
         render(&self.built_in, LANDING_NAME, context)
     }
 

@@ -87,7 +87,10 @@ fn every_page() -> Vec<(String, String)> {
         all.push((format!("failure-{}", kind.status().as_u16()), text(pages.failure(kind))));
     }
     for (at, state) in every_landing().into_iter().enumerate() {
-        all.push((format!("landing-{at}"), text(pages.landing(&LandingView { state, next: Some("/apply?step=2"), check: None }).unwrap())));
+        all.push((
+            format!("landing-{at}"),
+            text(pages.landing(&LandingView { state, next: Some("/apply?step=2"), check: None, typed: "" }).unwrap()),
+        ));
     }
     all
 }
@@ -289,7 +292,7 @@ fn what_comes_from_outside_is_escaped() {
     const HOSTILE: &str = "\"><script>alert('&')</script>{{ 7 * 7 }}";
     let pages = Pages::built_in().unwrap();
     for state in [LandingState::Ready { code: HOSTILE }, LandingState::NoRoom { code: HOSTILE }, LandingState::Ask] {
-        let page = text(pages.landing(&LandingView { state, next: Some(HOSTILE), check: Some(HOSTILE) }).unwrap());
+        let page = text(pages.landing(&LandingView { state, next: Some(HOSTILE), check: Some(HOSTILE), typed: HOSTILE }).unwrap());
         assert!(!page.contains("<script") && !page.contains("\"><s") && !page.contains("49"), "{page}");
         assert!(page.contains("&quot;&gt;&lt;script&gt;"));
         assert!(page.contains("{{ 7 * 7 }}"));
@@ -309,7 +312,7 @@ fn an_operators_template_is_escaped_whatever_its_name() {
 #[test]
 fn the_landing_page_posts_what_it_was_given() {
     let pages = Pages::built_in().unwrap();
-    let page = |state, next| text(pages.landing(&LandingView { state, next, check: None }).unwrap());
+    let page = |state, next| text(pages.landing(&LandingView { state, next, check: None, typed: "" }).unwrap());
     let ready = page(LandingState::Ready { code: "K7Q2" }, Some("/apply"));
     assert!(ready.contains("<form method=\"post\" action=\"/.tidegate/invitation\">"));
     assert!(ready.contains("<input type=\"hidden\" name=\"code\" value=\"K7Q2\">"));

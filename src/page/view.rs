@@ -244,6 +244,8 @@ pub struct LandingView<'a> {
     pub next: Option<&'a str>,
     /// That this page was asked for by who is invited; it comes back in the hidden field `check`.
     pub check: Option<&'a str>,
+    /// What was typed in: it stands in the field again, if there is one.
+    pub typed: &'a str,
 }
 
 /// What is known of an invitation's code.

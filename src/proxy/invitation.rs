@@ -43,14 +43,16 @@ struct Came<'a> {
     hash: u64,
     /// The ticket that was shown.
     ticket: Option<Ticket>,
+    /// The code, as it was typed.
+    typed: &'a str,
     now: Now,
 }
 
 /// The landing page of a link.
 pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answer {
     let query = parts.uri.query().unwrap_or_default().as_bytes();
-    let came = Came::new(peer, regime, parts, now);
     let code = field(query, "code").filter(|code| !code.is_empty());
+    let came = Came::new(peer, regime, parts, code.as_deref().unwrap_or_default(), now);
     let Some(code) = &code else {
         let next = field(query, "next").filter(|next| is_local(next));
         let mut answer = came.page(LandingState::Ask, next.as_deref(), None, false);
@@ -86,8 +88,8 @@ pub(super) async fn redeem(peer: &Peer, regime: &Regime, parts: &Parts, body: In
         Ok(form) => form,
         Err(broken) => return unread(worker, regime, parts, broken),
     };
-    let came = Came::new(peer, regime, parts, now);
     let code = field(&form, "code").unwrap_or_default();
+    let came = Came::new(peer, regime, parts, &code, now);
     let (pass, next) = match shown(regime, &code, now) {
         Err(state) => return came.page(state, None, None, true),
         Ok(Shown::Minted(pass)) => (pass, field(&form, "next").filter(|next| is_local(next))),
@@ -137,11 +139,11 @@ fn shown<'a>(regime: &Regime, code: &str, now: Now) -> Result<Shown, LandingStat
 }
 
 impl<'a> Came<'a> {
-    fn new(peer: &'a Peer, regime: &'a Regime, parts: &Parts, now: Now) -> Self {
+    fn new(peer: &'a Peer, regime: &'a Regime, parts: &Parts, code: &'a str, now: Now) -> Self {
         let client = forwarded::client_address(peer.state.peer, false, &parts.headers, &regime.policy.client.trusted_proxies);
         let hash = regime.keys.client_hash(forwarded::client_prefix(client.address).as_bytes());
         let ticket = facts::find_ticket(&cookies::find(&parts.headers), &peer.verified, regime, &peer.worker.shard);
-        Self { peer, regime, client, hash, ticket, now }
+        Self { peer, regime, client, hash, ticket, typed: if is_typed(code) { code } else { "" }, now }
     }
 
     /// The page asked for, and the proof that the link with it was ours.
@@ -177,7 +179,7 @@ impl<'a> Came<'a> {
         if matches!(state, LandingState::TooMany { .. }) {
             peer.worker.shard.count(Count::Refused(Refusal::GuessRate));
         }
-        let body = match regime.pages.landing(&LandingView { state, next, check }) {
+        let body = match regime.pages.landing(&LandingView { state, next, check, typed: self.typed }) {
             Ok(body) => body,
             Err(error) => return could_not_render(peer, regime, &error),
         };

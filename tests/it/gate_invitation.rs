@@ -274,7 +274,9 @@ fn a_code_is_read_as_people_type_it_and_a_slip_is_none() {
     let last = if code.ends_with('7') { '8' } else { '7' };
     for wrong in [format!("{}{last}", &code[..code.len() - 1]), code[1..].to_owned(), format!("{code}0"), "hello".to_owned(), String::new()]
     {
-        assert_out(&world.redeem(&wrong, "", &[]), 403, UNKNOWN);
+        let answer = world.redeem(&wrong, "", &[]);
+        assert_out(&answer, 403, UNKNOWN);
+        assert!(answer.text().contains(&format!("value=\"{wrong}\"")), "it can be mended: {}", answer.text());
     }
     // what can be no code is no guess
     assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"guess_rate\"}"), 0.0);

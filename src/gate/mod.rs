@@ -29,6 +29,7 @@ use crate::rules::concurrency::{Concurrency, Sample, ServerLimit};
 use crate::rules::controller::{AGES, Controller, Law, Reading, Settings, Tokens};
 use crate::rules::decide::{self, Reason, Verdict};
 use crate::rules::draw::{self, Recent, Weights};
+use crate::rules::invites::{GUESSES, GUESSES_PER_CLIENT};
 use crate::rules::keyring::Keyring;
 use crate::rules::line::{IssueClock, Position};
 use crate::rules::outlook::{Crowd as DrawingCrowd, Outlook};
@@ -121,12 +122,6 @@ impl std::fmt::Debug for Gate {
         f.debug_struct("Gate").finish_non_exhaustive()
     }
 }
-
-/// Codes that are none, which a client may try in a minute: a few slips, and the neighbours' behind the same address.
-const GUESSES_PER_CLIENT: u32 = 10;
-
-/// The same of all clients together.
-const GUESSES: u32 = 600;
 
 impl Gate {
     /// A gate for so many workers.

@@ -111,6 +111,12 @@ pub const fn batch_begins(batch: u32) -> UnixTime {
 
 const HOUR_MS: u64 = 3_600_000;
 
+/// Codes that are none, which a client may try in a minute: a few slips, and the neighbours' behind the same address.
+pub const GUESSES_PER_CLIENT: u32 = 10;
+
+/// The same of all clients together. While more come, each client may try one a minute.
+pub const GUESSES: u32 = 600;
+
 /// What people put between groups, and what programs make of it.
 fn is_separator(char: char) -> bool {
     char.is_whitespace() || matches!(char, '-' | '.' | '_' | '\u{2010}'..='\u{2015}' | '\u{2212}')

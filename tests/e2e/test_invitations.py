@@ -255,6 +255,9 @@ class Messages(Invitations):
         self.assertEqual(browser.violations(), [])
         self.assertEqual(browser.widths(), [320, 320])
         browser.screenshot("unknown-320")
+        # what was mistyped stands there to be mended
+        self.assertEqual(browser.find("#code").get_attribute("value"), "0000")
+        browser.find("#code").clear()
         browser.find("#code").send_keys(bob.code.lower().replace("-", " "), "\n")
         browser.wait_for_title(Site.TITLE)
         self.assertEqual(browser.find("#path").text, "/")

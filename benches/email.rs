@@ -18,7 +18,7 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use tidegate::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -134,10 +134,10 @@ async fn crowd(address: SocketAddr, length: Duration, rate: Option<f64>) -> anyh
     let (number, times) = (Rc::new(Cell::new(0_usize)), Rc::new(RefCell::new(Vec::new())));
     let began = clock.moment();
     let mut posting = JoinSet::new();
-    for _ in 0..CONNECTIONS {
+    for client in 0..CONNECTIONS {
         let (clock, number, times) = (Rc::clone(&clock), Rc::clone(&number), Rc::clone(&times));
         posting.spawn_local(async move {
-            let mut connection = Connection::open(address).await?;
+            let mut connection = Connection::open(address, client).await?;
             let (mut form, mut posted) = (connection.form().await?, 0);
             loop {
                 let n = number.replace(number.get() + 1);
@@ -177,8 +177,11 @@ struct Form {
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+    /// From an address of its own: one client may not post as often as all of them do.
+    async fn open(address: SocketAddr, client: usize) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::new(127, 1, 0, u8::try_from(client + 1)?), 0).into())?;
+        let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::control::History;
 use super::summary::{self, Facts};
 use crate::gate::Regime;
-use crate::mail::Standing;
+use crate::mail::{Standing, WhyNone};
 use crate::metrics::{Count, Metrics, NewcomerLabel, OutcomeLabel};
 use crate::reload::Outcome;
 use crate::rules::policy::{MaxInFlight, Mode};
@@ -33,7 +33,7 @@ fn invitations(standing: &Standing) -> Value {
         "summary": summary::invitations(standing),
         "by": standing.by,
         "paused": standing.paused,
-        "held": standing.held,
+        "held": standing.held.map(WhyNone::name),
         "trouble": standing.trouble,
         "sent": standing.totals.sent,
         "deferred": standing.totals.due,

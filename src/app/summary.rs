@@ -1,8 +1,9 @@
 //! What the gate is doing and why, in one sentence: at the head of `/status` and of the dashboard.
 
-use crate::mail::Standing;
+use crate::mail::{Standing, WhyNone};
 use crate::rules::controller::Law;
 use crate::rules::limit::Limit;
+use crate::rules::pacing::Held;
 use crate::rules::policy::{Mode, Order};
 use crate::rules::rehearsal::Rehearsed;
 
@@ -60,17 +61,17 @@ pub(super) fn sentence(facts: &Facts) -> String {
 /// Whether invitations go out, and if not why.
 pub(super) fn invitations(standing: &Standing) -> String {
     let doing = match standing.held {
-        Some("not_set_up") => "No invitation is sent: neither invitations.smtp nor invitations.spool is set",
-        Some("storage") => "No invitation is sent and no code redeemed: the disk takes no writes, see the log",
-        Some("paused") => "Invitations are paused by hand",
+        Some(WhyNone::NotSetUp) => "No invitation is sent: neither invitations.smtp nor invitations.spool is set",
+        Some(WhyNone::Storage) => "No invitation is sent and no code redeemed: the disk takes no writes, see the log",
+        Some(WhyNone::Pace(Held::Paused)) => "Invitations are paused by hand",
         _ if standing.waiting == 0 => "Nobody waits for an invitation",
-        Some("delivery") => "No invitation can be handed over; it is tried again",
-        Some("closed") => "Nobody is invited while the gate is closed",
-        Some("waiting") => "Nobody is invited while visitors wait",
-        Some("load") => "Nobody is invited: the load is not under invitations.below",
-        Some("settling") => "The load is low; invitations begin when it has been so for invitations.settle",
-        Some("room") => "As many are invited as the site has room for; more follow when those have come, or are late",
-        Some(_) | None => "Invitations go out",
+        Some(WhyNone::Delivery) => "No invitation can be handed over; it is tried again",
+        Some(WhyNone::Pace(Held::Closed)) => "Nobody is invited while the gate is closed",
+        Some(WhyNone::Pace(Held::Waiting)) => "Nobody is invited while visitors wait",
+        Some(WhyNone::Pace(Held::Load)) => "Nobody is invited: the load is not under invitations.below",
+        Some(WhyNone::Pace(Held::Settling(_))) => "The load is low; invitations begin when it has been so for invitations.settle",
+        Some(WhyNone::Pace(Held::Room)) => "As many are invited as the site has room for; more follow when those have come, or are late",
+        None => "Invitations go out",
     };
     format!("{doing}.")
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::keys::date;
+use crate::page::landing_link;
 use crate::rules::policy::Policy;
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, PassKind, VisitorId};
@@ -42,7 +43,7 @@ fn mint_for(
     let local = format!("http://{listen}");
     writeln!(out, "id:      {id}")?;
     writeln!(out, "expires: {}", date(expires)?)?;
-    writeln!(out, "link:    {}{INVITATION}{token}", site_url.unwrap_or(&local))?;
+    writeln!(out, "link:    {}{}", site_url.unwrap_or(&local), landing_link(&token, None))?;
     writeln!(out, "header:  {HEADER}: {token}")?;
     writeln!(out)?;
     if site_url.is_none() {
@@ -58,7 +59,6 @@ fn random_id() -> anyhow::Result<VisitorId> {
     Ok(VisitorId(u64::from_be_bytes(bytes)))
 }
 
-const INVITATION: &str = "/.tidegate/invitation?code=";
 const HEADER: &str = "Tidegate-Pass";
 const LASTS_MIN: Duration = Duration::from_secs(1);
 /// A pass that is forgotten should end by itself within a year.

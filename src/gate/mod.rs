@@ -40,6 +40,7 @@ use crate::rules::rehearsal::Rehearsal;
 use crate::rules::slots::{Appointments, Usage};
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
+use crate::rules::uniform::unit;
 
 pub use regime::{ByHand, ModeInForce, Regime};
 pub use visit::{Decision, Drawn, Visit};
@@ -368,7 +369,7 @@ impl Gate {
     fn keep_waiting(&self, regime: &Regime, visit: &Visit, staked: Option<&Staked>, decision: &mut Decision, now: Now) {
         let wall = now.wall;
         let Some(&Staked { ticket, epoch, stake, .. }) = staked else {
-            let ticket = Ticket { id: VisitorId(visit.entropy), issued: regime.line.clock.at(wall), seen: wall, won: false };
+            let ticket = regime.new_ticket(visit.entropy, wall);
             decision.retry_after = if decision.reason == Reason::Closed { regime.epoch } else { draw::FIRST_RETURN };
             decision.wait = regime.wait(&ticket, wall);
             if !visit.may_draw {
@@ -392,9 +393,7 @@ impl Gate {
         let won = ticket.won || decision.reason == Reason::NoToken;
         decision.wait = regime.wait(&ticket, wall);
         decision.retry_after = if won {
-            #[expect(clippy::cast_precision_loss, reason = "a random share")]
-            let share = (visit.entropy >> 11) as f64 / 2f64.powi(53);
-            Duration::from_secs_f64(1.0 + regime.held_spread() * share)
+            Duration::from_secs_f64(1.0 + regime.held_spread() * unit(visit.entropy))
         } else {
             next.since(wall).max(Duration::from_secs(1))
         };
@@ -443,7 +442,7 @@ impl Gate {
     /// share of tickets.
     pub fn ticket(&self, regime: &Regime, client: u64, entropy: u64, now: Now) -> Option<Ticket> {
         self.clients.take(client, regime.ticket_rate, now.mono).ok()?;
-        Some(Ticket { id: VisitorId(entropy), issued: regime.line.clock.at(now.wall), seen: now.wall, won: false })
+        Some(regime.new_ticket(entropy, now.wall))
     }
 
     /// A request was sent to the site.

@@ -17,7 +17,7 @@ use crate::rules::policy::{Mode, Order, Policy};
 use crate::rules::rate::Rate;
 use crate::rules::rehearsal::Rehearsed;
 use crate::rules::time::{Moment, Now, UnixTime};
-use crate::rules::token::Ticket;
+use crate::rules::token::{Ticket, VisitorId};
 
 /// The immutable snapshot that every decision reads.
 #[derive(Clone)]
@@ -96,6 +96,11 @@ impl Regime {
             regime.outlook = Arc::new(Outlook::fixed(odds, epoch));
         }
         regime
+    }
+
+    /// A ticket that is issued now.
+    pub(super) fn new_ticket(&self, entropy: u64, now: UnixTime) -> Ticket {
+        Ticket { id: VisitorId(entropy), issued: self.line.clock.at(now), seen: now, won: false }
     }
 
     /// How long a ticket has waited.

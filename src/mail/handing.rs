@@ -8,7 +8,7 @@ use super::message::{Envelope, compose};
 use super::rows::Addressee;
 use super::transport::{NotSent, Transport};
 use crate::gate::Regime;
-use crate::page::LetterView;
+use crate::page::{LetterView, landing_link};
 use crate::rules::email::Address;
 use crate::rules::policy::{Delivery, Invitations as Policy};
 use crate::rules::time::{Moment, Now, UnixTime};
@@ -105,25 +105,14 @@ impl Handing {
             return Err(Box::new(Handed { to, result: Err(NotSent::Deferred { reason, server: true }), tried: false }));
         };
         let made = Address::parse(&to.email).map_err(|_| "not an address".to_owned()).and_then(|address| {
-            let next = to.path.as_deref().unwrap_or("/");
+            // the front page is where a code leads by itself
+            let next = to.path.as_deref().filter(|next| *next != "/");
             let site_url = outgoing.site_url;
-            let (code, check) = (to.code.to_string(), regime.keys.page_check(to.code, next));
-            let mut link = format!("{site_url}/.tidegate/invitation?code={code}");
-            if next != "/" {
-                link.push_str("&next=");
-                link.extend(form_urlencoded::byte_serialize(next.as_bytes()));
-                link.push_str(&format!("&check={check:016x}"));
-            }
+            let code = to.code.to_string();
+            let check = next.map(|next| format!("{:016x}", regime.keys.page_check(to.code, next)));
+            let link = format!("{site_url}{}", landing_link(&code, next.zip(check.as_deref())));
             let unsubscribe = format!("{site_url}/.tidegate/unsubscribe?id={}&check={:016x}", to.id, regime.keys.leave_check(to.id));
-            let view = LetterView {
-                site_url,
-                link: &link,
-                code: &code,
-                until,
-                asked_at: to.at,
-                next: (next != "/").then_some(next),
-                unsubscribe: &unsubscribe,
-            };
+            let view = LetterView { site_url, link: &link, code: &code, until, asked_at: to.at, next, unsubscribe: &unsubscribe };
             let letter = regime.pages.letter(to.language.as_deref(), &view).map_err(|error| chain(&error))?;
             let envelope = Envelope {
                 from: outgoing.from,

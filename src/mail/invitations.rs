@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::inviter::{self, Inviter};
 use crate::rules::invites::Code;
 use crate::rules::ledger::{NoEntry, Totals};
+use crate::rules::pacing::Held;
 use crate::rules::time::UnixTime;
 use crate::rules::token::{Pass, VisitorId};
 
@@ -38,7 +39,7 @@ pub struct Standing {
     /// Paused by the operator.
     pub paused: bool,
     /// Why none is sent now.
-    pub held: Option<&'static str>,
+    pub held: Option<WhyNone>,
     /// Why the last could not be handed over, if none has been since.
     pub trouble: Option<String>,
     /// Addresses in the queue.
@@ -55,6 +56,32 @@ pub struct Standing {
     pub expected: f64,
     /// So many may be expected; then it waits.
     pub expected_max: f64,
+}
+
+/// Why no invitation is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNone {
+    /// The ledger can't be kept.
+    Storage,
+    /// The policy names no way out.
+    NotSetUp,
+    /// They can't be handed over.
+    Delivery,
+    /// The pacing says so.
+    Pace(Held),
+}
+
+impl WhyNone {
+    /// The word for it in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::NotSetUp => "not_set_up",
+            Self::Delivery => "delivery",
+            Self::Pace(held) => held.name(),
+        }
+    }
 }
 
 /// Why a code opens no door.

@@ -17,10 +17,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::handing::{Handed, Handing};
-use super::invitations::{Ask, NotOpen, Standing};
-use super::random;
+use super::invitations::{Ask, NotOpen, Standing, WhyNone};
 use super::rows::{Addressee, Rows};
 use super::transport::NotSent;
+use super::{Failing, random};
 use crate::clock::Clock;
 use crate::gate::{Gate, Regime};
 use crate::metrics::{Count, Gauge, InvitationResult, Metrics, Shard};
@@ -31,6 +31,7 @@ use crate::rules::ledger::{self, Attempts, Delivery, Event, Invitation, Ledger};
 use crate::rules::pacing::{Held, Outstanding, Pace, Pacing, Settings};
 use crate::rules::time::{Moment, Now};
 use crate::rules::token::{Pass, VisitorId};
+use crate::rules::uniform::unit;
 use crate::store::email_queue::{self, Entry, Forget, LedgerFiles, directory_of};
 use crate::store::{StoreError, chain};
 
@@ -59,12 +60,14 @@ pub(super) struct Inviter {
     ledger: Ledger,
     pacing: Pacing,
     ticked: Moment,
+    /// By the operator.
+    paused: bool,
     pace: Pace,
     /// What is left of it in this tick.
     allowance: u32,
     /// What has happened and is not on disk yet: the disk was full.
     unwritten: Vec<Entry<'static>>,
-    failing: bool,
+    failing: Failing,
     rows: Rows,
     /// There are more rows to be read at once.
     reads_on: bool,
@@ -108,10 +111,11 @@ impl Inviter {
             ledger: Ledger::default(),
             pacing: Pacing::default(),
             ticked: parts.clock.moment(),
+            paused: false,
             pace: Pace::default(),
             allowance: 0,
             unwritten: Vec::new(),
-            failing: false,
+            failing: Failing::default(),
             rows: Rows::new(&parts.data),
             reads_on: false,
             sends: JoinSet::new(),
@@ -175,6 +179,7 @@ impl Inviter {
             // there is nothing, and no directory is made for it
             return;
         }
+        self.paused = email_queue::paused_since(&self.parts.data).is_some();
         self.open_ledger(&regime);
         self.handing.follow(&regime.policy.invitations, now.mono);
         self.write(Vec::new());
@@ -251,7 +256,7 @@ impl Inviter {
     /// Decides how many may be sent in this tick.
     fn invite(&mut self, regime: &Regime, now: Now, seconds: f64) {
         self.pacing.give_back(self.allowance);
-        let settings = Settings::of(&regime.policy.invitations, email_queue::paused_since(&self.parts.data).is_some());
+        let settings = Settings::of(&regime.policy.invitations, self.paused);
         let pace = self.pacing.tick(now, seconds, &regime.sight(), &settings);
         self.allowance = pace.allowance;
         self.pace(pace);
@@ -329,11 +334,9 @@ impl Inviter {
                 Event::Sent | Event::Sending { .. } | Event::Redeemed { .. } | Event::Left => self.rows.finish(to.id),
             }
         }
-        let written = self.write(entries.clone());
-        if !written {
-            // it has happened: it is written as soon as it can be, and nothing is sent before
-            self.unwritten.append(&mut entries);
-        }
+        // it has happened: if it can't be written now it is as soon as it can be, and nothing is sent before
+        self.unwritten.append(&mut entries);
+        self.write(Vec::new());
     }
 
     /// What has become of a message, and why.
@@ -500,7 +503,7 @@ impl Inviter {
 
     /// Finds out whether what failed would work now, if nothing is to be written.
     fn probe(&mut self) {
-        if let (true, Some(files)) = (self.failing && self.unwritten.is_empty(), &self.files) {
+        if let (true, Some(files)) = (self.failing.is() && self.unwritten.is_empty(), &self.files) {
             let probed = files.probe();
             self.failing(probed.as_ref().err());
         }
@@ -560,16 +563,13 @@ impl Inviter {
         }
     }
 
-    /// How the last attempt has ended: a change is logged.
+    /// How the last attempt has ended.
     fn failing(&mut self, error: Option<&StoreError>) {
-        let was = std::mem::replace(&mut self.failing, error.is_some());
-        match error {
-            Some(error) if !was => {
-                tracing::error!(error = %chain(error), "the ledger of invitations can't be kept: none is sent, and no code is redeemed");
-            }
-            None if was => tracing::info!("the ledger of invitations can be kept again"),
-            Some(_) | None => {}
-        }
+        self.failing.note(
+            error,
+            "the ledger of invitations can't be kept: none is sent, and no code is redeemed",
+            "the ledger of invitations can be kept again",
+        );
     }
 
     fn show(&self, now: Now) {
@@ -584,18 +584,18 @@ impl Inviter {
             metrics.set(Gauge::InvitationsOutstanding, outstanding as f64);
         }
         metrics.set(Gauge::EmailsOldestAge, oldest.map_or(0.0, |oldest| now.wall.since(oldest).as_secs_f64()));
-        let held = if self.failing {
-            Some("storage")
+        let held = if self.failing.is() {
+            Some(WhyNone::Storage)
         } else if self.handing.name().is_none() {
-            Some("not_set_up")
+            Some(WhyNone::NotSetUp)
         } else if !self.handing.works() {
-            Some("delivery")
+            Some(WhyNone::Delivery)
         } else {
-            self.pace.held.map(Held::name)
+            self.pace.held.map(WhyNone::Pace)
         };
         self.standing.store(Arc::new(Standing {
             by: self.handing.name(),
-            paused: email_queue::paused_since(&self.parts.data).is_some(),
+            paused: self.paused,
             held,
             trouble: self.handing.trouble(),
             addresses,
@@ -618,7 +618,6 @@ fn pass(invitation: &Invitation, now: Now) -> Pass {
 }
 
 /// In 0 to 1.
-#[expect(clippy::cast_precision_loss, reason = "a random share")]
 fn draw() -> f64 {
-    random().map_or(0.5, |number| (number >> 11) as f64 / 2f64.powi(53))
+    random().map_or(0.5, unit)
 }

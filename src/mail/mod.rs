@@ -31,12 +31,12 @@ use crate::rules::email::Address;
 use crate::rules::keyring::AddressHash;
 use crate::rules::policy::{Delivery, EmailQueue, Invitations as InvitationsPolicy};
 use crate::rules::token::VisitorId;
-use crate::store::chain;
+use crate::store::{StoreError, chain};
 
 use transport::Transport;
 use writer::{Command, Job, Writer};
 
-pub use invitations::{Invitations, InviterParts, NotOpen, Standing};
+pub use invitations::{Invitations, InviterParts, NotOpen, Standing, WhyNone};
 
 /// The email queue, shared by all workers. Its thread ends when it is dropped, after what was posted is written.
 #[derive(Debug)]
@@ -149,6 +149,25 @@ pub fn check(policy: &InvitationsPolicy) -> Result<(), String> {
     match policy.outgoing().map(|outgoing| outgoing.delivery) {
         Some(delivery @ Delivery::Smtp { .. }) => Transport::new(delivery).map(drop).map_err(|error| chain(&error)),
         Some(Delivery::Spool(_)) | None => Ok(()),
+    }
+}
+
+/// Whether the disk has failed, last: a change is logged, and not each failure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failing(bool);
+
+impl Failing {
+    fn note(&mut self, error: Option<&StoreError>, fails: &'static str, works: &'static str) {
+        let was = std::mem::replace(&mut self.0, error.is_some());
+        match error {
+            Some(error) if !was => tracing::error!(error = %chain(error), "{fails}"),
+            None if was => tracing::info!("{works}"),
+            Some(_) | None => {}
+        }
+    }
+
+    const fn is(self) -> bool {
+        self.0
     }
 }
 

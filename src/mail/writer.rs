@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::tickets::Tickets;
-use super::{NotTaken, Parts, Posted, Settings, random};
+use super::{Failing, NotTaken, Parts, Posted, Settings, random};
 use crate::metrics::Gauge;
 use crate::rules::email::fold;
 use crate::rules::time::{Moment, UnixTime};
@@ -39,7 +39,7 @@ pub(super) struct Writer {
     /// Addresses are taken, or have been.
     wanted: bool,
     tickets: Tickets,
-    failing: bool,
+    failing: Failing,
     expired: Option<Moment>,
 }
 
@@ -55,7 +55,7 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 impl Writer {
     pub(super) fn new(parts: Parts, settings: Arc<Settings>, enabled: bool) -> Self {
         let wanted = enabled || directory_of(&parts.data).exists();
-        Self { parts, settings, queue: None, wanted, tickets: Tickets::default(), failing: false, expired: None }
+        Self { parts, settings, queue: None, wanted, tickets: Tickets::default(), failing: Failing::default(), expired: None }
     }
 
     /// Until it is told to end, or everyone who could post has gone.
@@ -128,7 +128,7 @@ impl Writer {
         let now = self.parts.clock.now();
         let retention = Duration::from_secs(self.settings.retention_s.load(Ordering::Relaxed));
         let is_due = self.expired.is_none_or(|last| now.mono.since(last) >= EXPIRE_EVERY);
-        let failing = self.failing;
+        let failing = self.failing.is();
         let Some(queue) = self.open() else { return };
         let looked = if failing { queue.probe() } else { queue.look() };
         if failing || looked.is_err() {
@@ -166,20 +166,17 @@ impl Writer {
         self.queue.as_mut()
     }
 
-    /// How the last attempt has ended: a change is logged.
+    /// How the last attempt has ended.
     fn failing(&mut self, error: Option<&StoreError>) {
-        let was = std::mem::replace(&mut self.failing, error.is_some());
-        match error {
-            Some(error) if !was => {
-                tracing::error!(error = %chain(error), "email addresses can't be written down, and the form says so");
-            }
-            None if was => tracing::info!("email addresses can be written down again"),
-            Some(_) | None => {}
-        }
+        self.failing.note(
+            error,
+            "email addresses can't be written down, and the form says so",
+            "email addresses can be written down again",
+        );
     }
 
     fn show(&self) {
-        let writable = self.queue.is_some() && !self.failing;
+        let writable = self.queue.is_some() && !self.failing.is();
         self.parts.metrics.set(Gauge::EmailWritable, f64::from(u8::from(writable)));
         let rows = self.queue.as_ref().map_or(0, EmailQueue::len);
         self.parts.addresses.store(u64::try_from(rows).unwrap_or(u64::MAX), Ordering::Relaxed);

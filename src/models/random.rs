@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::rules::uniform::unit;
+
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -30,7 +32,7 @@ impl Random {
 
     /// From 0 up to, but not, 1; in steps of 2^-53.
     pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
+        unit(self.bits())
     }
 
     /// Whether something of this probability happens.

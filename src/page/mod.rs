@@ -43,7 +43,7 @@ pub use email::{EmailState, EmailTerms, EmailView, FormFields, WaitingPage};
 pub use failure::FailureKind;
 pub use letter::{LETTER_FILES_MAX, Letter, LetterFile, LetterView, SUBJECT_CHARS_MAX};
 pub use plain::{WaitingJson, email_json, email_text, failure_text, shed_json, shed_text, waiting_json, waiting_text};
-pub use view::{LandingState, LandingView, LeaveState, Span, WaitEstimate, WaitText, WaitingState, WaitingView};
+pub use view::{LandingState, LandingView, LeaveState, Span, WaitEstimate, WaitText, WaitingState, WaitingView, landing_link};
 
 use email::{FIELDS, in_units};
 use letter::Letters;

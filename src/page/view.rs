@@ -248,6 +248,17 @@ pub struct LandingView<'a> {
     pub typed: &'a str,
 }
 
+/// The path and query of the landing page for a code; with the page asked for, and the proof that this page goes with it.
+#[must_use]
+pub fn landing_link(code: &str, next: Option<(&str, &str)>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("code", code);
+    if let Some((next, check)) = next {
+        query.append_pair("next", next).append_pair("check", check);
+    }
+    format!("/.tidegate/invitation?{}", query.finish())
+}
+
 /// What is known of an invitation's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LandingState<'a> {

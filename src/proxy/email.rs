@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 
 use super::facts;
-use super::form::{self, field, is_local, is_own_origin};
+use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
 use super::reserved::unread;
 use super::respond::{self, Answer};
@@ -19,7 +19,7 @@ use crate::metrics::{Count, EmailRefusal};
 use crate::page::{EmailState, EmailView, FormFields};
 use crate::rules::decide::{judge_ticket, ticket_holds};
 use crate::rules::email::Address;
-use crate::rules::headers::{cookies, forwarded};
+use crate::rules::headers::cookies;
 use crate::rules::negotiate::{self, Form};
 use crate::rules::time::Now;
 use crate::rules::token::{Ticket, VisitorId};
@@ -54,7 +54,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answ
     };
     let given = fields(regime, ticket.id, next);
     // a link that somebody else has made leads to the form, and to no page that they have chosen
-    let fits = field(query, "check").is_some_and(|check| fits(&check, given));
+    let fits = field(query, "check").is_some_and(|check| proves(&check, given.check));
     show(EmailState::Asks, if fits { given } else { fields(regime, ticket.id, "/") })
 }
 
@@ -72,8 +72,7 @@ pub(super) async fn post(peer: &Peer, regime: &Regime, parts: &Parts, body: Inco
     if !is_own_origin(parts) {
         return refuse(EmailState::NotOurs, EmailRefusal::Origin, back_to("/"));
     }
-    let address = forwarded::client_address(peer.state.peer, false, &parts.headers, &regime.policy.client.trusted_proxies).address;
-    let client = regime.keys.client_hash(forwarded::client_prefix(address).as_bytes());
+    let (_, client) = facts::client(peer.state.peer, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
         let retry_s = respond::seconds(wait);
         return refuse(EmailState::TooMany { retry_s }, EmailRefusal::ClientRate, back_to("/"));
@@ -88,7 +87,7 @@ pub(super) async fn post(peer: &Peer, regime: &Regime, parts: &Parts, body: Inco
         return refuse(EmailState::NoTicket, EmailRefusal::Ticket, back_to(next));
     };
     let given = fields(regime, ticket.id, next);
-    if !field(&posted, "check").is_some_and(|check| fits(&check, given)) {
+    if !field(&posted, "check").is_some_and(|check| proves(&check, given.check)) {
         return refuse(EmailState::NotOurs, EmailRefusal::Ticket, back_to(next));
     }
     let typed = field(&posted, "email").unwrap_or_default();
@@ -130,10 +129,6 @@ fn unbroken_ticket(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Opt
 /// Of a page without a form.
 const fn back_to(next: &str) -> FormFields<'_> {
     FormFields { next, check: 0 }
-}
-
-fn fits(check: &str, given: FormFields<'_>) -> bool {
-    check.parse::<VisitorId>().is_ok_and(|check| check.0 == given.check)
 }
 
 fn page(regime: &Regime, state: EmailState<'_>, fields: FormFields<'_>, parts: &Parts, now: Now) -> Answer {

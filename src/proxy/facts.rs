@@ -102,6 +102,18 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
     None
 }
 
+/// Whose request it is for a reserved path, and the keyed hash by which it is counted.
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
+    let client = forwarded::client_address(peer, false, headers, &regime.policy.client.trusted_proxies);
+    let hash = client_hash(&client, regime);
+    (client, hash)
+}
+
+/// The keyed hash of a client's prefix.
+pub(super) fn client_hash(client: &Client, regime: &Regime) -> u64 {
+    regime.keys.client_hash(forwarded::client_prefix(client.address).as_bytes())
+}
+
 /// Whether a method is safe (RFC 9110, 9.2.1).
 pub(super) const fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)

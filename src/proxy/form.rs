@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::connections::{Phase, State};
+use crate::rules::token::VisitorId;
 
 /// Why a form could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,12 @@ pub(super) fn is_own_origin(parts: &Parts) -> bool {
 pub(super) fn is_local(path: &str) -> bool {
     let rest = path.strip_prefix('/');
     rest.is_some_and(|rest| !rest.starts_with(['/', '\\'])) && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+/// Whether a text is the keyed number that proves something: numbers are compared, and not their texts, so how long that takes tells
+/// nothing.
+pub(super) fn proves(check: &str, given: u64) -> bool {
+    check.parse::<VisitorId>().is_ok_and(|check| check.0 == given)
 }
 
 pub(super) fn field(form: &[u8], wanted: &str) -> Option<String> {

@@ -248,7 +248,7 @@ fn count_entry(worker: &Worker, regime: &Regime, decision: &Decision) -> Told {
 fn visit(worker: &Worker, regime: &Regime, facts: &Facts) -> Visit {
     // only who may be given a ticket is counted by its client
     let newcomer = facts.route.gated && facts.pass.is_none() && facts.ticket.is_none();
-    let client = if newcomer { regime.keys.client_hash(forwarded::client_prefix(facts.client.address).as_bytes()) } else { 0 };
+    let client = if newcomer { facts::client_hash(&facts.client, regime) } else { 0 };
     Visit {
         gated: facts.route.gated,
         signal: facts.route.signal,

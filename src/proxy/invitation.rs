@@ -3,28 +3,30 @@
 //! Always holds: a GET uses nothing up, since mail scanners follow links. A code that finds no room, or a gate that can't write, is as good
 //! as it was.
 
+use std::time::Duration;
+
 use http::header::{LOCATION, REFRESH, RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 
 use super::facts;
-use super::form::{self, field, is_local, is_own_origin};
+use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
 use super::reserved::{refused, unread};
 use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::mail::NotOpen;
 use crate::metrics::{Count, Refusal};
-use crate::page::{FailureKind, LandingState, LandingView, PageKind};
+use crate::page::{FailureKind, LandingState, LandingView, PageError, PageKind, landing_link};
 use crate::rules::decide::{Ended, judge_pass, ticket_holds};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
-use crate::rules::headers::forwarded::{self, Client};
+use crate::rules::headers::forwarded::Client;
 use crate::rules::invites::Code;
 use crate::rules::ledger::{NoEntry, REPEAT};
 use crate::rules::negotiate::Form;
 use crate::rules::time::Now;
-use crate::rules::token::{Pass, PassKind, Ticket, VisitorId};
+use crate::rules::token::{Pass, PassKind, Ticket};
 
 /// A code, as it was sent in.
 #[derive(Clone, Copy)]
@@ -140,8 +142,7 @@ fn shown<'a>(regime: &Regime, code: &str, now: Now) -> Result<Shown, LandingStat
 
 impl<'a> Came<'a> {
     fn new(peer: &'a Peer, regime: &'a Regime, parts: &Parts, code: &'a str, now: Now) -> Self {
-        let client = forwarded::client_address(peer.state.peer, false, &parts.headers, &regime.policy.client.trusted_proxies);
-        let hash = regime.keys.client_hash(forwarded::client_prefix(client.address).as_bytes());
+        let (client, hash) = facts::client(peer.state.peer, &parts.headers, regime);
         let ticket = facts::find_ticket(&cookies::find(&parts.headers), &peer.verified, regime, &peer.worker.shard);
         Self { peer, regime, client, hash, ticket, typed: if is_typed(code) { code } else { "" }, now }
     }
@@ -149,8 +150,7 @@ impl<'a> Came<'a> {
     /// The page asked for, and the proof that the link with it was ours.
     fn page_asked_for(&self, fields: &[u8], code: Code) -> Option<(String, String)> {
         let (next, check) = (field(fields, "next")?, field(fields, "check")?);
-        let given = self.regime.keys.page_check(code, &next);
-        let fits = is_local(&next) && check.parse::<VisitorId>().is_ok_and(|check| check.0 == given);
+        let fits = is_local(&next) && proves(&check, self.regime.keys.page_check(code, &next));
         fits.then_some((next, check))
     }
 
@@ -206,7 +206,7 @@ impl<'a> Came<'a> {
         }
     }
 
-    fn set_cookie(&self, answer: &mut Answer, kind: Kind, token: &[u8], max_age: std::time::Duration) {
+    fn set_cookie(&self, answer: &mut Answer, kind: Kind, token: &[u8], max_age: Duration) {
         let attributes = Attributes { secure: self.client.scheme_https, domain: self.regime.policy.session.domain.as_deref(), max_age };
         answer.headers_mut().append(SET_COOKIE, cookies::set_cookie(kind, token, attributes));
     }
@@ -215,16 +215,11 @@ impl<'a> Came<'a> {
 /// The page looks again by itself, without sending the form again.
 fn again(state: LandingState<'_>, next: Option<&str>, check: Option<&str>, retry_s: u32) -> Option<HeaderValue> {
     let LandingState::NoRoom { code } = state else { return None };
-    let mut link = form_urlencoded::Serializer::new(String::new());
-    link.append_pair("code", code);
-    if let (Some(next), Some(check)) = (next, check) {
-        link.append_pair("next", next).append_pair("check", check);
-    }
-    HeaderValue::try_from(format!("{retry_s}; url=/.tidegate/invitation?{}", link.finish())).ok()
+    HeaderValue::try_from(format!("{retry_s}; url={}", landing_link(code, next.zip(check)))).ok()
 }
 
 /// A page that could not be made.
-pub(super) fn could_not_render(peer: &Peer, regime: &Regime, error: &crate::page::PageError) -> Answer {
+pub(super) fn could_not_render(peer: &Peer, regime: &Regime, error: &PageError) -> Answer {
     tracing::error!(%error, "a page of an invitation could not be rendered");
     peer.worker.shard.count(Count::Refused(Refusal::Internal));
     respond::failure(&regime.pages, FailureKind::Internal, Form::Page, status::INTERNAL)

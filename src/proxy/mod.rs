@@ -40,6 +40,7 @@ use crate::gate::{Gate, Regime};
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::{PeerValues, client_address};
+use crate::rules::uniform::unit;
 use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
@@ -344,8 +345,7 @@ impl Access {
     fn of(peer: &Peer, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
         let worker = &*peer.worker;
         let share = regime.policy.log.access;
-        #[expect(clippy::cast_precision_loss, reason = "a random share")]
-        let drawn = share >= 1.0 || (share > 0.0 && ((worker.entropy() >> 11) as f64 / 2f64.powi(53)) < share);
+        let drawn = share >= 1.0 || (share > 0.0 && unit(worker.entropy()) < share);
         drawn.then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),

@@ -6,7 +6,8 @@
 use http::request::Parts;
 use hyper::body::Incoming;
 
-use super::form::{self, field};
+use super::facts;
+use super::form::{self, field, proves};
 use super::handle::Peer;
 use super::invitation::could_not_render;
 use super::reserved::{refused, unread};
@@ -14,7 +15,6 @@ use super::respond::{self, Answer};
 use crate::gate::Regime;
 use crate::metrics::Refusal;
 use crate::page::{FailureKind, LeaveState, PageKind};
-use crate::rules::headers::forwarded;
 use crate::rules::time::Now;
 use crate::rules::token::VisitorId;
 
@@ -29,8 +29,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts) -> Answer {
 /// Deletes the address.
 pub(super) async fn leave(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
-    let address = forwarded::client_address(peer.state.peer, false, &parts.headers, &regime.policy.client.trusted_proxies).address;
-    let client = regime.keys.client_hash(forwarded::client_prefix(address).as_bytes());
+    let (_, client) = facts::client(peer.state.peer, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
         let retry_s = respond::seconds(wait);
         return refused(worker, regime, parts, FailureKind::TooManyRequests { retry_s }, Refusal::LeaveRate, None);
@@ -51,8 +50,7 @@ pub(super) async fn leave(peer: &Peer, regime: &Regime, parts: &Parts, body: Inc
 /// The row of the queue that a link of ours names.
 fn row(regime: &Regime, fields: &[u8]) -> Option<VisitorId> {
     let id: VisitorId = field(fields, "id")?.parse().ok()?;
-    let check: VisitorId = field(fields, "check")?.parse().ok()?;
-    (check.0 == regime.keys.leave_check(id)).then_some(id)
+    proves(&field(fields, "check")?, regime.keys.leave_check(id)).then_some(id)
 }
 
 fn page(peer: &Peer, regime: &Regime, state: LeaveState<'_>) -> Answer {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::outlook::NOBODY;
 use super::time::{Now, UnixTime};
+use super::uniform::unit;
 
 /// Those who came within so long came at once, and their order is drawn. Much shorter, and a program that asks in the first millisecond
 /// stands before everyone who clicked; much longer, and people see others who came plainly later go in before them.
@@ -31,7 +32,7 @@ impl Position {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a fraction of a grain, to the microsecond")]
     pub fn of(issued: UnixTime, hash: u64) -> Self {
-        Self((issued.as_millis() / grain_ms()) as f64 + (hash >> 11) as f64 / 2f64.powi(53))
+        Self((issued.as_millis() / grain_ms()) as f64 + unit(hash))
     }
 
     /// That of a point in time: everyone of the grains before it stands before it.

@@ -1,7 +1,14 @@
-//! Maps by keys that are uniform already: ids of visitors, which are random and signed, and keyed hashes. Nobody can choose them so that
+//! What is uniform over 64 bits, and what is made of it: a number in 0 to 1, and maps by keys that are uniform already: ids of visitors, which are random and signed, and keyed hashes. Nobody can choose them so that
 //! they collide, and hashing them again would cost more than the look-up.
 
 use std::hash::{BuildHasherDefault, Hasher};
+
+/// Uniform bits as a number from 0 up to, but not, 1; in steps of 2^-53.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+pub fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / 2f64.powi(53)
+}
 
 /// Builds the hashes of such a map.
 pub type Uniform = BuildHasherDefault<AsItIs>;

@@ -1,4 +1,4 @@
-//! The files of the email queue: their names, how they are read, and how lines are taken out of them.
+//! The files of the email queue and of its ledger: their names, how they are read, and how lines are taken out of them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,53 +1,47 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! hyper's own HTTP/1 server speaks on each connection; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! `http1.rs` drives a connection; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
+mod answering;
 mod body;
 mod connections;
 mod email;
 mod facts;
 mod form;
 mod handle;
+mod http1;
 mod invitation;
 mod reserved;
 mod respond;
 mod unsubscribe;
 mod verified;
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::deadlines::{Deadlines, SWEEP};
-use crate::gate::{Gate, Regime};
+use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
-use crate::rules::headers::forwarded::{PeerValues, client_address};
-use crate::rules::uniform::unit;
+use crate::rules::headers::forwarded::PeerValues;
 use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
 
-use connections::{Phase, Place, Socket, State};
-use handle::{Awaited, Handled, Peer, Told};
-use respond::{Answer, PageCache};
+use connections::{Place, Socket, State};
+use handle::Peer;
+use respond::PageCache;
 use verified::Verified;
 
 /// What a worker needs; all but its own parts is shared by all workers.
@@ -224,156 +218,12 @@ async fn sweep(worker: Arc<Worker>) {
     }
 }
 
-async fn connection(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    address: SocketAddr,
-    place: Place,
-    mut stage: watch::Receiver<Stage>,
-    _done: Done,
-) {
+async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr, place: Place, stage: watch::Receiver<Stage>, _done: Done) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
     let peer_ip = address.ip().to_canonical();
     let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
-    let peer = Arc::new(Peer {
-        worker: Arc::clone(&worker),
-        state: Arc::clone(&state),
-        values: Mutex::new(PeerValues::new(peer_ip)),
-        verified: Verified::default(),
-    });
-    let header_bytes = worker.gate.regime().policy.limits.header_bytes;
-    let io = TokioIo::new(Socket { stream, state: Arc::clone(&state) });
-    let service = service_fn(|request| Answering::to(&peer, request));
-    let mut connection = pin!(http1::Builder::new().max_buf_size(header_bytes).max_header_size(header_bytes).serve_connection(io, service));
-    let mut closing = false;
-    let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
-    let ended = poll_fn(|cx| {
-        if !closing && draining.as_mut().poll(cx).is_ready() {
-            closing = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        state.deadline.wakes(cx.waker());
-        // a head or a body that takes too long is answered; anything else just closes
-        if state.deadline.has_fired() && matches!(state.phase(), Phase::Idle | Phase::Busy) {
-            return Poll::Ready(None);
-        }
-        connection.as_mut().poll(cx).map(Some)
-    })
-    .await;
-    if let Some(Err(error)) = ended {
-        count_error(&worker, &state, &error);
-    }
-}
-
-/// What hyper answers by itself: 400, 414, 431; and the 408 of a head that takes too long.
-fn count_error(worker: &Worker, state: &State, error: &hyper::Error) {
-    let refusal = if state.deadline.has_fired() && state.phase() == Phase::Head {
-        Refusal::HeaderTimeout
-    } else if error.is_parse_too_large() {
-        // hyper tells the two apart by their words alone
-        if error.to_string() == URI_TOO_LONG { Refusal::UriTooLong } else { Refusal::HeadTooLarge }
-    } else if error.is_parse() {
-        Refusal::BadRequest
-    } else {
-        return;
-    };
-    worker.shard.count(Count::Refused(refusal));
-}
-
-const URI_TOO_LONG: &str = "URI too long";
-
-/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
-enum Answering {
-    AtOnce(Ready<Answer>),
-    Awaited { peer: Arc<Peer>, answer: Awaited, logged: Option<Access> },
-}
-
-impl Answering {
-    fn to(peer: &Arc<Peer>, request: Request<Incoming>) -> Self {
-        let worker = &*peer.worker;
-        peer.state.enter(Phase::Busy);
-        let regime = worker.gate.regime();
-        let logged = Access::of(peer, &regime, &request);
-        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &regime, request)));
-        match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
-            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, &regime, logged, answer, told))),
-            Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), answer, logged },
-        }
-    }
-}
-
-/// A panic on the way costs that request and no other.
-impl Future for Answering {
-    type Output = Result<Answer, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
-            Self::Awaited { peer, answer, logged } => {
-                let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
-                let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
-                polled.map(|(answer, told)| Ok(finished(peer, &peer.worker.gate.regime(), logged.take(), answer, told)))
-            }
-        }
-    }
-}
-
-/// An answer as it goes to the connection.
-fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
-    let Peer { worker, state, .. } = peer;
-    let limit = regime.policy.limits.connections;
-    if worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass()) {
-        respond::close(&mut answer);
-    }
-    if let Some(logged) = logged {
-        logged.write(worker, answer.status(), &told);
-    }
-    answer.map(|body| body.of(Arc::clone(state)))
-}
-
-/// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.
-struct Access {
-    method: http::Method,
-    path: String,
-    client: std::net::IpAddr,
-    started: crate::rules::time::Moment,
-}
-
-impl Access {
-    /// Draws whether this request is in the sample.
-    fn of(peer: &Peer, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
-        let worker = &*peer.worker;
-        let share = regime.policy.log.access;
-        let drawn = share >= 1.0 || (share > 0.0 && unit(worker.entropy()) < share);
-        drawn.then(|| Self {
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
-            client: client_address(peer.state.peer, false, request.headers(), &regime.policy.client.trusted_proxies).address,
-            started: worker.clock.moment(),
-        })
-    }
-
-    fn write(self, worker: &Worker, status: StatusCode, told: &Told) {
-        let took = worker.clock.moment().since(self.started);
-        let because = told.because.as_deref();
-        tracing::info!(
-            target: "access",
-            method = %self.method,
-            path = self.path,
-            client = %self.client,
-            status = status.as_u16(),
-            verdict = told.verdict,
-            reason = told.reason,
-            // what does not apply is left out
-            observed = because.filter(|because| because.observed).map(|because| because.observed),
-            probability = because.map(|because| because.probability),
-            draw = because.and_then(|because| because.draw),
-            weight = because.and_then(|because| because.weight),
-            load = because.map(|because| because.load),
-            limit = because.map(|because| because.limit),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "request"
-        );
-    }
+    let peer =
+        Arc::new(Peer { worker, state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)), verified: Verified::default() });
+    http1::serve(peer, Socket { stream, state }, stage).await;
 }

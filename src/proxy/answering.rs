@@ -1,0 +1,114 @@
+//! The answer to a request, from the moment hyper asks for it: a panic costs that request alone, and the access log gets its line.
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::Worker;
+use super::connections::Phase;
+use super::handle::{self, Awaited, Handled, Peer, Told};
+use super::respond::{self, Answer};
+use crate::gate::Regime;
+use crate::rules::headers::forwarded::client_address;
+use crate::rules::uniform::unit;
+
+/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
+pub(super) enum Answering {
+    AtOnce(Ready<Answer>),
+    Awaited { peer: Arc<Peer>, answer: Awaited, logged: Option<Access> },
+}
+
+impl Answering {
+    pub(super) fn to(peer: &Arc<Peer>, request: Request<Incoming>) -> Self {
+        let worker = &*peer.worker;
+        peer.state.enter(Phase::Busy);
+        let regime = worker.gate.regime();
+        let logged = Access::of(peer, &regime, &request);
+        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &regime, request)));
+        match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
+            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, &regime, logged, answer, told))),
+            Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), answer, logged },
+        }
+    }
+}
+
+/// A panic on the way costs that request and no other.
+impl Future for Answering {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
+            Self::Awaited { peer, answer, logged } => {
+                let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
+                let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
+                polled.map(|(answer, told)| Ok(finished(peer, &peer.worker.gate.regime(), logged.take(), answer, told)))
+            }
+        }
+    }
+}
+
+/// An answer as it goes to the connection.
+fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
+    let Peer { worker, state, .. } = peer;
+    let limit = regime.policy.limits.connections;
+    if worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass()) {
+        respond::close(&mut answer);
+    }
+    if let Some(logged) = logged {
+        logged.write(worker, answer.status(), &told);
+    }
+    answer.map(|body| body.of(Arc::clone(state)))
+}
+
+/// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.
+pub(super) struct Access {
+    method: http::Method,
+    path: String,
+    client: std::net::IpAddr,
+    started: crate::rules::time::Moment,
+}
+
+impl Access {
+    /// Draws whether this request is in the sample.
+    fn of(peer: &Peer, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
+        let worker = &*peer.worker;
+        let share = regime.policy.log.access;
+        let drawn = share >= 1.0 || (share > 0.0 && unit(worker.entropy()) < share);
+        drawn.then(|| Self {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            client: client_address(peer.state.peer, false, request.headers(), &regime.policy.client.trusted_proxies).address,
+            started: worker.clock.moment(),
+        })
+    }
+
+    fn write(self, worker: &Worker, status: StatusCode, told: &Told) {
+        let took = worker.clock.moment().since(self.started);
+        let because = told.because.as_deref();
+        tracing::info!(
+            target: "access",
+            method = %self.method,
+            path = self.path,
+            client = %self.client,
+            status = status.as_u16(),
+            verdict = told.verdict,
+            reason = told.reason,
+            // what does not apply is left out
+            observed = because.filter(|because| because.observed).map(|because| because.observed),
+            probability = because.map(|because| because.probability),
+            draw = because.and_then(|because| because.draw),
+            weight = because.and_then(|because| because.weight),
+            load = because.map(|because| because.load),
+            limit = because.map(|because| because.limit),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+}

@@ -17,6 +17,7 @@ pub mod negotiate;
 pub mod outlook;
 pub mod pacing;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod rate;
 pub mod rehearsal;
 pub mod routes;

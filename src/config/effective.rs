@@ -54,10 +54,11 @@ pub fn effective(policy: &Policy) -> String {
     yaml.text
 }
 
-fn print_listen(yaml: &mut Yaml, Listen { http, workers }: Listen) {
+fn print_listen(yaml: &mut Yaml, Listen { http, workers, proxy_protocol }: Listen) {
     yaml.section("listen", |yaml| {
         yaml.key("http", address(http));
         yaml.key("workers", workers.map_or_else(|| "auto".to_owned(), |count| count.to_string()));
+        yaml.key("proxy_protocol", proxy_protocol);
     });
 }
 

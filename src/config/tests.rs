@@ -20,7 +20,7 @@ const LEAST: &str = "upstream: { servers: [http://127.0.0.1:3000] }\n";
 
 /// Every key set, and none to its default.
 const FULL: &str = r#"
-listen: { http: "[::1]:18080", workers: 3 }
+listen: { http: "[::1]:18080", workers: 3, proxy_protocol: true }
 admin: { listen: 0.0.0.0:19090, token_file: secrets/admin }
 data: /srv/tide "gate"
 upstream:
@@ -99,6 +99,7 @@ fn the_defaults_are_those_of_the_design() {
     let expected = r#"listen:
   http: 127.0.0.1:8080
   workers: auto
+  proxy_protocol: false
 admin:
   listen: 127.0.0.1:9090
   token_file: null
@@ -184,7 +185,7 @@ log:
 #[test]
 fn every_key_is_taken_over() {
     let policy = policy(FULL);
-    assert_eq!(policy.listen, Listen { http: address("[::1]:18080"), workers: Some(3) });
+    assert_eq!(policy.listen, Listen { http: address("[::1]:18080"), workers: Some(3), proxy_protocol: true });
     assert_eq!(policy.admin, Admin { listen: address("0.0.0.0:19090"), token_file: Some("/etc/gate/secrets/admin".into()) });
     assert_eq!(policy.data, PathBuf::from("/srv/tide \"gate\""));
     assert_eq!(policy.upstream.servers.len(), 3);
@@ -264,6 +265,19 @@ fn a_mapped_loopback_address_is_loopback() {
 }
 
 // what is refused
+
+#[test]
+fn a_proxy_header_is_believed_of_somebody() {
+    let expected = |place: &str| {
+        format!("gate.yaml:{place}: listen.proxy_protocol: true needs client.trusted_proxies: nobody else's PROXY header is believed")
+    };
+    assert_eq!(errors_beside("listen: { proxy_protocol: true }"), expected("1:27"));
+    assert_eq!(errors_beside("client: { trusted_proxies: [] }\nlisten:\n  proxy_protocol: true"), expected("3:19"));
+    assert_eq!(errors_beside("listen: { proxy_protocol: v2 }"), "gate.yaml:1:27: listen.proxy_protocol: \"v2\" is not true or false");
+    assert!(
+        policy(&format!("{LEAST}listen: {{ proxy_protocol: true }}\nclient: {{ trusted_proxies: [10.0.0.0/8] }}")).listen.proxy_protocol
+    );
+}
 
 #[test]
 fn all_errors_come_at_once_with_their_places_in_block_style() {

@@ -32,7 +32,8 @@ pub(super) fn policy(mut reading: Reading, written: &Written, base: &Path) -> Re
 /// Reads every section, and notes every fault.
 pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) -> Policy {
     let mut root = reading.root(written);
-    let listen = listen(root.section("listen"));
+    let client = client(root.section("client"));
+    let listen = listen(root.section("listen"), &client);
     let admin = admin(root.section("admin"), &listen, base);
     let data = root.read("data", base.join("data"), value::path(base));
     let upstream = upstream(root.section("upstream"));
@@ -47,7 +48,7 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
         email_queue: email_queue(root.section("email_queue")),
         invitations: invitations(root.section("invitations"), base),
         bypass: bypass(root.section("bypass")),
-        client: client(root.section("client")),
+        client,
         limits: limits(root.section("limits"), upstream.buffer),
         shutdown: shutdown(root.section("shutdown")),
         log: log(root.section("log")),
@@ -57,13 +58,19 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
     policy
 }
 
-fn listen(mut section: Section<'_>) -> Listen {
+fn listen(mut section: Section<'_>, client: &Client) -> Listen {
     section.refuse(
         "https",
         "this version listens in plaintext only: terminate TLS in front of it, and name that front in client.trusted_proxies",
     );
-    let listen =
-        Listen { http: section.read("http", loopback(8080), address::address), workers: section.read("workers", None, value::workers) };
+    let listen = Listen {
+        http: section.read("http", loopback(8080), address::address),
+        workers: section.read("workers", None, value::workers),
+        proxy_protocol: section.read("proxy_protocol", false, truth),
+    };
+    if listen.proxy_protocol && client.trusted_proxies.is_empty() {
+        section.fault("proxy_protocol", "true needs client.trusted_proxies: nobody else's PROXY header is believed".to_owned());
+    }
     section.finish();
     listen
 }

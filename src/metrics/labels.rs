@@ -163,6 +163,8 @@ labels! {
         NotImplemented => "not_implemented",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
+        /// Closed unanswered: no PROXY header, or a faulty one, from a trusted proxy that has to send one.
+        ProxyProtocol => "proxy_protocol",
         /// 500: the gate's own fault.
         Internal => "internal",
     }

@@ -15,7 +15,6 @@ use super::connections::Phase;
 use super::handle::{self, Awaited, Handled, Peer, Told};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
-use crate::rules::headers::forwarded::client_address;
 use crate::rules::uniform::unit;
 
 /// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
@@ -84,7 +83,7 @@ impl Access {
         drawn.then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            client: client_address(peer.state.peer, false, request.headers(), &regime.policy.client.trusted_proxies).address,
+            client: peer.client(request.headers(), regime).address,
             started: worker.clock.moment(),
         })
     }

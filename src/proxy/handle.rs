@@ -24,7 +24,7 @@ use crate::page::FailureKind;
 use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
-use crate::rules::headers::forwarded::{self, PeerValues};
+use crate::rules::headers::forwarded::{self, Client, PeerValues};
 use crate::rules::headers::{PASS_HEADER, cache, hop};
 use crate::rules::negotiate;
 use crate::rules::slots::Ask;
@@ -40,8 +40,17 @@ const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Peer {
     pub(super) worker: Arc<Worker>,
     pub(super) state: Arc<State>,
+    /// The client's connection is over TLS.
+    pub(super) tls: bool,
     pub(super) values: Mutex<PeerValues>,
     pub(super) verified: Verified,
+}
+
+impl Peer {
+    /// Whom a request with these headers comes from.
+    pub(super) fn client(&self, headers: &HeaderMap, regime: &Regime) -> Client {
+        forwarded::client_address(self.state.peer, self.tls, headers, &regime.policy.client.trusted_proxies)
+    }
 }
 
 /// What the access log tells of a request.
@@ -103,7 +112,7 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
         }));
     }
 
-    let facts = facts::read(&parts, peer.state.peer, &peer.verified, regime, now, &worker.shard);
+    let facts = facts::read(&parts, peer, regime, now);
     let visit = visit(worker, regime, &facts);
     let decision = worker.gate.decide(worker.index, regime, &visit, now);
     count_ended(worker, &decision);

@@ -1,6 +1,6 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `http1.rs` drives a connection; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! `preamble.rs` reads what comes before its first request, `http1.rs` drives it; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
 mod answering;
@@ -12,6 +12,7 @@ mod form;
 mod handle;
 mod http1;
 mod invitation;
+mod preamble;
 mod reserved;
 mod respond;
 mod unsubscribe;
@@ -218,12 +219,19 @@ async fn sweep(worker: Arc<Worker>) {
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr, place: Place, stage: watch::Receiver<Stage>, _done: Done) {
+async fn connection(
+    worker: Arc<Worker>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    stage: watch::Receiver<Stage>,
+    _done: Done,
+) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
-    let peer_ip = address.ip().to_canonical();
-    let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
-    let peer =
-        Arc::new(Peer { worker, state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)), verified: Verified::default() });
+    let Some(named) = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await else { return };
+    let state = State::new(worker.deadlines.watch(), place, named.peer, Arc::clone(&worker.gate));
+    let values = Mutex::new(PeerValues::new(named.peer));
+    let peer = Arc::new(Peer { worker, state: Arc::clone(&state), tls: named.tls, values, verified: Verified::default() });
     http1::serve(peer, Socket { stream, state }, stage).await;
 }

@@ -53,6 +53,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Worker threads; `None` is one a core.
     pub workers: Option<usize>,
+    /// Trusted proxies begin a connection with a PROXY header. Only where there are any.
+    pub proxy_protocol: bool,
 }
 
 /// `admin`

@@ -29,6 +29,7 @@ mod gate_waiting;
 mod proxy_connections;
 mod proxy_failures;
 mod proxy_headers;
+mod proxy_protocol;
 mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;

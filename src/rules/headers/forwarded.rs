@@ -200,7 +200,9 @@ fn walk(peer: IpAddr, trusted: &[IpNet], hops: impl Iterator<Item = Hop>) -> Hop
     client
 }
 
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+/// Whether an address, which must be canonical, is a trusted proxy's.
+#[must_use]
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&address))
 }
 

@@ -1,7 +1,9 @@
 //! Which paths are gated. The first route that matches wins; what matches none is gated.
 //!
-//! A path that could be read in two ways (dot segments, double or encoded slashes, backslashes, `..;`) never matches an open route:
-//! a front and a back that disagree about a path must not become a way around the gate.
+//! A path that could be read in two ways (dot segments, double or encoded slashes, backslashes, `..;`, codes of what needs none, codes
+//! that are no UTF-8) never matches an open route: a front and a back that disagree about a path must not become a way around the gate.
+//!
+//! Not looked at: upper and lower case. For a site that tells them not apart, a gated exception within an open route has to name both.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -105,16 +107,30 @@ impl Routes {
         if self.list.is_empty() {
             return GATED;
         }
-        let first = match &self.plain {
-            Some(plain) => plain.iter().position(|pattern| pattern.matches(path)),
-            None => self.set.matches(path).into_iter().min(),
-        };
-        let Some(first) = first else { return GATED };
+        let Some(first) = self.first(path) else { return GATED };
         let route = &self.list[first];
-        if !route.gated && is_ambiguous(path) {
+        if !route.gated && (is_ambiguous(path) || self.is_excepted(path, first)) {
             return GATED;
         }
         Matched { gated: route.gated, signal: route.signal }
+    }
+
+    fn first(&self, path: &str) -> Option<usize> {
+        match &self.plain {
+            Some(plain) => plain.iter().position(|pattern| pattern.matches(path)),
+            None => self.set.matches(path).into_iter().min(),
+        }
+    }
+
+    /// Whether a gated route that stands before this open one matches what a server may make of the path: one that decodes it, or that
+    /// takes `;jsessionid=…` for a parameter.
+    fn is_excepted(&self, path: &str, open: usize) -> bool {
+        if !path.contains(['%', ';']) || self.list[..open].iter().all(|route| !route.gated) {
+            return false;
+        }
+        let is_gated = |reading: &str| self.first(reading).is_some_and(|first| first < open && self.list[first].gated);
+        let decoded = decoded(path).unwrap_or_default();
+        is_gated(&without_parameters(path)) || is_gated(&decoded) || is_gated(&without_parameters(&decoded))
     }
 }
 
@@ -123,35 +139,73 @@ const GATED: Matched = Matched { gated: true, signal: true };
 /// Whether servers could disagree about where this path leads.
 fn is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
-    let mut at = 0;
-    let mut segment_start = true;
-    while at < bytes.len() {
-        let byte = bytes[at];
-        if byte == b'\\' || (byte == b'/' && segment_start && at > 0) {
-            return true;
-        }
-        if byte == b'%' {
-            let code = bytes.get(at + 1..at + 3).map(<[u8]>::to_ascii_lowercase);
-            // an encoded slash, backslash, dot, percent or NUL: decoded once by one server and twice by another
-            if matches!(code.as_deref(), None | Some(b"2f" | b"5c" | b"2e" | b"25" | b"00")) {
-                return true;
-            }
-        }
-        if segment_start && byte == b'.' {
-            let rest = &bytes[at..];
-            let dots = rest.iter().take_while(|&&b| b == b'.').count();
-            if dots <= 2 && matches!(rest.get(dots), None | Some(b'/' | b';')) {
-                return true;
-            }
+    let (mut segment_start, mut is_coded) = (false, false);
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\\' => return true,
+            b'/' if segment_start => return true,
+            // dot segments; and a dot or a blank at the end of a name, which Windows drops
+            b'.' if is_end(bytes.get(at + 1)) => return true,
+            b'%' if bytes[at..].starts_with(b"%20") && is_end(bytes.get(at + 3)) => return true,
+            b'%' if !is_plain_code(&bytes[at + 1..]) => return true,
+            b'%' => is_coded = true,
+            _ => {}
         }
         segment_start = byte == b'/';
-        at += 1;
     }
-    false
+    is_coded && decoded(path).is_none_or(|text| text.chars().any(is_look_alike))
+}
+
+/// Whether a name ends here, or its parameters begin.
+const fn is_end(next: Option<&u8>) -> bool {
+    matches!(next, None | Some(b'/' | b';'))
+}
+
+/// Whether a percent sign is followed by the code of a byte that is no other once it is decoded, or decoded twice. Not so: what divides
+/// a path or is taken out of it, controls, and letters and digits, which nobody need encode and which are decoded before files are
+/// looked for.
+fn is_plain_code(rest: &[u8]) -> bool {
+    code(rest).is_some_and(|byte| {
+        let divides = matches!(byte, b'/' | b'\\' | b'.' | b'%' | b';' | b'?' | b'#');
+        let is_unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+        !divides && !is_unreserved && !byte.is_ascii_control()
+    })
+}
+
+fn code(rest: &[u8]) -> Option<u8> {
+    let &[high, low, ..] = rest else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? << 4 | digit(low)?)
+}
+
+/// The path with its codes decoded once; `None` if what comes of it is no UTF-8: overlong forms of ASCII, which old decoders let through,
+/// are not.
+fn decoded(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = if byte == b'%' { Some(code(after)?) } else { None };
+        bytes.push(code.unwrap_or(byte));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Characters that some systems make ASCII of: full-width and small forms, dot leaders, and other slashes.
+const fn is_look_alike(char: char) -> bool {
+    matches!(char, '\u{ff01}'..='\u{ff5e}' | '\u{fe50}'..='\u{fe6b}' | '\u{2024}'..='\u{2026}' | '\u{2044}' | '\u{2215}' | '\u{2216}')
+}
+
+/// The path without what stands behind a semicolon in each segment.
+fn without_parameters(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    segments.join("/")
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn routes(list: &[(&str, bool)]) -> Routes {
@@ -214,12 +268,172 @@ mod tests {
             "/static/.;x/y",
             "/static/%252e/x",
             "/static/%2",
+            "/static/%",
+            "/static/%zz",
+            "/static/%u002e%u002e/x",
             "/static/%00",
+            "/static/a%00.css",
+            "/static/a%0d%0ab",
+            "/static/a%09",
+            "/static/a%7f",
+            "/static/%2e%2e%2fx",
+            "/static/%2e%2e;/x",
+            "/static/..%3b/x",
+            "/static/..%3B/x",
+            "/static/a%3bb",
+            "/static/a%3fb",
+            "/static/a%23b",
+            "/static/..%20/x",
+            "/static/.%20/x",
+            "/static/...",
+            "/static/a./x",
+            "/static/a%20",
+            "/static/a%20;b",
+            "/static/%61",
+            "/static/%7euser",
+            // overlong forms of a dot and a slash, and bytes that are no UTF-8
+            "/static/%c0%ae%c0%ae/x",
+            "/static/%c0%af",
+            "/static/%e0%80%af",
+            "/static/%f0%80%80%af",
+            "/static/%c1%9c",
+            "/static/caf%e9",
+            "/static/%c3",
+            "/static/%c3x%a9",
+            "/static/%ed%a0%80",
+            // full-width dots and slash, and others that become one
+            "/static/%ef%bc%8e%ef%bc%8e/x",
+            "/static/..%ef%bc%8fx",
+            "/static/%e2%80%a5/x",
+            "/static/..%e2%88%95x",
         ] {
             assert!(routes.matching(path).gated, "{path}");
         }
-        for path in ["/static/.well-known/x", "/static/a..b", "/static/...", "/static/a.css", "/static/caf%c3%a9"] {
+        for path in [
+            "/static/.well-known/x",
+            "/static/a..b",
+            "/static/..a",
+            "/static/a.css",
+            "/static/caf%c3%a9",
+            "/static/caf%C3%A9",
+            "/static/a%20b",
+            "/static/logo%402x.png",
+            "/static/a%2Bb",
+            "/static/a;jsessionid=1/b.css",
+            "/static/",
+            "/static/%e6%97%a5%e6%9c%ac",
+        ] {
             assert!(!routes.matching(path).gated, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_gated_exception_holds_for_what_a_server_may_make_of_a_path() {
+        let routes = routes(&[
+            ("/static/very/free/**", false),
+            ("/static/p q/**", true),
+            ("/static/caf\u{e9}/**", true),
+            ("/static/very/**", true),
+            ("/static/**", false),
+        ]);
+        for path in [
+            "/static/p%20q/x",
+            "/static/p%20q;a=b/x",
+            "/static/caf%c3%a9/x",
+            "/static/caf%C3%A9/x",
+            "/static/very;a=b/x",
+            "/static;a/very/x",
+            "/static/very;/x%20y",
+            "/static/%76ery/x",
+        ] {
+            assert!(routes.matching(path).gated, "{path}");
+        }
+        for path in ["/static/p%20r/x", "/static/a;very/x", "/static/very/free/a%20b", "/static/very/free/a;b", "/static/caf%c3%a8/x"] {
+            assert!(!routes.matching(path).gated, "{path}");
+        }
+        // what is written in codes is still compared as it is written
+        let coded = self::routes(&[("/caf%c3%a9/**", false)]);
+        assert!(!coded.matching("/caf%c3%a9/x").gated);
+    }
+
+    /// What servers are known to make of a path, each in a naive way.
+    const READINGS: &[fn(&str) -> String] = &[
+        |path| path.to_owned(),
+        decode,
+        // overlong forms of ASCII
+        |path| path.replace("%c0%a", "%2").replace("%C0%A", "%2").replace("%e0%80%a", "%2").replace("%c1%9c", "%5c"),
+        |path| path.replace("%u00", "%"),
+        without_parameters,
+        // what follows the first semicolon, whatever it is
+        |path| path.split(';').next().unwrap_or_default().to_owned(),
+        |path| path.split(['\0', '?', '#']).next().unwrap_or_default().to_owned(),
+        |path| path.replace('\\', "/"),
+        // blanks and dots at the end of a name
+        |path| {
+            let trimmed = |segment: &str| {
+                if segment.trim_matches('.').is_empty() {
+                    segment.to_owned()
+                } else {
+                    segment.trim_end_matches([' ', '\t', '.']).to_owned()
+                }
+            };
+            path.split('/').map(trimmed).collect::<Vec<_>>().join("/")
+        },
+        |path| path.replace(['\t', '\r', '\n'], ""),
+        |path| path.replace(['\u{ff0e}', '\u{2024}'], ".").replace('\u{2025}', "..").replace(['\u{ff0f}', '\u{2215}', '\u{2044}'], "/"),
+    ];
+
+    fn decode(path: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = path.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            let code = if byte == b'%' { code(after) } else { None };
+            bytes.push(code.unwrap_or(byte));
+            rest = if code.is_some() { &after[2..] } else { after };
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Slashes merged and dot segments gone, as files are looked for.
+    fn resolved(path: &str) -> String {
+        let mut kept: Vec<&str> = Vec::new();
+        for segment in path.split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => drop(kept.pop()),
+                segment => kept.push(segment),
+            }
+        }
+        format!("/{}", kept.join("/"))
+    }
+
+    fn is_free(file: &str) -> bool {
+        let is_in = |directory: &str| file == directory || file.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        is_in("/static") && !is_in("/static/own")
+    }
+
+    proptest! {
+        #[test]
+        fn no_reading_of_an_open_path_leads_out_of_it(parts in proptest::collection::vec(proptest::sample::select(vec![
+            "/", "/", "/", "..", ".", "...", "own", "own", "a", "b.css", ";", ";x=y", "\\", "%2e", "%2E", "%2f", "%2F", "%5c", "%5C", "%25", "%252e", "%252f",
+            "%3b", "%3B", "%00", "%09", "%20", "%0d%0a", "%c0%ae", "%c0%af", "%C0%AE", "%e0%80%ae", "%c1%9c", "%u002e", "%u002f", "%6fwn", "o%77n", "%c3%a9",
+            "%ef%bc%8e", "%ef%bc%8f", "%e2%80%a5", "%", "%%32e", "%2", "?", "#", "~", "%3f", "%23",
+        ]), 0..9)) {
+            let routes = routes(&[("/static/own", true), ("/static/own/**", true), ("/static/**", false)]);
+            let path = format!("/static/{}", parts.concat());
+            // the query and the fragment are taken off before
+            let path = path.split(['?', '#']).next().unwrap_or_default();
+            if routes.matching(path).gated {
+                return Ok(());
+            }
+            for first in READINGS {
+                for second in READINGS {
+                    for third in READINGS {
+                        let file = resolved(&third(&second(&first(path))));
+                        prop_assert!(is_free(&file), "{} is read as {}", path, file);
+                    }
+                }
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Either, Empty, Full};
 use hyper::body::Incoming;
 
 use super::connections::{Phase, State};
+use crate::rules::headers::hop;
 use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, RequestBody};
 
 /// The body of an answer to a client. When it is gone, the connection is between requests.
@@ -124,7 +125,7 @@ pub(super) async fn read_ahead(
             state.enter(Phase::Busy);
             return Ok(read);
         };
-        let frame = frame?;
+        let frame = cleaned(frame?);
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         memory.hold(bytes);
         read.bytes += bytes;
@@ -138,6 +139,14 @@ pub(super) async fn read_ahead(
     read.rest = Some(body);
     state.enter(Phase::Busy);
     Ok(read)
+}
+
+/// Trailers, without what a client must not say to the site.
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        hop::strip_trailers(trailers);
+    }
+    frame
 }
 
 impl ReadAhead {
@@ -172,7 +181,7 @@ impl Body for ReadAhead {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let polled = Pin::new(rest).poll_frame(cx).map_err(|source| BodyFailure { source });
+        let polled = Pin::new(rest).poll_frame(cx).map_ok(cleaned).map_err(|source| BodyFailure { source });
         match (&polled, self.state.phase()) {
             (Poll::Pending, Phase::Busy) => self.state.enter(Phase::Body),
             (Poll::Ready(None | Some(Ok(_))), Phase::Body) => self.state.enter(Phase::Busy),

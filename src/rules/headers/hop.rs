@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Strips a request. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `TE`,
 /// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
-/// `Tidegate-Pass`; and spellings of `X-Forwarded-*` with underscores, which CGI can't tell from ours.
+/// `Tidegate-Pass`; and what CGI can't tell from a header that the gate sets, strips or frames by, such as `X_Forwarded_For`.
 ///
 /// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: read `Upgrade` before.
 ///
@@ -27,7 +27,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
             EXPECT => found.expect = true,
             _ => match name.as_str() {
                 "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
-                other => found.named |= is_forwarding_with_underscores(other),
+                other => found.named |= is_twin(other),
             },
         }
     }
@@ -44,9 +44,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
         headers.remove(EXPECT);
     }
     if found.named {
-        remove_where(headers, |name| {
-            matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass") || is_forwarding_with_underscores(name)
-        });
+        remove_where(headers, |name| matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass") || is_twin(name));
     }
     if found.te {
         let takes_trailers = headers.get_all(TE).iter().flat_map(options).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -140,16 +138,42 @@ fn is_kept(option: &[u8]) -> bool {
 
 const KEPT: [&[u8]; 6] = [b"host", b"content-length", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
 
-/// `x_forwarded_for` and its like: CGI makes HTTP_X_FORWARDED_FOR of it as well.
-fn is_forwarding_with_underscores(name: &str) -> bool {
-    (15..=17).contains(&name.len())
-        && name.starts_with('x')
-        && name.contains('_')
-        && ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"].iter().any(|ours| is_same_in_cgi(ours, name))
+/// `x_forwarded_for` and its like. CGI, and what is made like it (WSGI, Rack, PHP), reads HTTP_X_FORWARDED_FOR out of either; some servers
+/// put an underscore for any byte that is no letter and no digit. Of `content_length` some read how long the body is.
+fn is_twin(name: &str) -> bool {
+    let is_as_long = matches!(name.len(), 10 | 13..=17);
+    is_as_long
+        && name.bytes().any(|byte| byte != b'-' && !byte.is_ascii_alphanumeric())
+        && WITH_DASHES.iter().any(|ours| is_same_in_cgi(ours, name))
 }
 
 fn is_same_in_cgi(ours: &str, name: &str) -> bool {
-    ours.len() == name.len() && ours.bytes().zip(name.bytes()).all(|(our, byte)| our == byte || (our == b'-' && byte == b'_'))
+    let mut pairs = ours.bytes().zip(name.bytes());
+    ours.len() == name.len() && pairs.all(|(our, byte)| our == byte || (our == b'-' && !byte.is_ascii_alphanumeric()))
+}
+
+/// Headers that the gate sets, strips or frames by. Those without a dash have no other spelling.
+const WITH_DASHES: [&str; 8] = [
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "tidegate-pass",
+    "transfer-encoding",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Strips the trailers of a request. Some sites make headers of them, long after ours were checked: whatever could frame the request,
+/// say who the client is, or show a pass, goes. What must not be a trailer anyway (RFC 9110, section 6.5.1) hyper leaves out.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| {
+        let is_plain = matches!(
+            name,
+            "connection" | "cookie" | "expect" | "forwarded" | "host" | "proxy" | "proxy-authorization" | "te" | "trailer" | "upgrade"
+        );
+        is_plain || WITH_DASHES.contains(&name) || is_twin(name)
+    });
 }
 
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
@@ -307,6 +331,47 @@ mod tests {
             ],
             &[("x-forwarded-for", "2.2.2.2"), ("x_forwarded_fox", "3")],
         );
+    }
+
+    #[test]
+    fn what_cgi_can_not_tell_from_ours_goes() {
+        let twins = [
+            "content_length",
+            "transfer_encoding",
+            "keep_alive",
+            "proxy_connection",
+            "tidegate_pass",
+            "tidegate.pass",
+            "x.forwarded.for",
+            "x-forwarded~host",
+            "x_forwarded-proto",
+        ];
+        for twin in twins {
+            assert_request(&[("content-length", "5"), (twin, "6"), ("a", "b")], &[("content-length", "5"), ("a", "b")]);
+        }
+        let others =
+            [("content_type", "a/b"), ("x_request_id", "7"), ("xxforwardedxfor", "1"), ("x-forwarded-by", "c"), ("tidegate_past", "d")];
+        assert_request(&others, &others);
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_a_header_could_not() {
+        let mut trailers = headers(&[
+            ("x-sum", "7"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "evil"),
+            ("connection", "x-sum"),
+            ("cookie", "tidegate_pass=v1.x"),
+            ("tidegate-pass", "v1.x"),
+            ("tidegate_pass", "v1.x"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("expect", "100-continue"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 ///
 /// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: read `Upgrade` before.
 ///
+/// `Content-Length` loses zeros in front, for which some would read it as octal.
+///
 /// Without `Transfer-Encoding`, hyper's client sends no body of unknown length under GET or HEAD: who forwards such a body puts it back.
 pub fn strip_request(headers: &mut HeaderMap) {
     let mut found = Found::default();
@@ -25,6 +27,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
             TRANSFER_ENCODING => found.transfer_encoding = true,
             UPGRADE => found.upgrade = true,
             EXPECT => found.expect = true,
+            CONTENT_LENGTH => found.length = true,
             _ => match name.as_str() {
                 "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
                 other => found.named |= is_twin(other),
@@ -42,6 +45,9 @@ pub fn strip_request(headers: &mut HeaderMap) {
     }
     if found.expect {
         headers.remove(EXPECT);
+    }
+    if found.length {
+        strip_zeros(headers);
     }
     if found.named {
         remove_where(headers, |name| matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass") || is_twin(name));
@@ -179,6 +185,18 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| is_unwanted(name.as_str())).cloned() {
         headers.remove::<HeaderName>(name);
+    }
+}
+
+fn strip_zeros(headers: &mut HeaderMap) {
+    let Some(length) = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return };
+    let zeros = length.iter().take_while(|&&byte| byte == b'0').count();
+    // of zeros alone the last one stays
+    let rest = &length[zeros.min(length.len().saturating_sub(1))..];
+    if rest.len() < length.len()
+        && let Ok(number) = HeaderValue::from_bytes(rest)
+    {
+        headers.insert(CONTENT_LENGTH, number);
     }
 }
 
@@ -331,6 +349,13 @@ mod tests {
             ],
             &[("x-forwarded-for", "2.2.2.2"), ("x_forwarded_fox", "3")],
         );
+    }
+
+    #[test]
+    fn a_length_has_no_zeros_in_front() {
+        for (before, after) in [("0010", "10"), ("00", "0"), ("0", "0"), ("100", "100"), ("010", "10")] {
+            assert_request(&[("content-length", before)], &[("content-length", after)]);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the gate refuses to understand never reaches the site, whose reading of it could be another one.
+//! The limits of what the gate takes from a client, and what it never passes on. What it refuses to understand is in `smuggling/`.
 
 use crate::support::{Client, Upstream, World, request};
 
@@ -35,152 +35,13 @@ impl Refusing {
 }
 
 #[test]
-fn a_request_names_one_host_and_one_only() {
+fn the_preface_of_http_2_is_not_answered_as_a_request() {
     let gate = Refusing::start("");
-    for (name, bytes) in [
-        ("no host", "GET / HTTP/1.1\r\n\r\n"),
-        ("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
-        ("twice the same", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
-        ("no name", "GET / HTTP/1.1\r\nHost:\r\n\r\n"),
-        ("two names", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
-        ("a path in it", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
-        ("a user in it", "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n"),
-        ("another target", "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n"),
-        ("another port", "GET http://a:81/ HTTP/1.1\r\nHost: a\r\n\r\n"),
-        ("another target in 1.0", "GET http://b/ HTTP/1.0\r\nHost: a\r\n\r\n"),
-    ] {
-        gate.refuse(name, bytes, 400);
-    }
-    gate.counted("host", 10.0);
     let mut client = gate.world.client();
-    client.send("GET / HTTP/1.1\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"));
-    assert_eq!((answer.header("connection"), answer.header("cache-control")), (Some("close"), Some("no-store")));
-}
-
-#[test]
-fn a_target_has_one_form() {
-    let gate = Refusing::start("");
-    gate.refuse("another scheme", "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-    gate.refuse("a star", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-    gate.refuse("bytes beyond ASCII", b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-    gate.refuse("a host alone", "GET a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 400);
-    gate.counted("target", 4.0);
-    gate.refuse("a control byte", b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-    gate.refuse("a blank", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-    gate.refuse("no path", "GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400);
-}
-
-#[test]
-fn a_proxy_for_others_is_not_what_this_is() {
-    let gate = Refusing::start("");
-    gate.refuse("connect", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501);
-    gate.counted("not_implemented", 1.0);
-}
-
-#[test]
-fn a_body_has_one_length() {
-    let gate = Refusing::start("");
-    let post = |lines: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-    for (name, lines) in [
-        ("two that differ", "Content-Length: 5\r\nContent-Length: 6\r\n"),
-        ("a list", "Content-Length: 5, 5\r\n"),
-        ("a sign", "Content-Length: +5\r\n"),
-        ("negative", "Content-Length: -5\r\n"),
-        ("hexadecimal", "Content-Length: 0x5\r\n"),
-        ("nothing", "Content-Length:\r\n"),
-        ("too large", "Content-Length: 18446744073709551616\r\n"),
-    ] {
-        gate.refuse(name, post(lines) + "12345", 400);
-    }
-    gate.counted("bad_request", 7.0);
-}
-
-#[test]
-fn a_body_has_one_coding() {
-    let gate = Refusing::start("");
-    let post = |version: &str, lines: &str| format!("POST / HTTP/1.{version}\r\nHost: a\r\n{lines}\r\n0\r\n\r\n");
-    gate.refuse("gzip, chunked", post("1", "Transfer-Encoding: gzip, chunked\r\n"), 501);
-    gate.refuse("on two lines", post("1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"), 501);
-    gate.refuse("chunked twice", post("1", "Transfer-Encoding: chunked, chunked\r\n"), 400);
-    gate.refuse("chunked on two lines", post("1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400);
-    gate.counted("transfer_encoding", 4.0);
-    gate.refuse("gzip", post("1", "Transfer-Encoding: gzip\r\n"), 400);
-    gate.refuse("chunked is not last", post("1", "Transfer-Encoding: chunked, identity\r\n"), 400);
-    gate.refuse("a look-alike", post("1", "Transfer-Encoding: xchunked\r\n"), 400);
-    gate.refuse("in 1.0", post("0", "Transfer-Encoding: chunked\r\n"), 400);
-    gate.counted("bad_request", 4.0);
-}
-
-#[test]
-fn a_length_beside_chunks_is_dropped_and_nothing_is_smuggled() {
-    let gate = Refusing::start("");
-    for lines in ["Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n"] {
-        let mut client = gate.world.client();
-        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n3\r\nabc\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert_eq!(client.answer().status, 200);
-        client.assert_ends();
-    }
-    for seen in gate.site.requests(2) {
-        assert_eq!((seen.target.as_str(), seen.body.as_slice()), ("/", b"abc".as_slice()));
-        assert!(seen.header("content-length").is_none() != seen.header("transfer-encoding").is_none(), "one of them: {}", seen.raw);
-    }
-    assert_eq!(gate.site.seen().len(), 2);
-}
-
-#[test]
-fn a_head_is_made_of_clean_lines() {
-    let gate = Refusing::start("");
-    for (name, line) in [
-        ("a blank before the colon", "X-A : b\r\n"),
-        ("a blank before the colon of a length", "Content-Length : 5\r\n"),
-        ("a bare carriage return", "X-A: b\rX-B: c\r\n"),
-        ("a zero byte", "X-A: b\0c\r\n"),
-        ("a zero byte in the name", "X\0A: b\r\n"),
-        ("a folded line", "X-A: b\r\n c\r\n"),
-        ("a first line that is folded", " X-A: b\r\n"),
-        ("no colon", "X-A\r\n"),
-        ("no name", ": b\r\n"),
-        ("a control byte", "X-A: b\x7fc\r\n"),
-    ] {
-        gate.refuse(name, format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n"), 400);
-    }
-    gate.counted("bad_request", 10.0);
-}
-
-#[test]
-fn what_is_not_http_is_not_answered_as_if_it_were() {
-    let gate = Refusing::start("");
-    for (name, bytes) in [
-        ("another version", "GET / HTTP/3.0\r\nHost: a\r\n\r\n"),
-        ("no version", "GET /\r\nHost: a\r\n\r\n"),
-        ("a handshake of TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n"),
-        ("a method with a colon", "G:T / HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ] {
-        gate.refuse(name, bytes, 400);
-    }
-    gate.counted("bad_request", 4.0);
-    let mut client = gate.world.client();
-    // the preface of HTTP/2: whatever is said to it, it is the last
+    // whatever is said to it, it is the last
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     client.end().unwrap();
     assert_eq!(gate.site.accepted(), 0);
-}
-
-#[test]
-fn chunks_that_do_not_add_up_are_refused() {
-    let gate = Refusing::start("");
-    for (name, body) in [
-        ("no number", "zz\r\nabc\r\n0\r\n\r\n"),
-        ("a sign", "+3\r\nabc\r\n0\r\n\r\n"),
-        ("too short", "2\r\nabc\r\n0\r\n\r\n"),
-        ("too large", "fffffffffffffffff\r\nabc\r\n0\r\n\r\n"),
-        ("bare line feeds", "3\nabc\n0\n\n"),
-    ] {
-        gate.refuse(name, format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"), 400);
-    }
-    gate.counted("bad_request", 5.0);
 }
 
 #[test]

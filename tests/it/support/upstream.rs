@@ -261,6 +261,17 @@ impl Site {
         Ok(seen)
     }
 
+    /// Reads what has come, whatever it is.
+    ///
+    /// # Errors
+    /// If the connection ends first.
+    pub(crate) fn bytes(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Reads the head of a request.
     ///
     /// # Errors

@@ -14,8 +14,10 @@ use crate::rules::token::VisitorId;
 pub(super) enum Broken {
     /// It is longer than [`BYTES_MAX`].
     TooLarge,
-    /// It stopped coming.
-    Off,
+    /// It stopped coming for `limits.body_timeout`.
+    Late,
+    /// It is not HTTP, or the client left.
+    Malformed,
 }
 
 /// Reads a form.
@@ -25,8 +27,13 @@ pub(super) enum Broken {
 pub(super) async fn read(state: &State, body: Incoming) -> Result<Bytes, Broken> {
     state.enter(Phase::Body);
     let form = Limited::new(body, BYTES_MAX).collect().await;
+    let timed_out = state.deadline.has_fired();
     state.enter(Phase::Busy);
-    form.map(Collected::to_bytes).map_err(|error| if error.is::<LengthLimitError>() { Broken::TooLarge } else { Broken::Off })
+    form.map(Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
+        true => Broken::TooLarge,
+        false if timed_out => Broken::Late,
+        false => Broken::Malformed,
+    })
 }
 
 /// The longest form that is read: a code or an address, and the path that was first asked for.

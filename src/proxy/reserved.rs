@@ -105,14 +105,15 @@ fn waits_because(regime: &Regime, ticket: &Ticket, now: Now) -> Reason {
 
 /// A form that did not come whole.
 pub(super) fn unread(worker: &Worker, regime: &Regime, parts: &Parts, broken: form::Broken) -> Answer {
-    match broken {
-        form::Broken::TooLarge => {
-            let mut answer = refused(worker, regime, parts, FailureKind::TooLarge, Refusal::BodyTooLarge, None);
-            respond::close(&mut answer);
-            answer
-        }
-        form::Broken::Off => refused(worker, regime, parts, FailureKind::RequestTimeout, Refusal::BodyTimeout, None),
-    }
+    let (kind, refusal) = match broken {
+        form::Broken::TooLarge => (FailureKind::TooLarge, Refusal::BodyTooLarge),
+        form::Broken::Late => (FailureKind::RequestTimeout, Refusal::BodyTimeout),
+        form::Broken::Malformed => (FailureKind::BadRequest, Refusal::BadRequest),
+    };
+    let mut answer = refused(worker, regime, parts, kind, refusal, None);
+    // where the next request begins is in doubt
+    respond::close(&mut answer);
+    answer
 }
 
 pub(super) fn refused(

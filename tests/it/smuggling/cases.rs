@@ -1,6 +1,7 @@
 //! The cases.
 
 /// A request, and what must come of it.
+#[derive(Clone)]
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) bytes: Vec<u8>,
@@ -8,6 +9,7 @@ pub(super) struct Case {
 }
 
 /// What must come of a request.
+#[derive(Clone)]
 pub(super) enum Outcome {
     /// The site does not see it, and the connection ends.
     Refused {

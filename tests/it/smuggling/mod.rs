@@ -128,6 +128,34 @@ fn each_case_comes_to_the_same_if_it_comes_in_two() {
     }
 }
 
+/// What the gate answers by itself, it answers without the site, and with a body that it reads, skips or refuses.
+#[test]
+fn nobody_is_answered_for_the_body_of_a_form() {
+    let site = Strict::start();
+    let world = World::open(&site.url(), "email_queue: { posts_per_client: 10000 }\n");
+    let posts = cases::all().into_iter().filter(|case| case.bytes.starts_with(b"POST / "));
+    for (case, path) in posts.flat_map(|case| [(case.clone(), "email"), (case.clone(), "invitation"), (case, "healthz")]) {
+        let name = format!("{} to {path}", case.name);
+        let bytes = [format!("POST /.tidegate/{path} ").as_bytes(), &case.bytes["POST / ".len()..]].concat();
+        let mut client = world.client();
+        client.try_send([&bytes[..], b"GET /.tidegate/healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"].concat()).ok();
+        let answer = client.try_answer("POST").unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(answer.status >= 400, "{name}: {}", answer.raw);
+        match (&case.outcome, answer.header("connection")) {
+            (Outcome::Forwarded { stays: true, .. }, None) => {
+                // a body that nobody reads is skipped, or is the last of the connection
+                let next = client.try_answer("GET").map(|next| next.text()).unwrap_or_default();
+                assert!(next == "ok\n" || (next.is_empty() && path != "email"), "{name}: {next}");
+            }
+            // a body that is read is found to be none before the answer, and one that is skipped after it
+            (Outcome::Refused { .. }, said) if path == "email" => assert_eq!(said, Some("close"), "{name}: {}", answer.raw),
+            (Outcome::Refused { .. } | Outcome::Forwarded { .. }, _) => {}
+        }
+        client.assert_ends();
+    }
+    assert_eq!((site.seen().len(), site.faults().len()), (0, 0));
+}
+
 /// A body that is too large to be read ahead is under way to the site when the rest of it turns out to be none.
 #[test]
 fn a_streamed_body_that_breaks_off_is_never_whole_for_the_site() {

@@ -1,4 +1,4 @@
-//! Reload: reads gate.yaml, the templates and the keys again, and publishes them together, or not at all.
+//! Reload: reads gate.yaml, the templates, the certificates and the keys again, and publishes them together, or not at all.
 //!
 //! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
 //! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
@@ -20,9 +20,11 @@ use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
 use crate::page::{EmailTerms, LETTER_FILES_MAX, LetterFile, Pages, TEMPLATE_BYTES_MAX};
 use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{MaxInFlight, Policy};
+use crate::rules::policy::{Https, MaxInFlight, Policy};
 use crate::rules::time::UnixTime;
 use crate::store::{self, chain};
+use crate::tls;
+use crate::tls::server::Certificates;
 
 /// Puts new policies in force.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Reloader {
 pub struct Parts {
     /// The gate.
     pub gate: Arc<Gate>,
+    /// What shows certificates to visitors.
+    pub tls: Option<Arc<tls::server::Server>>,
     /// What else follows the policy: told after the gate has it. Given by who wires, since siblings don't know each other.
     pub follow: Follow,
     /// Where reloads are counted.
@@ -69,6 +73,7 @@ struct Seen {
     file: Option<u64>,
     template: Option<u64>,
     letters: Option<u64>,
+    certificates: Option<u64>,
     keys: Option<u64>,
 }
 
@@ -162,10 +167,14 @@ impl Reloader {
             return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
         }
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
+        let certificates = load_certificates(&policy).map_err(|error| vec![error])?;
         make_room_for_connections(&policy).map_err(|error| vec![error])?;
         let keys = self.keys(&policy);
         let policy = Arc::new(policy);
         self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
+        if let Some((tls, certificates)) = self.parts.tls.as_ref().zip(certificates) {
+            tls.show(certificates);
+        }
         (self.parts.follow)(&policy);
         Ok(())
     }
@@ -192,9 +201,14 @@ impl Seen {
             file: fingerprint(path),
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
             letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
+            certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
     }
+}
+
+fn certificate_files(https: &Https) -> impl Iterator<Item = &Path> {
+    std::iter::once(&https.first).chain(&https.further).flat_map(|files| [files.certificate.as_path(), files.key.as_path()])
 }
 
 fn fingerprint(path: &Path) -> Option<u64> {
@@ -230,6 +244,15 @@ pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
     let Some(path) = &policy.invitations.templates else { return Ok(pages) };
     let files = letter_files(path).map_err(|error| format!("invitations.templates: {error}"))?;
     pages.with_letters(&files).map_err(|error| format!("invitations.templates: {}", chain(&error)))
+}
+
+/// The certificates of a policy, if it listens with TLS.
+///
+/// # Errors
+/// Which file can't be used, and why.
+pub fn load_certificates(policy: &Policy) -> Result<Option<Certificates>, String> {
+    let Some(https) = &policy.listen.https else { return Ok(None) };
+    Certificates::load(&https.first, &https.further).map(Some).map_err(|error| format!("listen.https: {error}"))
 }
 
 /// The operator's letters, by name. What editors and mounts leave in a directory, hidden or ending with `~`, is passed over.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, Delivery, EmailQueue, Invitations, Limits, Listen, Log, LogFormat, Login, MailServer,
-    MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
+    Login, MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -36,7 +36,7 @@ pub fn effective(policy: &Policy) -> String {
         log,
     } = policy;
     let mut yaml = Yaml::default();
-    print_listen(&mut yaml, *listen);
+    print_listen(&mut yaml, listen);
     print_admin(&mut yaml, admin);
     yaml.key("data", path(data));
     print_upstream(&mut yaml, upstream);
@@ -54,9 +54,21 @@ pub fn effective(policy: &Policy) -> String {
     yaml.text
 }
 
-fn print_listen(yaml: &mut Yaml, Listen { http, workers, proxy_protocol }: Listen) {
+fn print_listen(yaml: &mut Yaml, Listen { http, https, workers, proxy_protocol }: &Listen) {
     yaml.section("listen", |yaml| {
-        yaml.key("http", address(http));
+        yaml.key("http", address(*http));
+        match https {
+            None => yaml.key("https", "null"),
+            Some(Https { address: at, first: CertificateFiles { certificate, key }, further, redirect }) => yaml.section("https", |yaml| {
+                yaml.key("address", address(*at));
+                yaml.key("certificate", path(certificate));
+                yaml.key("key", path(key));
+                let pairs = further.iter();
+                let pairs = pairs.map(|files| format!("{{ certificate: {}, key: {} }}", path(&files.certificate), path(&files.key)));
+                yaml.list("certificates", pairs);
+                yaml.list("redirect", redirect.iter().map(|host| quoted(&host.authority)));
+            }),
+        }
         yaml.key("workers", workers.map_or_else(|| "auto".to_owned(), |count| count.to_string()));
         yaml.key("proxy_protocol", proxy_protocol);
     });
@@ -187,10 +199,20 @@ fn print_client(yaml: &mut Yaml, Client { trusted_proxies }: &Client) {
 }
 
 fn print_limits(yaml: &mut Yaml, limits: Limits) {
-    let Limits { connections, header_bytes, header_timeout, body_timeout, idle_timeout, buffer_memory, tickets_per_client } = limits;
+    let Limits {
+        connections,
+        header_bytes,
+        handshake_timeout,
+        header_timeout,
+        body_timeout,
+        idle_timeout,
+        buffer_memory,
+        tickets_per_client,
+    } = limits;
     yaml.section("limits", |yaml| {
         yaml.key("connections", connections);
         yaml.key("header_bytes", print_bytes(header_bytes));
+        yaml.key("handshake_timeout", print_duration(handshake_timeout));
         yaml.key("header_timeout", print_duration(header_timeout));
         yaml.key("body_timeout", print_duration(body_timeout));
         yaml.key("idle_timeout", print_duration(idle_timeout));

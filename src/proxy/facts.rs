@@ -3,7 +3,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::handle::Peer;
+use super::connections::State;
 use super::verified::Verified;
 use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
@@ -32,14 +32,14 @@ pub(super) struct Facts {
     pub(super) unsafe_method: bool,
 }
 
-pub(super) fn read(request: &Parts, peer: &Peer, regime: &Regime, now: Now) -> Facts {
-    let (verified, shard) = (&peer.verified, &*peer.worker.shard);
+pub(super) fn read(request: &Parts, connection: &State, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
+    let policy = &*regime.policy;
     let headers = &request.headers;
-    let client = peer.client(headers, regime);
+    let client = forwarded::client_address(connection.peer, connection.tls, headers, &policy.client.trusted_proxies);
     if client.forwarded_untrusted {
         shard.count(Count::UntrustedForwarded);
     }
-    let route = regime.policy.routes.matching(request.uri.path());
+    let route = policy.routes.matching(request.uri.path());
     let ours = cookies::find(headers);
     let unsafe_method = !is_safe(&request.method);
     let ShownPass { pass, holds, in_header } = find_pass(headers, &ours, verified, regime, now, unsafe_method, shard);
@@ -102,8 +102,8 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
 }
 
 /// Whose request it is for a reserved path, and the keyed hash by which it is counted.
-pub(super) fn client(peer: &Peer, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
-    let client = peer.client(headers, regime);
+pub(super) fn client(connection: &State, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
+    let client = forwarded::client_address(connection.peer, connection.tls, headers, &regime.policy.client.trusted_proxies);
     let hash = client_hash(&client, regime);
     (client, hash)
 }

@@ -19,6 +19,7 @@ pub mod pacing;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod rate;
+pub mod redirect;
 pub mod rehearsal;
 pub mod routes;
 pub mod slots;

@@ -255,7 +255,7 @@ async fn connection(
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
         None => Wire::Plain(stream),
-        Some(tls) => match handshake(&worker, &tls, stream).await {
+        Some(tls) => match Box::pin(handshake(&worker, &tls, stream)).await {
             Some(stream) => Wire::Tls(stream),
             None => return,
         },

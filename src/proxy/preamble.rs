@@ -41,11 +41,14 @@ enum Unnamed {
 
 /// Reads the header of a connection from `peer`, if it has to have one. `None`: it has none, and is to be closed without an answer.
 pub(super) async fn read(worker: &Worker, stream: &mut TcpStream, peer: IpAddr) -> Option<Named> {
-    let policy = &worker.gate.regime().policy;
-    if !policy.listen.proxy_protocol || !is_trusted(peer, &policy.client.trusted_proxies) {
-        return Some(Named { peer, tls: false });
-    }
-    let within = tokio::time::timeout(policy.limits.header_timeout, header(stream)).await;
+    let limit = {
+        let policy = &worker.gate.regime().policy;
+        if !policy.listen.proxy_protocol || !is_trusted(peer, &policy.client.trusted_proxies) {
+            return Some(Named { peer, tls: false });
+        }
+        policy.limits.header_timeout
+    };
+    let within = tokio::time::timeout(limit, header(stream)).await;
     match within.unwrap_or(Err(Unnamed::Late)) {
         Ok(header) => Some(Named { peer: header.source.map_or(peer, |source| source.to_canonical()), tls: header.tls }),
         Err(unnamed) => {

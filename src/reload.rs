@@ -1,4 +1,4 @@
-//! Reload: reads gate.yaml, the templates and the keys again, and publishes them together, or not at all.
+//! Reload: reads gate.yaml, the templates, the certificates and the keys again, and publishes them together, or not at all.
 //!
 //! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
 //! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
@@ -23,6 +23,7 @@ use crate::rules::keyring::Keyring;
 use crate::rules::policy::{MaxInFlight, Policy};
 use crate::rules::time::UnixTime;
 use crate::store::{self, chain};
+use crate::tls::client::{self, ClientTls};
 
 /// Puts new policies in force.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ pub struct Parts {
     pub clock: Arc<Clock>,
 }
 
-/// Takes over a policy that is in force.
-pub type Follow = Arc<dyn Fn(&Policy) + Send + Sync>;
+/// Takes over a policy that is in force, and what its TLS to the site needs.
+pub type Follow = Arc<dyn Fn(&Policy, Option<&ClientTls>) + Send + Sync>;
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,6 +70,7 @@ struct Seen {
     file: Option<u64>,
     template: Option<u64>,
     letters: Option<u64>,
+    upstream_tls: Option<u64>,
     keys: Option<u64>,
 }
 
@@ -162,11 +164,12 @@ impl Reloader {
             return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
         }
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
+        let upstream_tls = load_upstream_tls(&policy).map_err(|error| vec![error])?;
         make_room_for_connections(&policy).map_err(|error| vec![error])?;
         let keys = self.keys(&policy);
         let policy = Arc::new(policy);
         self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
-        (self.parts.follow)(&policy);
+        (self.parts.follow)(&policy, upstream_tls.as_ref());
         Ok(())
     }
 
@@ -192,6 +195,7 @@ impl Seen {
             file: fingerprint(path),
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
             letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
+            upstream_tls: policy.upstream.tls.as_ref().map(client::fingerprint),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
     }
@@ -230,6 +234,14 @@ pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
     let Some(path) = &policy.invitations.templates else { return Ok(pages) };
     let files = letter_files(path).map_err(|error| format!("invitations.templates: {error}"))?;
     pages.with_letters(&files).map_err(|error| format!("invitations.templates: {}", chain(&error)))
+}
+
+/// What TLS to the site needs; `None` if its servers are spoken to in plaintext.
+///
+/// # Errors
+/// Why a file of it can't be used.
+pub fn load_upstream_tls(policy: &Policy) -> Result<Option<ClientTls>, String> {
+    policy.upstream.tls.as_ref().map(ClientTls::load).transpose().map_err(|error| chain(&error))
 }
 
 /// The operator's letters, by name. What editors and mounts leave in a directory, hidden or ending with `~`, is passed over.

@@ -33,3 +33,4 @@ mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;
 mod proxy_slots;
+mod proxy_upstream_tls;

@@ -5,6 +5,7 @@
 
 mod client;
 mod process;
+mod tls;
 mod upstream;
 mod wait;
 mod world;
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 pub(crate) use client::{Answer, Client, request};
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
-pub(crate) use upstream::{Seen, Upstream, Vacant, ok};
+pub(crate) use tls::Authority;
+pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};
 pub(crate) use world::World;
 

@@ -1,0 +1,3 @@
+//! TLS: whom we believe, and who we are.
+
+pub mod client;

@@ -20,10 +20,12 @@ use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
 use crate::page::{EmailTerms, LETTER_FILES_MAX, LetterFile, Pages, TEMPLATE_BYTES_MAX};
 use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{MaxInFlight, Policy};
+use crate::rules::policy::{Https, MaxInFlight, Policy, UpstreamTls};
 use crate::rules::time::UnixTime;
 use crate::store::{self, chain};
-use crate::tls::client::{self, ClientTls};
+use crate::tls;
+use crate::tls::client::ClientTls;
+use crate::tls::server::Certificates;
 
 /// Puts new policies in force.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Reloader {
 pub struct Parts {
     /// The gate.
     pub gate: Arc<Gate>,
+    /// What shows certificates to visitors.
+    pub tls: Option<Arc<tls::server::Server>>,
     /// What else follows the policy: told after the gate has it. Given by who wires, since siblings don't know each other.
     pub follow: Follow,
     /// Where reloads are counted.
@@ -70,6 +74,7 @@ struct Seen {
     file: Option<u64>,
     template: Option<u64>,
     letters: Option<u64>,
+    certificates: Option<u64>,
     upstream_tls: Option<u64>,
     keys: Option<u64>,
 }
@@ -164,11 +169,15 @@ impl Reloader {
             return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
         }
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
+        let certificates = load_certificates(&policy).map_err(|error| vec![error])?;
         let upstream_tls = load_upstream_tls(&policy).map_err(|error| vec![error])?;
         make_room_for_connections(&policy).map_err(|error| vec![error])?;
         let keys = self.keys(&policy);
         let policy = Arc::new(policy);
         self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
+        if let Some((tls, certificates)) = self.parts.tls.as_ref().zip(certificates) {
+            tls.show(certificates);
+        }
         (self.parts.follow)(&policy, upstream_tls.as_ref());
         Ok(())
     }
@@ -195,10 +204,20 @@ impl Seen {
             file: fingerprint(path),
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
             letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
-            upstream_tls: policy.upstream.tls.as_ref().map(client::fingerprint),
+            certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
+            upstream_tls: policy.upstream.tls.as_ref().map(|tls| hash(&upstream_tls_files(tls).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
     }
+}
+
+fn certificate_files(https: &Https) -> impl Iterator<Item = &Path> {
+    std::iter::once(&https.first).chain(&https.further).flat_map(|files| [files.certificate.as_path(), files.key.as_path()])
+}
+
+fn upstream_tls_files(tls: &UpstreamTls) -> impl Iterator<Item = &Path> {
+    let identity = tls.identity.iter().flat_map(|files| [&files.certificate, &files.key]);
+    tls.ca.iter().chain(identity).map(PathBuf::as_path)
 }
 
 fn fingerprint(path: &Path) -> Option<u64> {
@@ -234,6 +253,15 @@ pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
     let Some(path) = &policy.invitations.templates else { return Ok(pages) };
     let files = letter_files(path).map_err(|error| format!("invitations.templates: {error}"))?;
     pages.with_letters(&files).map_err(|error| format!("invitations.templates: {}", chain(&error)))
+}
+
+/// The certificates of a policy, if it listens with TLS.
+///
+/// # Errors
+/// Which file can't be used, and why.
+pub fn load_certificates(policy: &Policy) -> Result<Option<Certificates>, String> {
+    let Some(https) = &policy.listen.https else { return Ok(None) };
+    Certificates::load(&https.first, &https.further).map(Some).map_err(|error| format!("listen.https: {error}"))
 }
 
 /// What TLS to the site needs; `None` if its servers are spoken to in plaintext.

@@ -201,6 +201,7 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     metrics.set(Gauge::UpstreamInFlight, f64::from(site.in_flight));
     metrics.set(Gauge::MaxInFlight, f64::from(regime.server_limit.per_server));
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
+    metrics.set(Gauge::CertificateExpires, shared.tls.as_ref().map_or(f64::INFINITY, |tls| to_f64(tls.expires().as_millis() / 1000)));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
     metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
 }

@@ -137,7 +137,7 @@ fn start_gate(clock: &Arc<Clock>, data: &Path, site: SocketAddr, mail: SocketAdd
             listen_alone("admin.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?
         }
     };
-    Ok(start(Start { policy, file: None, clock: Arc::clone(clock), http, admin })?)
+    Ok(start(Start { policy, file: None, clock: Arc::clone(clock), http, https: Vec::new(), admin })?)
 }
 
 fn note(text: &str) -> io::Result<()> {

@@ -26,17 +26,18 @@ use crate::deadlines::Deadlines;
 use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
-use crate::proxy::{self, Connections, Stage, Worker};
+use crate::proxy::{self, Connections, Listener, Stage, Worker};
 use crate::reload::{self, Parts, Reloader};
 use crate::rules::policy::{Mode, Policy};
 use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
+use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
 
 use control::History;
 use status::Snapshot;
 
 pub use control::Signals;
-pub use sockets::{SocketError, inherited, listen, listen_alone};
+pub use sockets::{Inherited, SocketError, inherited, listen, listen_alone};
 
 /// What a gate is started with.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Start {
     pub clock: Arc<Clock>,
     /// The visitors' listeners, one a worker.
     pub http: Vec<TcpListener>,
+    /// The same with TLS; none if the policy has none.
+    pub https: Vec<TcpListener>,
     /// The operator's listener.
     pub admin: TcpListener,
 }
@@ -79,6 +82,9 @@ pub enum StartError {
     /// A thread, a runtime or a socket of the system's.
     #[error("the system refused")]
     System(#[from] std::io::Error),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up")]
+    Tls(#[from] rustls::Error),
     /// No random numbers.
     #[error("the system has no random numbers")]
     Random,
@@ -94,6 +100,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     reloader: Option<Arc<Reloader>>,
+    tls: Option<Arc<tls::server::Server>>,
     store: Store,
     stage: watch::Sender<Stage>,
     history: Mutex<History>,
@@ -110,6 +117,8 @@ pub struct Running {
     others: Vec<JoinHandle<()>>,
     /// Where visitors come in.
     pub http: SocketAddr,
+    /// Where they come in with TLS.
+    pub https: Option<SocketAddr>,
     /// Where the operator comes in.
     pub admin_address: SocketAddr,
 }
@@ -131,10 +140,12 @@ pub fn workers(policy: &Policy) -> usize {
 /// # Errors
 /// Why it can't start.
 pub fn start(start: Start) -> Result<Running, StartError> {
-    let Start { policy, file, clock, http, admin } = start;
+    let Start { policy, file, clock, http, https, admin } = start;
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
+    let certificates = reload::load_certificates(&policy).map_err(StartError::Policy)?;
+    let tls = certificates.map(tls::server::Server::new).transpose()?.map(Arc::new);
     let upstream_tls = reload::load_upstream_tls(&policy).map_err(StartError::Policy)?;
     let store = Store::open(&policy.data)?;
     let keys = Arc::new(store.keys(clock.now().wall)?);
@@ -168,6 +179,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
+            tls: tls.clone(),
             follow: Arc::new(move |policy, upstream_tls| {
                 memory.set_limit(policy.limits.buffer_memory);
                 site.apply(policy, upstream_tls);
@@ -187,6 +199,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         metrics,
         connections: Arc::default(),
         reloader,
+        tls,
         store,
         stage: watch::Sender::new(Stage::Serving),
         history: control::history(),
@@ -194,24 +207,28 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         polling: Mutex::new(()),
     });
     let http_address = http.first().ok_or(std::io::ErrorKind::InvalidInput).map_err(std::io::Error::from)?.local_addr()?;
+    let https_address = https.first().map(TcpListener::local_addr).transpose()?;
     let admin_address = admin.local_addr()?;
     // so that the metrics are right from the first look on, and not from the first tick
     control::show(&shared, &shared.upstream.site());
     let others = vec![control_thread(&shared)?, admin_thread(&shared, admin, token)?];
     let (done, finished) = mpsc::channel();
     let mut threads = Vec::new();
-    for (index, (listener, deadlines)) in http.into_iter().zip(deadlines).enumerate() {
-        threads.push(worker_thread(&shared, &memory, index, listener, deadlines, done.clone())?);
+    let mut https = https.into_iter();
+    for (index, (plaintext, deadlines)) in http.into_iter().zip(deadlines).enumerate() {
+        let sockets = Sockets { plaintext, tls: https.next() };
+        threads.push(worker_thread(&shared, &memory, index, sockets, deadlines, done.clone())?);
     }
     tracing::info!(
         http = %http_address,
+        https = https_address.map(tracing::field::display),
         admin = %admin_address,
         workers,
         mode = policy.admission.mode.name(),
         version = env!("CARGO_PKG_VERSION"),
         "started"
     );
-    Ok(Running { shared, workers: threads, finished, others, http: http_address, admin_address })
+    Ok(Running { shared, workers: threads, finished, others, http: http_address, https: https_address, admin_address })
 }
 
 impl Running {
@@ -291,11 +308,17 @@ fn control_thread(shared: &Arc<Shared>) -> Result<JoinHandle<()>, StartError> {
     Ok(thread)
 }
 
+/// Where the visitors of one worker come in.
+struct Sockets {
+    plaintext: TcpListener,
+    tls: Option<TcpListener>,
+}
+
 fn worker_thread(
     shared: &Arc<Shared>,
     memory: &Arc<BufferMemory>,
     index: usize,
-    listener: TcpListener,
+    sockets: Sockets,
     deadlines: Arc<Deadlines>,
     done: mpsc::Sender<()>,
 ) -> Result<JoinHandle<()>, StartError> {
@@ -316,15 +339,19 @@ fn worker_thread(
         u64::from_ne_bytes(seed),
     ));
     let runtime = runtime()?;
-    let listener = {
+    let mut listeners = Vec::new();
+    {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
+        listeners.push(Listener { socket: tokio::net::TcpListener::from_std(sockets.plaintext)?, tls: None });
+        if let Some(socket) = sockets.tls {
+            listeners.push(Listener { socket: tokio::net::TcpListener::from_std(socket)?, tls: shared.tls.clone() });
+        }
+    }
     let mut closed = shared.stage.subscribe();
     let thread = std::thread::Builder::new().name(format!("tidegate-{index}")).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
-                () = proxy::serve(worker, listener) => {}
+                () = proxy::serve(worker, listeners) => {}
                 ended = closed.wait_for(|stage| *stage >= Stage::Closed) => drop(ended),
             }
         });

@@ -51,14 +51,29 @@ pub fn listen_alone(key: &'static str, address: SocketAddr) -> Result<TcpListene
     bind(address, false).map_err(|source| describe(key, address, source))
 }
 
-/// The socket that systemd hands over (`LISTEN_FDS`), shared by the workers.
+/// What systemd hands over (`LISTEN_FDS`), each shared by the workers.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The first socket: plaintext.
+    pub http: Option<Vec<TcpListener>>,
+    /// The second: TLS.
+    pub https: Option<Vec<TcpListener>>,
+}
+
+/// Takes over what systemd hands over.
 ///
 /// # Errors
 /// If it is not a listening socket.
-pub fn inherited(workers: usize) -> io::Result<Option<Vec<TcpListener>>> {
-    let Some(listener) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else { return Ok(None) };
-    listener.set_nonblocking(true)?;
-    (0..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>().map(Some)
+pub fn inherited(workers: usize) -> io::Result<Inherited> {
+    let mut sockets = listenfd::ListenFd::from_env();
+    let mut shared = |index: usize| {
+        // asking for one that is not there is an error, unless there is none at all
+        let listener = if index < sockets.len() { sockets.take_tcp_listener(index)? } else { None };
+        let Some(listener) = listener else { return Ok(None) };
+        listener.set_nonblocking(true)?;
+        (0..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>().map(Some)
+    };
+    Ok(Inherited { http: shared(0)?, https: shared(1)? })
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

@@ -15,12 +15,18 @@ pub(super) fn serve(policy: Policy, file: PathBuf, clock: Clock) -> anyhow::Resu
     // before anything is started: who starts a gate may also end it before it has
     let signals = Signals::take()?;
     let workers = app::workers(&policy);
-    let http = match app::inherited(workers)? {
+    let inherited = app::inherited(workers)?;
+    let http = match inherited.http {
         Some(listeners) => listeners,
         None => app::listen("listen.http", policy.listen.http, workers)?,
     };
+    let https = match (&policy.listen.https, inherited.https) {
+        (None, _) => Vec::new(),
+        (Some(_), Some(listeners)) => listeners,
+        (Some(https), None) => app::listen("listen.https.address", https.address, workers)?,
+    };
     let admin = app::listen_alone("admin.listen", policy.admin.listen)?;
-    let running = app::start(Start { policy, file: Some(file), clock, http, admin })?;
+    let running = app::start(Start { policy, file: Some(file), clock, http, https, admin })?;
     running.run(signals);
     Ok(())
 }

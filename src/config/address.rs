@@ -5,9 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
-use rustls_pki_types::ServerName;
+use rustls::pki_types::ServerName;
 
-use crate::rules::policy::{MailServer, Security, Sender, Server};
+use crate::rules::policy::{MailServer, RedirectHost, Security, Sender, Server};
 
 use super::bounds::TEXT_MAX;
 use super::mirror::Written;
@@ -113,6 +113,16 @@ pub(super) fn site_url(written: &Written) -> Checked<String> {
     host_and_port(authority).ok_or_else(not_one)?;
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte));
     if !plain || path.ends_with('/') || text.len() > TEXT_MAX { Err(not_one()) } else { Ok(url.to_owned()) }
+}
+
+/// One of `listen.https.redirect`: a host, and a port if the link is to name one.
+pub(super) fn redirect_host(written: &Written) -> Checked<RedirectHost> {
+    let not_one = || format!("{} is not a host such as www.example.org", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    let (host, port) = host_and_port(text).ok_or_else(not_one)?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let authority = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+    Ok(RedirectHost { host, authority })
 }
 
 /// `session.domain`: a host name that a browser takes as the domain of a cookie.

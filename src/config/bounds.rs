@@ -9,6 +9,11 @@ pub(super) type Span = RangeInclusive<Duration>;
 /// Threads: more than the cores of any machine that this runs on.
 pub(super) const WORKERS: RangeInclusive<usize> = 1..=1024;
 
+/// Further certificates: each is read and compared at each reload, and a thousand sites are no longer one site.
+pub(super) const CERTIFICATES: RangeInclusive<usize> = 0..=1000;
+/// Hosts that are sent to TLS: compared one by one with that of each plaintext request.
+pub(super) const REDIRECT_HOSTS: RangeInclusive<usize> = 0..=100;
+
 /// Servers: none is no site, and each has a metric series of its own.
 pub(super) const SERVERS: RangeInclusive<usize> = 1..=256;
 /// Workers of one server: none serves nobody, and no single server has more.

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, Delivery, EmailQueue, Identity, Invitations, Limits, Listen, Log, LogFormat, Login,
-    MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
+    Login, MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls,
+    WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -36,7 +37,7 @@ pub fn effective(policy: &Policy) -> String {
         log,
     } = policy;
     let mut yaml = Yaml::default();
-    print_listen(&mut yaml, *listen);
+    print_listen(&mut yaml, listen);
     print_admin(&mut yaml, admin);
     yaml.key("data", path(data));
     print_upstream(&mut yaml, upstream);
@@ -54,9 +55,21 @@ pub fn effective(policy: &Policy) -> String {
     yaml.text
 }
 
-fn print_listen(yaml: &mut Yaml, Listen { http, workers }: Listen) {
+fn print_listen(yaml: &mut Yaml, Listen { http, https, workers }: &Listen) {
     yaml.section("listen", |yaml| {
-        yaml.key("http", address(http));
+        yaml.key("http", address(*http));
+        match https {
+            None => yaml.key("https", "null"),
+            Some(Https { address: at, first: CertificateFiles { certificate, key }, further, redirect }) => yaml.section("https", |yaml| {
+                yaml.key("address", address(*at));
+                yaml.key("certificate", path(certificate));
+                yaml.key("key", path(key));
+                let pairs = further.iter();
+                let pairs = pairs.map(|files| format!("{{ certificate: {}, key: {} }}", path(&files.certificate), path(&files.key)));
+                yaml.list("certificates", pairs);
+                yaml.list("redirect", redirect.iter().map(|host| quoted(&host.authority)));
+            }),
+        }
         yaml.key("workers", workers.map_or_else(|| "auto".to_owned(), |count| count.to_string()));
     });
 }
@@ -97,7 +110,7 @@ fn print_upstream(yaml: &mut Yaml, Upstream { servers, tls, max_in_flight, queue
 
 fn print_upstream_tls(yaml: &mut Yaml, tls: Option<&UpstreamTls>) {
     let UpstreamTls { ca, server_name, identity } = tls.unwrap_or(&UpstreamTls { ca: None, server_name: None, identity: None });
-    let identity = identity.as_ref().map(|Identity { certificate, key }| (certificate, key));
+    let identity = identity.as_ref().map(|CertificateFiles { certificate, key }| (certificate, key));
     yaml.section("tls", |yaml| {
         yaml.optional("ca", ca.as_deref().map(path));
         yaml.optional("server_name", server_name.as_deref().map(quoted));
@@ -198,10 +211,20 @@ fn print_client(yaml: &mut Yaml, Client { trusted_proxies }: &Client) {
 }
 
 fn print_limits(yaml: &mut Yaml, limits: Limits) {
-    let Limits { connections, header_bytes, header_timeout, body_timeout, idle_timeout, buffer_memory, tickets_per_client } = limits;
+    let Limits {
+        connections,
+        header_bytes,
+        handshake_timeout,
+        header_timeout,
+        body_timeout,
+        idle_timeout,
+        buffer_memory,
+        tickets_per_client,
+    } = limits;
     yaml.section("limits", |yaml| {
         yaml.key("connections", connections);
         yaml.key("header_bytes", print_bytes(header_bytes));
+        yaml.key("handshake_timeout", print_duration(handshake_timeout));
         yaml.key("header_timeout", print_duration(header_timeout));
         yaml.key("body_timeout", print_duration(body_timeout));
         yaml.key("idle_timeout", print_duration(idle_timeout));

@@ -61,8 +61,10 @@ pub fn parse(text: &str, file: &str, base_dir: &Path) -> Result<Policy, Errors> 
 #[must_use]
 pub fn needs_restart(old: &Policy, new: &Policy) -> Vec<String> {
     let workers = |policy: &Policy| policy.listen.workers.map_or_else(|| "auto".to_owned(), |count| count.to_string());
+    let https = |policy: &Policy| policy.listen.https.as_ref().map_or_else(|| "none".to_owned(), |https| https.address.to_string());
     [
         ("listen.http", old.listen.http.to_string(), new.listen.http.to_string()),
+        ("listen.https.address", https(old), https(new)),
         ("listen.workers", workers(old), workers(new)),
         ("admin.listen", old.admin.listen.to_string(), new.admin.listen.to_string()),
         ("data", old.data.display().to_string(), new.data.display().to_string()),

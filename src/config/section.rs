@@ -165,14 +165,6 @@ impl<'r> Section<'r> {
         Some(values)
     }
 
-    /// A key that is refused whatever its value.
-    pub(super) fn refuse(&mut self, key: &'static str, text: &str) {
-        if self.entry(key).is_some() {
-            self.asked.push(key);
-            self.fault_at_key(key, text.to_owned());
-        }
-    }
-
     /// Notes a fault of a setting that was read: at its value, or at its section if it was not written.
     pub(super) fn fault(&mut self, key: &'static str, text: String) {
         self.faulty.push(key);

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rules::policy::{
-    Admin, Buffer, Delivery, Identity, Listen, Log, LogFormat, MaxInFlight, Mode, Order, Revoked, Security, Shutdown, SlotQueue,
-    UpstreamTls,
+    Admin, Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security,
+    Shutdown, SlotQueue, UpstreamTls,
 };
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
@@ -21,7 +21,15 @@ const LEAST: &str = "upstream: { servers: [http://127.0.0.1:3000] }\n";
 
 /// Every key set, and none to its default.
 const FULL: &str = r#"
-listen: { http: "[::1]:18080", workers: 3 }
+listen:
+  http: "[::1]:18080"
+  https:
+    address: 0.0.0.0:18443
+    certificate: tls/cert.pem
+    key: tls/key.pem
+    certificates: [{ certificate: "b.pem", key: /srv/b.key }]
+    redirect: [WWW.example.org, "[2001:db8::1]:8443"]
+  workers: 3
 admin: { listen: 0.0.0.0:19090, token_file: secrets/admin }
 data: /srv/tide "gate"
 upstream:
@@ -53,7 +61,15 @@ invitations:
   expires: 1d
 bypass: { revoked: ["0000000000000001", batch-0000000f], not_before: "2026-02-28T23:59:59+01:00" }
 client: { trusted_proxies: [10.0.0.0/8, 192.0.2.1, "2001:db8::/32"] }
-limits: { connections: 20, header_bytes: 8192, header_timeout: 1s, body_timeout: 2s, idle_timeout: 3s, buffer_memory: 3MiB, tickets_per_client: 5 }
+limits:
+  connections: 20
+  header_bytes: 8192
+  handshake_timeout: 4s
+  header_timeout: 1s
+  body_timeout: 2s
+  idle_timeout: 3s
+  buffer_memory: 3MiB
+  tickets_per_client: 5
 shutdown: { delay: 0s, deadline: 1m }
 log: { format: json, access: 0.01 }
 "#;
@@ -100,6 +116,7 @@ fn the_defaults_are_those_of_the_example() {
 fn the_defaults_are_those_of_the_design() {
     let expected = r#"listen:
   http: 127.0.0.1:8080
+  https: null
   workers: auto
 admin:
   listen: 127.0.0.1:9090
@@ -173,6 +190,7 @@ client:
 limits:
   connections: 10000
   header_bytes: 32KiB
+  handshake_timeout: 10s
   header_timeout: 10s
   body_timeout: 30s
   idle_timeout: 30s
@@ -191,12 +209,20 @@ log:
 #[test]
 fn every_key_is_taken_over() {
     let policy = policy(FULL);
-    assert_eq!(policy.listen, Listen { http: address("[::1]:18080"), workers: Some(3) });
+    let files = |certificate: &str, key: &str| CertificateFiles { certificate: certificate.into(), key: key.into() };
+    let redirect = |host: &str, authority: &str| RedirectHost { host: host.to_owned(), authority: authority.to_owned() };
+    let https = Https {
+        address: address("0.0.0.0:18443"),
+        first: files("/etc/gate/tls/cert.pem", "/etc/gate/tls/key.pem"),
+        further: vec![files("/etc/gate/b.pem", "/srv/b.key")],
+        redirect: vec![redirect("www.example.org", "www.example.org"), redirect("[2001:db8::1]", "[2001:db8::1]:8443")],
+    };
+    assert_eq!(policy.listen, Listen { http: address("[::1]:18080"), https: Some(https), workers: Some(3) });
     assert_eq!(policy.admin, Admin { listen: address("0.0.0.0:19090"), token_file: Some("/etc/gate/secrets/admin".into()) });
     assert_eq!(policy.data, PathBuf::from("/srv/tide \"gate\""));
     assert_eq!(policy.upstream.servers.len(), 3);
     assert_eq!((policy.upstream.servers[2].host.as_str(), policy.upstream.servers[2].port), ("app_2", 443));
-    let identity = Identity { certificate: "/etc/gate/tls/client.pem".into(), key: "/etc/gate/tls/client-key.pem".into() };
+    let identity = CertificateFiles { certificate: "/etc/gate/tls/client.pem".into(), key: "/etc/gate/tls/client-key.pem".into() };
     let tls =
         UpstreamTls { ca: Some("/etc/gate/tls/ca.pem".into()), server_name: Some("app.internal".to_owned()), identity: Some(identity) };
     assert_eq!(policy.upstream.tls, Some(tls));
@@ -551,12 +577,25 @@ fn a_faulty_value_is_not_reported_again_through_its_stand_in() {
 }
 
 #[test]
-fn https_is_recognised_and_refused() {
+fn https_needs_an_address_and_files_that_go_together() {
+    let needs = |key: &str, what: &str| format!("gate.yaml:1:11: listen.https.{key}: is required: {what}");
+    let (address, files) =
+        ("an IP address and a port, such as 0.0.0.0:8443", "the file of the certificate and those that vouch for it, in PEM");
+    let key = "the file of its private key, in PEM";
+    let all = [needs("address", address), needs("certificate", files), needs("key", key)].join("\n");
+    assert_eq!(errors_beside("listen: { https: { } }"), all);
     assert_eq!(
-        errors_beside("listen: { https: { address: 0.0.0.0:8443, certificate: a, key: b } }"),
-        "gate.yaml:1:11: listen.https: this version listens in plaintext only: terminate TLS in front of it, \
-         and name that front in client.trusted_proxies"
+        errors_beside(
+            "listen: { https: { address: 127.0.0.1:8080, certificate: a, key: b, certificates: [{ key: c }], redirect: [\"a/b\"] } }"
+        ),
+        "gate.yaml:1:29: listen.https.address: 127.0.0.1:8080 is listen.http too\n\
+         gate.yaml:1:84: listen.https.certificates[0].certificate: is required: the file of the certificate and those that vouch for it, \
+         in PEM\n\
+         gate.yaml:1:108: listen.https.redirect[0]: \"a/b\" is not a host such as www.example.org"
     );
+    let both = "listen: { https: { address: 127.0.0.1:9090, certificate: a, key: b } }";
+    assert_eq!(errors_beside(both), "gate.yaml:1:1: admin.listen: 127.0.0.1:9090 is listen.https.address too");
+    assert_eq!(policy(&format!("{LEAST}listen: {{ https: }}")).listen.https, None);
 }
 
 #[test]
@@ -736,7 +775,7 @@ fn example_in_full() -> String {
         .lines()
         .map(|line| {
             let Some((indent, comment)) = line.split_once("# ") else { return line.to_owned() };
-            let key = comment.trim_start_matches("- { ").split_once(": ").map(|(key, _)| key);
+            let key = comment.trim_start_matches("- { ").split_once(": ").map(|(key, _)| key).or_else(|| comment.strip_suffix(':'));
             let is_key = key.is_some_and(|key| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
             let is_setting =
                 indent.chars().all(|c| c == ' ') && !indent.is_empty() && is_key && !PROSE.iter().any(|p| comment.starts_with(p));

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, Client, Delivery, EmailQueue, Identity, Invitations, Limits, Listen, Log, LogFormat, Login,
-    MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
+    Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
+    Login, MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 
@@ -32,7 +32,7 @@ pub(super) fn policy(mut reading: Reading, written: &Written, base: &Path) -> Re
 /// Reads every section, and notes every fault.
 pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) -> Policy {
     let mut root = reading.root(written);
-    let listen = listen(root.section("listen"));
+    let listen = listen(root.section("listen"), base);
     let admin = admin(root.section("admin"), &listen, base);
     let data = root.read("data", base.join("data"), value::path(base));
     let upstream = upstream(root.section("upstream"), base);
@@ -57,15 +57,45 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
     policy
 }
 
-fn listen(mut section: Section<'_>) -> Listen {
-    section.refuse(
-        "https",
-        "this version listens in plaintext only: terminate TLS in front of it, and name that front in client.trusted_proxies",
-    );
-    let listen =
-        Listen { http: section.read("http", loopback(8080), address::address), workers: section.read("workers", None, value::workers) };
+fn listen(mut section: Section<'_>, base: &Path) -> Listen {
+    let http = section.read("http", loopback(8080), address::address);
+    let wants_https = section.has("https");
+    let https = https(section.section("https"), wants_https, http, base);
+    let listen = Listen { http, https, workers: section.read("workers", None, value::workers) };
     section.finish();
     listen
+}
+
+/// Every key is read whether the section is there or not, so that a misspelled one is recognised.
+fn https(mut section: Section<'_>, is_there: bool, http: SocketAddr, base: &Path) -> Option<Https> {
+    let address = section.optional("address", address::address);
+    if is_there && !section.has("address") {
+        section.fault("address", "is required: an IP address and a port, such as 0.0.0.0:8443".to_owned());
+    }
+    if address.is_some_and(|address| address == http && address.port() != 0) {
+        section.fault("address", format!("{http} is listen.http too"));
+    }
+    let first = certificate_files(&mut section, base, is_there);
+    let further = section.sections("certificates", bounds::CERTIFICATES, |mut section| {
+        let files = certificate_files(&mut section, base, true);
+        section.finish();
+        files
+    });
+    let redirect = section.list("redirect", bounds::REDIRECT_HOSTS, address::redirect_host).unwrap_or_default();
+    section.finish();
+    Some(Https { address: address?, first: first?, further: further.unwrap_or_default().into_iter().flatten().collect(), redirect })
+}
+
+/// `certificate` and `key`.
+fn certificate_files(section: &mut Section<'_>, base: &Path, required: bool) -> Option<CertificateFiles> {
+    let certificate = section.optional("certificate", value::path(base));
+    let key = section.optional("key", value::path(base));
+    for (name, what) in [("certificate", "the certificate and those that vouch for it"), ("key", "its private key")] {
+        if required && !section.has(name) {
+            section.fault(name, format!("is required: the file of {what}, in PEM"));
+        }
+    }
+    certificate.zip(key).map(|(certificate, key)| CertificateFiles { certificate, key })
 }
 
 fn admin(mut section: Section<'_>, listen: &Listen, base: &Path) -> Admin {
@@ -78,6 +108,9 @@ fn admin(mut section: Section<'_>, listen: &Listen, base: &Path) -> Admin {
     }
     if admin.listen == listen.http && admin.listen.port() != 0 {
         section.fault("listen", format!("{} is listen.http too", admin.listen));
+    }
+    if listen.https.as_ref().is_some_and(|https| https.address == admin.listen && https.address.port() != 0) {
+        section.fault("listen", format!("{} is listen.https.address too", admin.listen));
     }
     section.finish();
     admin
@@ -137,7 +170,7 @@ fn upstream_tls(mut section: Section<'_>, scheme: Option<Scheme>, base: &Path) -
         }
     }
     section.finish();
-    let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+    let identity = certificate.zip(key).map(|(certificate, key)| CertificateFiles { certificate, key });
     (scheme == Some(Scheme::Https)).then_some(UpstreamTls { ca, server_name, identity })
 }
 
@@ -317,6 +350,7 @@ fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
     let limits = Limits {
         connections: section.read("connections", 10_000, whole(bounds::CONNECTIONS)),
         header_bytes: section.read("header_bytes", 32 * KIB, size(bounds::HEADER_BYTES)),
+        handshake_timeout: section.read("handshake_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         header_timeout: section.read("header_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         body_timeout: section.read("body_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),
         idle_timeout: section.read("idle_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),

@@ -143,6 +143,10 @@ labels! {
         NotFound => "not_found",
         /// 405: a method that a reserved path does not take.
         Method => "method",
+        /// Closed unanswered: a TLS handshake that failed. Scanners and old clients; many at once are a certificate that is not believed.
+        Handshake => "tls_handshake",
+        /// Closed unanswered: a TLS handshake that took longer than `limits.handshake_timeout`.
+        HandshakeTimeout => "handshake_timeout",
         /// 408: the request head took longer than `limits.header_timeout`.
         HeaderTimeout => "header_timeout",
         /// 408: the request body stood still for longer than `limits.body_timeout`.

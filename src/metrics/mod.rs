@@ -50,6 +50,8 @@ pub enum Gauge {
     SlotQueueLength,
     /// Open connections from clients.
     DownstreamConnections,
+    /// When the first of the certificates that are shown expires, seconds since 1970.
+    CertificateExpires,
     /// When a policy was last put in force, seconds since 1970.
     ConfigLastApplied,
     /// Addresses that are not yet invited.
@@ -84,6 +86,7 @@ impl Gauge {
         Self::MaxInFlight,
         Self::SlotQueueLength,
         Self::DownstreamConnections,
+        Self::CertificateExpires,
         Self::ConfigLastApplied,
         Self::EmailsWaiting,
         Self::EmailWritable,

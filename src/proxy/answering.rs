@@ -84,7 +84,7 @@ impl Access {
         drawn.then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            client: client_address(peer.state.peer, false, request.headers(), &regime.policy.client.trusted_proxies).address,
+            client: client_address(peer.state.peer, peer.state.tls, request.headers(), &regime.policy.client.trusted_proxies).address,
             started: worker.clock.moment(),
         })
     }

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::wire::Wire;
 use crate::deadlines::Deadline;
 use crate::gate::Gate;
 use crate::rules::policy::Limits;
@@ -121,6 +121,8 @@ pub(super) struct State {
     pub(super) deadline: Arc<Deadline>,
     pub(super) place: Place,
     pub(super) peer: IpAddr,
+    /// The connection to us is over TLS.
+    pub(super) tls: bool,
     phase: AtomicU8,
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
@@ -128,8 +130,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, gate: Arc<Gate>) -> Arc<Self> {
-        let state = Self { deadline, place, peer, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
+        let state = Self { deadline, place, peer, tls, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
         Arc::new(state)
@@ -186,7 +188,7 @@ impl State {
 /// A client's socket: tells the state of what comes and goes, and ends a head or a body that takes too long.
 #[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) stream: TcpStream,
+    pub(super) wire: Wire,
     pub(super) state: Arc<State>,
 }
 
@@ -202,12 +204,13 @@ impl AsyncRead for Socket {
         if self.state.deadline.has_fired() {
             if self.state.phase() == Phase::Head {
                 // nothing has been written on an answer's behalf: these bytes stand alone, and fit
-                let _written = self.stream.try_write(HEAD_TIMEOUT);
+                let _written = Pin::new(&mut self.wire).poll_write(cx, HEAD_TIMEOUT);
+                let _flushed = Pin::new(&mut self.wire).poll_flush(cx);
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.state.was_read();
         }
@@ -217,26 +220,26 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let polled = Pin::new(&mut self.wire).poll_write(cx, buf);
         self.state.was_written(polled.is_pending());
         polled
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let polled = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
         self.state.was_written(polled.is_pending());
         polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.wire).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }

@@ -1,10 +1,9 @@
 //! What a request says, read once: its client, its pass, its ticket, what it wants. Nothing here decides.
 
-use std::net::IpAddr;
-
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 
+use super::connections::State;
 use super::verified::Verified;
 use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
@@ -33,10 +32,10 @@ pub(super) struct Facts {
     pub(super) unsafe_method: bool,
 }
 
-pub(super) fn read(request: &Parts, peer: IpAddr, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
+pub(super) fn read(request: &Parts, connection: &State, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
     let policy = &*regime.policy;
     let headers = &request.headers;
-    let client = forwarded::client_address(peer, false, headers, &policy.client.trusted_proxies);
+    let client = forwarded::client_address(connection.peer, connection.tls, headers, &policy.client.trusted_proxies);
     if client.forwarded_untrusted {
         shard.count(Count::UntrustedForwarded);
     }
@@ -103,8 +102,8 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
 }
 
 /// Whose request it is for a reserved path, and the keyed hash by which it is counted.
-pub(super) fn client(peer: IpAddr, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
-    let client = forwarded::client_address(peer, false, headers, &regime.policy.client.trusted_proxies);
+pub(super) fn client(connection: &State, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
+    let client = forwarded::client_address(connection.peer, connection.tls, headers, &regime.policy.client.trusted_proxies);
     let hash = client_hash(&client, regime);
     (client, hash)
 }

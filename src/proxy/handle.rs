@@ -28,6 +28,7 @@ use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
 use crate::rules::headers::{PASS_HEADER, cache, hop};
 use crate::rules::negotiate;
+use crate::rules::redirect;
 use crate::rules::slots::Ask;
 use crate::rules::time::Now;
 use crate::rules::token::Ticket;
@@ -98,6 +99,9 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
         return Handled::Answered(refuse(worker, regime, &parts, bad), told("refused", bad.label()));
     }
+    if let Some(to) = redirected(peer, regime, &parts) {
+        return Handled::Answered(respond::redirect(&to), told("redirected", "https"));
+    }
     if parts.uri.path().starts_with(reserved::PREFIX) {
         let (peer, regime) = (Arc::clone(peer), Arc::clone(regime));
         return Handled::Awaits(Box::pin(async move {
@@ -105,7 +109,7 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
         }));
     }
 
-    let facts = facts::read(&parts, peer.state.peer, &peer.verified, regime, now, &worker.shard);
+    let facts = facts::read(&parts, &peer.state, &peer.verified, regime, now, &worker.shard);
     let visit = visit(worker, regime, &facts);
     let decision = worker.gate.decide(worker.index, regime, &visit, now);
     count_ended(worker, &decision);
@@ -132,6 +136,19 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
     Handled::Awaits(Box::pin(enter(Arc::clone(peer), Arc::clone(regime), parts, body, facts, decision, now)))
+}
+
+/// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
+fn redirected(peer: &Peer, regime: &Regime, parts: &Parts) -> Option<HeaderValue> {
+    let hosts = &regime.policy.listen.https.as_ref().filter(|https| !https.redirect.is_empty())?.redirect;
+    let is_tls = facts::client(&peer.state, &parts.headers, regime).0.scheme_https;
+    if is_tls || parts.uri.path() == reserved::HEALTH || !parts.uri.path().starts_with('/') {
+        return None;
+    }
+    let named = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = named.or_else(|| parts.headers.get(HOST).map(HeaderValue::as_bytes))?;
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    redirect::to_https(hosts, host, target).and_then(|to| HeaderValue::try_from(to).ok())
 }
 
 /// Sends the request of one who may enter to the site, and answers with what comes back.

@@ -1,6 +1,6 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `http1.rs` drives a connection; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! `wire.rs` carries a connection, with TLS or without, and `http1.rs` drives it; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
 mod answering;
@@ -16,6 +16,7 @@ mod reserved;
 mod respond;
 mod unsubscribe;
 mod verified;
+mod wire;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -28,6 +29,9 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
 use crate::deadlines::{Deadlines, SWEEP};
@@ -35,6 +39,7 @@ use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::PeerValues;
+use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
@@ -43,6 +48,7 @@ use connections::{Place, Socket, State};
 use handle::Peer;
 use respond::PageCache;
 use verified::Verified;
+use wire::Wire;
 
 /// What a worker needs; all but its own parts is shared by all workers.
 #[derive(Debug)]
@@ -135,11 +141,26 @@ impl Worker {
     }
 }
 
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// What is agreed on it with visitors; plaintext without.
+    pub tls: Option<Arc<tls::server::Server>>,
+}
+
 /// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
 /// bounds how long that may take.
-pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
-    let mut stage = worker.stage.clone();
+pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
+    while doors.join_next().await.is_some() {}
+    sweeper.abort();
+}
+
+async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listener) {
+    let mut stage = worker.stage.clone();
     let alive = Arc::new(Semaphore::new(0));
     let mut started: u32 = 0;
     loop {
@@ -157,7 +178,7 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 started += 1;
-                tokio::spawn(connection(Arc::clone(&worker), stream, peer, place.opened(), stage.clone(), Done(Arc::clone(&alive))));
+                tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Done(Arc::clone(&alive))));
             }
             Err(error) => accept_failed(&worker, &error).await,
         }
@@ -166,12 +187,11 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener) {
     while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
         let place = worker.connections.enter(|| usize::MAX).await;
         started += 1;
-        tokio::spawn(connection(Arc::clone(&worker), stream, peer, place.opened(), stage.clone(), Done(Arc::clone(&alive))));
+        tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Done(Arc::clone(&alive))));
     }
     drop(listener);
     // never closed, so it can't fail
     drop(alive.acquire_many(started).await);
-    sweeper.abort();
 }
 
 /// Marks a connection as ended.
@@ -218,12 +238,43 @@ async fn sweep(worker: Arc<Worker>) {
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, address: SocketAddr, place: Place, stage: watch::Receiver<Stage>, _done: Done) {
+async fn connection(
+    worker: Arc<Worker>,
+    tls: Option<Arc<tls::server::Server>>,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    _done: Done,
+) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
     let peer_ip = address.ip().to_canonical();
-    let state = State::new(worker.deadlines.watch(), place, peer_ip, Arc::clone(&worker.gate));
+    let is_tls = tls.is_some();
+    let wire = match tls {
+        None => Wire::Plain(stream),
+        Some(tls) => match handshake(&worker, &tls, stream).await {
+            Some(stream) => Wire::Tls(stream),
+            None => return,
+        },
+    };
+    let state = State::new(worker.deadlines.watch(), place, peer_ip, is_tls, Arc::clone(&worker.gate));
+    let stage = worker.stage.clone();
     let peer =
         Arc::new(Peer { worker, state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)), verified: Verified::default() });
-    http1::serve(peer, Socket { stream, state }, stage).await;
+    http1::serve(peer, Socket { wire, state }, stage).await;
+}
+
+/// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.
+async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+    let within = worker.gate.regime().policy.limits.handshake_timeout;
+    let refusal = match tokio::time::timeout(within, TlsAcceptor::from(tls.config()).accept(stream)).await {
+        Ok(Ok(stream)) => return Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            Refusal::Handshake
+        }
+        Err(_) => Refusal::HandshakeTimeout,
+    };
+    worker.shard.count(Count::Refused(refusal));
+    None
 }

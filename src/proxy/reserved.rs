@@ -25,6 +25,9 @@ use crate::rules::token::Ticket;
 /// What they all begin with.
 pub(super) const PREFIX: &str = "/.tidegate/";
 
+/// The one that is asked for in plaintext, whatever is sent to TLS.
+pub(super) const HEALTH: &str = "/.tidegate/healthz";
+
 /// Answers a request for a reserved path.
 pub(super) async fn answer(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH, RETRY_AFTER, SET_COOKIE};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH, RETRY_AFTER, SET_COOKIE,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
@@ -247,6 +249,13 @@ pub(super) fn failure(pages: &Pages, kind: FailureKind, form: Form, proxy_status
         answer.headers_mut().insert(RETRY_AFTER, number(retry_s));
     }
     answer.headers_mut().insert(status::NAME, proxy_status);
+    answer
+}
+
+/// Elsewhere, with the same method and body. Not for ever: what a browser keeps can't be taken back on a bad day.
+pub(super) fn redirect(to: &HeaderValue) -> Answer {
+    let mut answer = empty(StatusCode::PERMANENT_REDIRECT);
+    answer.headers_mut().insert(LOCATION, to.clone());
     answer
 }
 

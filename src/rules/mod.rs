@@ -18,6 +18,7 @@ pub mod outlook;
 pub mod pacing;
 pub mod policy;
 pub mod rate;
+pub mod redirect;
 pub mod rehearsal;
 pub mod routes;
 pub mod slots;

@@ -47,12 +47,45 @@ pub struct Policy {
 }
 
 /// `listen`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Address of the plaintext listener.
     pub http: SocketAddr,
+    /// The TLS listener.
+    pub https: Option<Https>,
     /// Worker threads; `None` is one a core.
     pub workers: Option<usize>,
+}
+
+/// `listen.https`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Https {
+    /// Address of the TLS listener. Changing it needs a restart.
+    pub address: SocketAddr,
+    /// Shown to who names no host, or one that is on no certificate.
+    pub first: CertificateFiles,
+    /// `certificates`: shown to who names a host that is on one of them.
+    pub further: Vec<CertificateFiles>,
+    /// Plaintext requests for these hosts are sent to TLS.
+    pub redirect: Vec<RedirectHost>,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    /// The certificate, followed by those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// One of `listen.https.redirect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectHost {
+    /// The host alone, in lower case: compared with that of a request.
+    pub host: String,
+    /// What the link names: the host, and the port if one was written.
+    pub authority: String,
 }
 
 /// `admin`
@@ -98,16 +131,7 @@ pub struct UpstreamTls {
     /// Name or address that their certificates must be for; else the host of each.
     pub server_name: Option<String>,
     /// Who we are to them.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate, and the key to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// File with the certificate, and those between it and the one that is trusted.
-    pub certificate: PathBuf,
-    /// File with the private key.
-    pub key: PathBuf,
+    pub identity: Option<CertificateFiles>,
 }
 
 /// One upstream server, from `http://host:port` or `https://host:port`.
@@ -399,6 +423,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Between requests.
     pub idle_timeout: Duration,
+    /// For a TLS handshake, from its first byte to its last.
+    pub handshake_timeout: Duration,
     /// Bytes of all body buffers together.
     pub buffer_memory: usize,
     /// Tickets given to one client prefix a minute.

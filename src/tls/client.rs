@@ -6,23 +6,22 @@
 //! Absent: revocation lists, which few authorities within a company keep; an authority that can't be trusted any more is replaced.
 
 use std::error::Error;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
-use rustls_pki_types::pem::{Error as PemError, PemObject as _};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::rules::policy::{Identity, UpstreamTls};
+use super::{FileError, certificates, certified, provider};
+use crate::rules::policy::{CertificateFiles, UpstreamTls};
 
 /// What of a policy is needed for TLS to every server of the site, read from the files that it names.
 #[derive(Clone, Debug)]
@@ -44,15 +43,13 @@ pub struct ServerTls {
 /// Why a file of `upstream.tls` can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientTlsError {
-    /// It can't be read, or not be understood.
-    #[error("upstream.tls.{key}: {}: {reason}", path.display())]
+    /// One of its files.
+    #[error("upstream.tls.{key}: {fault}")]
     File {
         /// The key that names it.
         key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it; not what is in it.
-        reason: String,
+        /// What is wrong with it.
+        fault: FileError,
     },
     /// No certificate of a server could be believed.
     #[error(
@@ -91,19 +88,17 @@ impl ClientTls {
         let UpstreamTls { ca, server_name, identity } = policy;
         let mut made_from = DefaultHasher::new();
         server_name.hash(&mut made_from);
-        let provider = Arc::new(aws_lc_rs::default_provider());
         let authorities = match ca {
-            Some(path) => certificates("ca", path)?,
+            Some(path) => certificates(path).map_err(of("ca"))?,
             None => rustls_native_certs::load_native_certs().certs,
         };
         authorities.iter().for_each(|certificate| certificate.as_ref().hash(&mut made_from));
         let roots = roots(ca.as_deref(), authorities)?;
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?.with_root_certificates(roots);
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?.with_root_certificates(roots);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
-                let certified = certified(identity, &provider, &mut made_from)?;
+                let certified = certified_by(identity, &mut made_from)?;
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
@@ -166,17 +161,6 @@ impl HandshakeError {
     }
 }
 
-/// What of `upstream.tls` is read from files: changes whenever the content of one does.
-#[must_use]
-pub fn fingerprint(policy: &UpstreamTls) -> u64 {
-    let identity = policy.identity.as_ref().map(|Identity { certificate, key }| [certificate, key]);
-    let mut hasher = DefaultHasher::new();
-    for path in policy.ca.iter().chain(identity.into_iter().flatten()) {
-        read(path).ok().hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
 /// The authorities of the operator's file, each of which must be one; or of the system's, which hold some that are not.
 fn roots(ca: Option<&Path>, authorities: Vec<CertificateDer<'static>>) -> Result<RootCertStore, ClientTlsError> {
     let mut roots = RootCertStore::empty();
@@ -185,60 +169,29 @@ fn roots(ca: Option<&Path>, authorities: Vec<CertificateDer<'static>>) -> Result
         return if taken > 0 { Ok(roots) } else { Err(ClientTlsError::NobodyTrusted) };
     };
     for (at, certificate) in authorities.into_iter().enumerate() {
-        roots.add(certificate).map_err(|_| fault("ca", path, format!("certificate {} of it can't be understood", at + 1)))?;
+        roots.add(certificate).map_err(|_| unreadable("ca", path, at))?;
     }
     Ok(roots)
 }
 
-fn certified(identity: &Identity, provider: &CryptoProvider, made_from: &mut impl Hasher) -> Result<CertifiedKey, ClientTlsError> {
-    let Identity { certificate, key } = identity;
-    let chain = certificates("certificate", certificate)?;
-    let private = content("key", key)?;
-    chain.iter().for_each(|certificate| certificate.as_ref().hash(made_from));
-    private.hash(made_from);
-    let private = PrivateKeyDer::from_pem_slice(&private).map_err(|error| {
-        let none = matches!(error, PemError::NoItemsFound);
-        // what is quoted of a key could be the key
-        fault("key", key, if none { "holds no unencrypted private key in PEM" } else { "is not PEM" }.to_owned())
-    })?;
-    let signing =
-        provider.key_provider.load_private_key(private).map_err(|_| fault("key", key, "is of no kind that is known".to_owned()))?;
-    let certified = CertifiedKey::new(chain, signing);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(fault("key", key, format!("is not the key to upstream.tls.certificate: {}", certificate.display())))
-        }
-        Err(_) => Err(fault("certificate", certificate, "the first certificate of it can't be understood".to_owned())),
+/// Who we are.
+fn certified_by(files: &CertificateFiles, made_from: &mut impl Hasher) -> Result<CertifiedKey, ClientTlsError> {
+    let chain = certificates(&files.certificate).map_err(of("certificate"))?;
+    for (at, certificate) in chain.iter().enumerate() {
+        certificate.as_ref().hash(made_from);
+        ParsedCertificate::try_from(certificate).map_err(|_| unreadable("certificate", &files.certificate, at))?;
     }
+    // of the key, it is enough that it is the one to this certificate
+    certified(chain, files).map_err(of("key"))
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
-    let content = content(key, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-    let found = found.map_err(|_| fault(key, path, "is not PEM".to_owned()))?;
-    if found.is_empty() { Err(fault(key, path, "holds no certificate in PEM".to_owned())) } else { Ok(found) }
+const fn of(key: &'static str) -> impl Fn(FileError) -> ClientTlsError {
+    move |fault| ClientTlsError::File { key, fault }
 }
 
-fn content(key: &'static str, path: &Path) -> Result<Vec<u8>, ClientTlsError> {
-    let content = read(path).map_err(|error| fault(key, path, error.to_string()))?;
-    if content.len() > FILE_BYTES_MAX { Err(fault(key, path, format!("is larger than {FILE_BYTES_MAX} bytes"))) } else { Ok(content) }
+fn unreadable(key: &'static str, path: &Path, at: usize) -> ClientTlsError {
+    ClientTlsError::File { key, fault: FileError::new(path, format!("holds a certificate that can't be read: number {}", at + 1)) }
 }
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    // one byte more than is taken, so that a file that is too large is seen to be
-    let most = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
-    File::open(path)?.take(most).read_to_end(&mut content)?;
-    Ok(content)
-}
-
-fn fault(key: &'static str, path: &Path, reason: String) -> ClientTlsError {
-    ClientTlsError::File { key, path: path.to_owned(), reason }
-}
-
-/// Bytes of a file: four times what every authority of the world takes.
-const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Sessions kept of one server, for what would else be full handshakes. rustls keeps eight tickets under one name, however many it may.
 const SESSIONS: usize = 8;

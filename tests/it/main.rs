@@ -24,6 +24,7 @@ mod gate_process;
 mod gate_reload;
 mod gate_simulate;
 mod gate_ticket;
+mod gate_tls;
 mod gate_waiting;
 
 mod proxy_connections;

@@ -2,12 +2,18 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Stream};
 
 use super::PATIENCE;
 
 /// One connection.
 pub(crate) struct Client {
     stream: TcpStream,
+    /// What it says is within TLS.
+    tls: Option<Box<ClientConnection>>,
     /// Read, and not part of an answer yet.
     buffer: Vec<u8>,
 }
@@ -22,7 +28,26 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self { stream, tls: None, buffer: Vec::new() }
+    }
+
+    /// Goes on within TLS, as a visitor of this host.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub(crate) fn secured(mut self, config: &Arc<ClientConfig>, host: &str) -> io::Result<Self> {
+        let host = ServerName::try_from(host.to_owned()).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(config), host).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(self)
+    }
+
+    /// What was agreed.
+    pub(crate) fn tls(&self) -> &ClientConnection {
+        self.tls.as_ref().unwrap()
     }
 
     /// A client whose kernel takes few bytes until they are read.
@@ -35,17 +60,20 @@ impl Client {
 
     /// Another end of the same connection, for a thread that writes while this one reads.
     pub(crate) fn twin(&self) -> Self {
-        Self { stream: self.stream.try_clone().unwrap(), buffer: Vec::new() }
+        Self { stream: self.stream.try_clone().unwrap(), tls: None, buffer: Vec::new() }
     }
 
     /// Writes bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("to write");
+        self.try_send(bytes).expect("to write");
     }
 
     /// Writes what can be written: the gate may have answered and closed already.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        let Some(tls) = &mut self.tls else { return self.stream.write_all(bytes.as_ref()) };
+        let mut stream = Stream::new(tls.as_mut(), &mut self.stream);
+        stream.write_all(bytes.as_ref())?;
+        stream.flush()
     }
 
     /// Nothing more will be sent.
@@ -189,7 +217,10 @@ impl Client {
 
     fn fill(&mut self) -> io::Result<()> {
         let mut piece = [0; 65536];
-        let count = self.stream.read(&mut piece)?;
+        let count = match &mut self.tls {
+            None => self.stream.read(&mut piece)?,
+            Some(tls) => Stream::new(tls.as_mut(), &mut self.stream).read(&mut piece)?,
+        };
         if count == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -16,6 +16,8 @@ use super::until;
 pub(crate) struct World {
     /// Where visitors come in.
     pub(crate) http: SocketAddr,
+    /// Where they come in with TLS.
+    pub(crate) https: Option<SocketAddr>,
     /// Where the operator comes in.
     pub(crate) admin: SocketAddr,
     /// The gate; `None` only while the world ends.
@@ -27,18 +29,27 @@ impl World {
     /// Starts a gate by this policy, in which `data` and the addresses need not stand. One worker, unless `listen.workers` says more.
     #[track_caller]
     pub(crate) fn start(yaml: &str) -> Self {
+        Self::prepared(yaml, |_| {})
+    }
+
+    /// The same, with files that are put into its directory first.
+    #[track_caller]
+    pub(crate) fn prepared(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("tidegate-it-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
+        prepare(&directory);
         let file = directory.join("gate.yaml");
         std::fs::write(&file, yaml).unwrap();
         let policy = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let http = app::listen("listen.http", any, policy.listen.workers.unwrap_or(1)).unwrap();
+        let workers = policy.listen.https.as_ref().map_or(0, |_| http.len());
+        let https = app::listen("listen.https.address", any, workers).unwrap();
         let admin = app::listen_alone("admin.listen", any).unwrap();
-        let running = app::start(Start { policy, file: Some(file), clock: Arc::new(Clock::start()), http, admin }).unwrap();
-        Self { http: running.http, admin: running.admin_address, running: Some(running), directory }
+        let running = app::start(Start { policy, file: Some(file), clock: Arc::new(Clock::start()), http, https, admin }).unwrap();
+        Self { http: running.http, https: running.https, admin: running.admin_address, running: Some(running), directory }
     }
 
     /// A gate in front of one site that lets everyone in; `more` is further YAML.

@@ -15,7 +15,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -62,7 +62,7 @@ pub enum ClientTlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// Why a handshake failed. Nothing was sent to the server but what belongs to it.
+/// Why a handshake failed. The server has read nothing but what belongs to it.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// Its certificate is not one that it should have.
@@ -92,7 +92,7 @@ impl ClientTls {
             Some(path) => certificates(path).map_err(of("ca"))?,
             None => rustls_native_certs::load_native_certs().certs,
         };
-        authorities.iter().for_each(|certificate| certificate.as_ref().hash(&mut made_from));
+        authorities.hash(&mut made_from);
         let roots = roots(ca.as_deref(), authorities)?;
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?.with_root_certificates(roots);
         let mut config = match identity {
@@ -145,21 +145,36 @@ impl HandshakeError {
         }
     }
 
-    /// The alert that an exchange has ended with. In TLS 1.3 a server judges our certificate when for us the handshake is over already.
+    /// What an exchange has ended with, if it is that the server does not want us. In TLS 1.3 it looks at our certificate when for us the
+    /// handshake is over, and before it looks at a request.
     #[must_use]
     pub fn late(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             // an error of I/O does not count what it holds among its sources
             let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            if let Some(alert @ rustls::Error::AlertReceived(_)) = held.and_then(|held| held.downcast_ref()) {
-                return Some(Self::Alert(alert.clone()));
+            if let Some(error @ rustls::Error::AlertReceived(alert)) = held.and_then(|held| held.downcast_ref()) {
+                return OF_CERTIFICATES.contains(alert).then(|| Self::Alert(error.clone()));
             }
             next = error.source();
         }
         None
     }
 }
+
+/// Alerts with which a certificate is refused, or the lack of one (RFC 8446, 6.2; the last is what some say for all of them).
+const OF_CERTIFICATES: &[AlertDescription] = &[
+    AlertDescription::CertificateRequired,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::DecryptError,
+    AlertDescription::HandshakeFailure,
+];
 
 /// The authorities of the operator's file, each of which must be one; or of the system's, which hold some that are not.
 fn roots(ca: Option<&Path>, authorities: Vec<CertificateDer<'static>>) -> Result<RootCertStore, ClientTlsError> {
@@ -177,8 +192,8 @@ fn roots(ca: Option<&Path>, authorities: Vec<CertificateDer<'static>>) -> Result
 /// Who we are.
 fn certified_by(files: &CertificateFiles, made_from: &mut impl Hasher) -> Result<CertifiedKey, ClientTlsError> {
     let chain = certificates(&files.certificate).map_err(of("certificate"))?;
+    chain.hash(made_from);
     for (at, certificate) in chain.iter().enumerate() {
-        certificate.as_ref().hash(made_from);
         ParsedCertificate::try_from(certificate).map_err(|_| unreadable("certificate", &files.certificate, at))?;
     }
     // of the key, it is enough that it is the one to this certificate

@@ -37,7 +37,7 @@ pub struct Answered {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No connection could be made; nothing was sent.
+    /// No connection could be made; no request was read by the server.
     #[error("no connection to the upstream server")]
     Connect(#[source] ConnectError),
     /// No response head within `upstream.timeouts.response`.

@@ -9,16 +9,24 @@ use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use tidegate::clock::Clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
+use tokio_rustls::TlsConnector;
 
 /// Is the site, and a crowd whenever a line of the input describes one; says in a line what that crowd has seen. Ends with the input.
 pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
@@ -39,16 +47,16 @@ pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
 
 // the site
 
-/// Answers every request with a page of 1 KiB.
+/// Answers every request with the page that it asks for.
 async fn be_the_site(listener: tokio::net::TcpListener) {
-    let answer = Rc::new(answer());
+    let answers: Rc<Vec<(&[u8], Vec<u8>)>> = Rc::new(PAGES.iter().map(|(path, bytes)| (path.as_bytes(), answer(*bytes))).collect());
     while let Ok((stream, _)) = listener.accept().await {
-        let answer = Rc::clone(&answer);
-        spawn_local(async move { drop(answer_all(stream, &answer).await) });
+        let answers = Rc::clone(&answers);
+        spawn_local(async move { drop(answer_all(stream, &answers).await) });
     }
 }
 
-async fn answer_all(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
+async fn answer_all(mut stream: TcpStream, answers: &[(&[u8], Vec<u8>)]) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = vec![0; HEAD_MAX];
     let mut filled = 0;
@@ -60,23 +68,25 @@ async fn answer_all(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()>
         filled += read;
         // no request here has a body, and none is sent before the last is answered
         if buffer[..filled].ends_with(HEAD_END) {
+            let asked_for = |path: &[u8]| buffer.get(METHOD.len()..).is_some_and(|target| target.starts_with(path));
+            let answer = answers.iter().find(|(path, _)| asked_for(path)).map_or(&[][..], |(_, answer)| answer);
             stream.write_all(answer).await?;
             filled = 0;
         }
     }
 }
 
-fn answer() -> Vec<u8> {
+fn answer(bytes: usize) -> Vec<u8> {
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\n\
          Server: site\r\n\
          Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
          Content-Type: text/html; charset=utf-8\r\n\
          Cache-Control: max-age=60\r\n\
-         Content-Length: {PAGE_BYTES}\r\n\r\n"
+         Content-Length: {bytes}\r\n\r\n"
     )
     .into_bytes();
-    answer.resize(answer.len() + PAGE_BYTES, b'x');
+    answer.resize(answer.len() + bytes, b'x');
     answer
 }
 
@@ -90,9 +100,23 @@ pub(super) struct Crowd {
     pub(super) status: u16,
     /// A file with a line for each connection: the cookies that it shows in turn, with tabs between them.
     pub(super) cookies: PathBuf,
+    /// One of [`PAGES`].
+    pub(super) path: String,
+    pub(super) tls: Option<Tls>,
+    /// Each request comes on a connection of its own.
+    pub(super) fresh: bool,
     pub(super) window_ms: u64,
     /// The processes whose CPU time is read.
     pub(super) watched: Vec<u32>,
+}
+
+/// How a crowd comes within TLS.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Tls {
+    /// Who vouches for the front: a file.
+    pub(super) authority: PathBuf,
+    /// With what it was given at the last visit.
+    pub(super) resumes: bool,
 }
 
 /// What a crowd has seen within its window.
@@ -110,9 +134,10 @@ impl Crowd {
         let answers = Rc::new(Cell::new(0));
         let mut asking = JoinSet::new();
         for cookies in std::fs::read_to_string(&self.cookies)?.lines() {
-            let (address, status, answers) = (self.address, self.status, Rc::clone(&answers));
-            let requests: Vec<Vec<u8>> = cookies.split('\t').map(request).collect();
-            asking.spawn_local(async move { ask_on(address, &requests, status, &answers).await });
+            let (status, answers) = (self.status, Rc::clone(&answers));
+            let way = Way { address: self.address, tls: self.tls.as_ref().map(Tls::config).transpose()?, fresh: self.fresh };
+            let requests: Vec<Vec<u8>> = cookies.split('\t').map(|cookies| request(&self.path, cookies)).collect();
+            asking.spawn_local(async move { ask_on(&way, &requests, status, &answers).await });
         }
         let measured = async {
             tokio::time::sleep(WARM_UP).await;
@@ -152,21 +177,65 @@ async fn stay_awake() {
     }
 }
 
+impl Tls {
+    /// Of one visitor: what is remembered for the next visit is its own.
+    fn config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.authority)?)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_protocol_versions(&[&TLS13])?;
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        if !self.resumes {
+            config.resumption = Resumption::disabled();
+        }
+        Ok(Arc::new(config))
+    }
+}
+
+/// How one visitor comes to the front.
+struct Way {
+    address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+    fresh: bool,
+}
+
+/// A connection, within TLS or not.
+trait Connection: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
+
+impl Way {
+    async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        if self.fresh {
+            // thousands a second would leave no port to come from
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        }
+        let Some(config) = &self.tls else { return Ok(Box::new(stream)) };
+        Ok(Box::new(TlsConnector::from(Arc::clone(config)).connect(ServerName::try_from(HOST)?, stream).await?))
+    }
+}
+
 /// Asks until something goes wrong.
-async fn ask_on(address: SocketAddr, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Error {
-    match asked(address, requests, status, answers).await {
+async fn ask_on(way: &Way, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Error {
+    match asked(way, requests, status, answers).await {
         Ok(()) => anyhow::anyhow!("the connection was closed"),
         Err(error) => error,
     }
 }
 
-async fn asked(address: SocketAddr, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+async fn asked(way: &Way, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Result<()> {
+    let mut stream = way.connect().await?;
+    let mut is_new = true;
     let mut buffer = vec![0; ANSWER_MAX];
     let mut last = None;
     for request in requests.iter().cycle() {
+        if way.fresh && !std::mem::take(&mut is_new) {
+            stream = way.connect().await?;
+        }
         stream.write_all(request).await?;
+        // what tokio-rustls could not write at once it keeps
+        stream.flush().await?;
         let mut filled = 0;
         loop {
             let read = stream.read(&mut buffer[filled..]).await?;
@@ -180,9 +249,17 @@ async fn asked(address: SocketAddr, requests: &[Vec<u8>], status: u16, answers: 
                 Some(shape) => Some(shape),
                 None => Shape::of(bytes, status)?,
             };
-            let is_whole = shape.as_ref().is_some_and(|shape| filled >= shape.whole);
+            let whole = shape.as_ref().map(|shape| shape.whole);
             last = shape;
-            if is_whole {
+            if let Some(whole) = whole {
+                // the rest of a large page need not be kept
+                while filled < whole {
+                    let read = stream.read(&mut buffer[KEPT..]).await?;
+                    if read == 0 {
+                        return Ok(());
+                    }
+                    filled += read;
+                }
                 break;
             }
         }
@@ -224,11 +301,11 @@ impl Shape {
 }
 
 /// The request of a browser.
-fn request(cookie: &str) -> Vec<u8> {
+fn request(path: &str, cookie: &str) -> Vec<u8> {
     let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: theme=dark; {cookie}\r\n") };
     format!(
-        "GET /account/applications?page=2 HTTP/1.1\r\n\
-         Host: www.example.org\r\n\
+        "GET {path} HTTP/1.1\r\n\
+         Host: {HOST}\r\n\
          User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
          Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
          Accept-Language: en-US,en;q=0.5\r\n\
@@ -245,7 +322,7 @@ fn request(cookie: &str) -> Vec<u8> {
 /// The head and the body that a browser gets on a connection of its own.
 pub(super) fn fetch(address: SocketAddr) -> anyhow::Result<(String, Vec<u8>)> {
     let mut stream = std::net::TcpStream::connect(address)?;
-    stream.write_all(&request(""))?;
+    stream.write_all(&request(PAGES[0].0, ""))?;
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     loop {
@@ -276,12 +353,20 @@ pub(super) fn headers(head: &str) -> impl Iterator<Item = (&str, &str)> {
     head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "))
 }
 
-/// What the site answers with.
-const PAGE_BYTES: usize = 1024;
+/// The pages of the site, and how large they are.
+pub(super) const PAGES: [(&str, usize); 3] = [("/account/applications?page=2", 1024), ("/64k", 64 * 1024), ("/1m", 1024 * 1024)];
+
+const METHOD: &[u8] = b"GET ";
+
+/// Who the certificate of a front is for.
+pub(super) const HOST: &str = "www.example.org";
 
 /// Until everything has connected, and runs at its speed.
 const WARM_UP: Duration = Duration::from_millis(200);
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 const HEAD_MAX: usize = 16 * 1024;
-const ANSWER_MAX: usize = 64 * 1024;
+const ANSWER_MAX: usize = 256 * 1024;
+
+/// Of an answer whose end is known, that which the next is compared with.
+const KEPT: usize = HEAD_MAX;

@@ -1,0 +1,311 @@
+//! The fronts whose cost is compared: the gate, nginx, HAProxy and Envoy, each a process of its own with one worker.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::load;
+use super::support::{Process, free_address};
+
+/// A front, and where it passes requests on and turns them away. None if that is measured under another name.
+pub(super) struct Front {
+    pub(super) name: &'static str,
+    pub(super) proxied: Option<SocketAddr>,
+    pub(super) diverted: Option<SocketAddr>,
+    /// Passed on, within TLS.
+    pub(super) tls: Option<SocketAddr>,
+    pub(super) process: Process,
+    /// The admin listener of a gate.
+    pub(super) admin: Option<SocketAddr>,
+}
+
+/// What every front is started with.
+pub(super) struct Setting<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) site: SocketAddr,
+    pub(super) certificates: &'a Certificates,
+    /// Connections of the crowd, each of which may be at the site.
+    pub(super) connections: usize,
+    pub(super) pinned: bool,
+}
+
+impl Setting<'_> {
+    /// A directory for one front.
+    fn make(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.join(name);
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
+    }
+}
+
+/// What a front shows, and who vouches for it: files.
+pub(super) struct Certificates {
+    pub(super) authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    /// Both in one, as HAProxy wants them.
+    both: PathBuf,
+}
+
+impl Certificates {
+    /// Makes them: ECDSA over P-256, as most sites have.
+    pub(super) fn make(directory: &Path) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![load::HOST.to_owned()])?.signed_by(&key, &authority)?;
+        let write = |name: &str, content: String| {
+            let path = directory.join(name);
+            fs::write(&path, content).map(|()| path)
+        };
+        Ok(Self {
+            authority: write("authority.pem", authority.pem())?,
+            certificate: write("site.pem", certificate.pem())?,
+            key: write("site.key", key.serialize_pem())?,
+            both: write("both.pem", certificate.pem() + &key.serialize_pem())?,
+        })
+    }
+}
+
+// the gate
+
+/// `speaks_tls`: an older build does not.
+pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, setting: &Setting<'_>) -> anyhow::Result<Front> {
+    let (directory, site, connections) = (setting.make(name)?, setting.site, setting.connections);
+    let (address, tls, admin) = (free_address()?, free_address()?, free_address()?);
+    let Certificates { certificate, key, .. } = setting.certificates;
+    let https =
+        if speaks_tls { format!("https: {{ address: {tls}, certificate: {certificate:?}, key: {key:?} }}, ") } else { String::new() };
+    let config = directory.join("gate.yaml");
+    // a refresh of a second: a ticket that comes is due to be renewed, as it is when a visitor's page comes back
+    fs::write(
+        &config,
+        format!(
+            "listen: {{ http: {address}, {https}workers: 1 }}\n\
+             admin: {{ listen: {admin} }}\n\
+             data: data\n\
+             upstream: {{ servers: [\"http://{site}\"], max_in_flight: {connections} }}\n\
+             session: {{ rate: 1000000 }}\n\
+             limits: {{ tickets_per_client: 1000000 }}\n\
+             waiting_room: {{ refresh: 1s, refresh_max: 10m }}\n\
+             shutdown: {{ delay: 0s, deadline: 0s }}\n"
+        ),
+    )?;
+    let log = directory.join("log");
+    let output = File::create(&log)?;
+    let mut command = command(setting.pinned, 0, binary);
+    command.arg("serve").arg("--config").arg(&config).stdout(output.try_clone()?).stderr(output);
+    let mut process = Process::start(&mut command)?;
+    process.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+    Ok(Front { name, proxied: Some(address), diverted: Some(address), tls: speaks_tls.then_some(tls), process, admin: Some(admin) })
+}
+
+// what it is compared with
+
+/// Starts another front. What it turns away gets an answer with this head, and a page of so many bytes.
+pub(super) type Start = fn(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front>;
+
+pub(super) fn start_nginx(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
+    let (directory, site, connections) = (setting.make("nginx")?, setting.site, setting.connections);
+    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
+    let Certificates { certificate, key, .. } = setting.certificates;
+    let servers = format!(
+        "upstream site {{ server {site}; keepalive {connections}; keepalive_requests 1000000000; }}\n\
+         server {{\n  listen {proxied};\n  listen {tls} ssl; ssl_certificate {}; ssl_certificate_key {};\n  ssl_protocols TLSv1.2 TLSv1.3; \
+         ssl_session_cache shared:tls:10m; ssl_buffer_size 16k;\n  location / {{\n    proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection \"\";\n    \
+         proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;\n    \
+         proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n\
+         server {{\n  listen {diverted}; root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n  location / {{ return 503; }}\n  \
+         location = /page.html {{ internal; {} }}\n}}\n",
+        certificate.display(),
+        key.display(),
+        directory.display(),
+        add_headers(head)
+    );
+    fs::write(directory.join("page.html"), "x".repeat(page))?;
+    let process = run_nginx(&directory, &servers, (proxied, load::PAGES[0].0), setting.pinned)?;
+    Ok(Front { name: "nginx", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+}
+
+pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
+    let directory = setting.make("nginx-memory")?;
+    let diverted = free_address()?;
+    let mut servers = String::new();
+    // one word of nginx's configuration is at most 4 KiB, so the page is put together from several
+    let parts = page.div_ceil(WORD_MAX);
+    for part in 0..parts {
+        let len = WORD_MAX.min(page - part * WORD_MAX);
+        servers.push_str(&format!("geo $part{part} {{ default \"{}\"; }}\n", "x".repeat(len)));
+    }
+    let body: String = (0..parts).map(|part| format!("${{part{part}}}")).collect();
+    servers.push_str(&format!(
+        "server {{ listen {diverted}; location = /ready {{ return 204; }} location / {{ {} return 503 \"{body}\"; }} }}\n",
+        add_headers(head)
+    ));
+    let process = run_nginx(&directory, &servers, (diverted, "/ready"), setting.pinned)?;
+    Ok(Front { name: "nginx-memory", proxied: None, diverted: Some(diverted), tls: None, process, admin: None })
+}
+
+fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), pinned: bool) -> anyhow::Result<Process> {
+    let config = format!(
+        "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/log crit;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n\
+         access_log off; default_type \"text/html; charset=utf-8\"; keepalive_requests 1000000000;\n{servers}}}\n",
+        directory.display()
+    );
+    let file = directory.join("nginx.conf");
+    fs::write(&file, config)?;
+    let log = directory.join("log");
+    let mut process = Process::start(command(pinned, 0, Path::new("nginx")).arg("-e").arg(&log).arg("-c").arg(&file))?;
+    process.wait_until_ready(address, path).with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+    Ok(process)
+}
+
+fn add_headers(head: &str) -> String {
+    comparable(head).map(|(name, value)| format!("add_header {name} {} always; ", quoted(value))).collect()
+}
+
+pub(super) fn start_haproxy(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
+    let (directory, site) = (setting.make("haproxy")?, setting.site);
+    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
+    let body = directory.join("page");
+    fs::write(&body, "x".repeat(page))?;
+    let mut config = format!(
+        "global\n  maxconn 4096\n  nbthread 1\n\
+         defaults\n  mode http\n  http-reuse always\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n\
+         frontend proxied\n  bind {proxied}\n  bind {tls} ssl crt {} alpn http/1.1\n  http-request set-header X-Forwarded-For %[src]\n  \
+         http-request set-header X-Forwarded-Proto http\n  http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
+         http-request set-header Forwarded for=%[src];host=%[req.hdr(host)];proto=http\n  default_backend site\n\
+         backend site\n  server site {site}\n\
+         frontend diverted\n  bind {diverted}\n  \
+         http-request return status 503 content-type \"text/html; charset=utf-8\" file {}",
+        setting.certificates.both.display(),
+        body.display()
+    );
+    for (name, value) in comparable(head) {
+        config.push_str(&format!(" hdr {name} {}", quoted(&value.replace('%', "%%"))));
+    }
+    config.push('\n');
+    let file = directory.join("haproxy.cfg");
+    fs::write(&file, config)?;
+    let mut process = Process::start(command(setting.pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
+    process.wait_until_ready(proxied, load::PAGES[0].0)?;
+    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+}
+
+/// Parses nothing, and passes bytes on: what any proxy costs at least.
+pub(super) fn start_relay(setting: &Setting<'_>, _head: &str, _page: usize) -> anyhow::Result<Front> {
+    let (directory, site, relayed) = (setting.make("relay")?, setting.site, free_address()?);
+    let file = directory.join("haproxy.cfg");
+    let config = format!(
+        "global\n  maxconn 4096\n  nbthread 1\n\
+         defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n\
+         listen relayed\n  bind {relayed}\n  server site {site}\n"
+    );
+    fs::write(&file, config)?;
+    let mut process = Process::start(command(setting.pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
+    process.wait_until_ready(relayed, load::PAGES[0].0)?;
+    Ok(Front { name: "tcp-relay", proxied: Some(relayed), diverted: None, tls: None, process, admin: None })
+}
+
+/// As its documentation has it, with the forwarding headers that the gate sets.
+pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
+    let directory = setting.make("envoy")?;
+    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
+    let at = |address: SocketAddr| format!("{{ socket_address: {{ address: {}, port_value: {} }} }}", address.ip(), address.port());
+    let body = directory.join("page");
+    fs::write(&body, "x".repeat(page))?;
+    let headers: Vec<String> = comparable(head)
+        .map(|(name, value)| format!("{{ header: {{ key: {name}, value: {} }} }}", quoted(&value.replace('%', "%%"))))
+        .collect();
+    let Certificates { certificate, key, .. } = setting.certificates;
+    let secured = format!(
+        "transport_socket: {{ name: envoy.transport_sockets.tls, typed_config: {{ \
+         \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
+         common_tls_context: {{ tls_certificates: [{{ certificate_chain: {{ filename: {certificate:?} }}, \
+         private_key: {{ filename: {key:?} }} }}] }} }} }}"
+    );
+    let to_site = "route: { cluster: site, timeout: 60s }".to_owned();
+    let turned_away =
+        format!("direct_response: {{ status: 503, body: {{ filename: {body:?} }} }}, response_headers_to_add: [{}]", headers.join(", "));
+    let listeners: String = [(proxied, &to_site, ""), (tls, &to_site, &*secured), (diverted, &turned_away, "")]
+        .map(|(address, route, secured)| {
+            ENVOY_LISTENER
+                .replace("LISTEN", &at(address))
+                .replace("ROUTE", route)
+                .replace("SECURED", secured)
+                .replace("MOST", &page.to_string())
+        })
+        .concat();
+    let config = directory.join("envoy.yaml");
+    fs::write(&config, ENVOY.replace("LISTENERS", &listeners).replace("SITE", &at(setting.site)))?;
+    let log = File::create(directory.join("log"))?;
+    let program = std::env::var_os("ENVOY").unwrap_or_else(|| "envoy".into());
+    let mut command = command(setting.pinned, 0, Path::new(&program));
+    command.args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "--config-path"]).arg(&config);
+    let mut process = Process::start(command.stdout(log.try_clone()?).stderr(log))?;
+    process.wait_until_ready(proxied, load::PAGES[0].0).with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
+    Ok(Front { name: "envoy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+}
+
+const ENVOY: &str = r#"
+static_resources:
+  listeners:
+LISTENERS
+  clusters:
+    - name: site
+      type: STATIC
+      connect_timeout: 2s
+      circuit_breakers: { thresholds: [{ max_connections: 9000, max_pending_requests: 9000, max_requests: 9000 }] }
+      load_assignment: { cluster_name: site, endpoints: [{ lb_endpoints: [{ endpoint: { address: SITE } }] }] }
+"#;
+
+const ENVOY_LISTENER: &str = r#"
+    - address: LISTEN
+      filter_chains:
+        - SECURED
+          filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: front
+                use_remote_address: true
+                route_config:
+                  max_direct_response_body_size_bytes: MOST
+                  virtual_hosts:
+                    - name: site
+                      domains: ["*"]
+                      routes: [{ match: { prefix: "/" }, ROUTE }]
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
+"#;
+
+/// The headers of the gate's answer that the others don't set by themselves.
+fn comparable(head: &str) -> impl Iterator<Item = (&str, &str)> {
+    load::headers(head).filter(|(name, _)| !matches!(*name, "content-type" | "content-length" | "date"))
+}
+
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+const WORD_MAX: usize = 4000;
+
+// processes
+
+/// A command on a core of its own, if that can be had.
+pub(super) fn command(pinned: bool, core: usize, program: &Path) -> Command {
+    if !pinned {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.arg("--cpu-list").arg(core.to_string()).arg(program);
+    command
+}

@@ -1,5 +1,5 @@
-# The gate and nothing else: one static binary, no shell, no library, no user but its own. And the certificates that mail servers are
-# checked by; mount others over /etc/ssl/certs/ca-certificates.crt.
+# The gate and nothing else: one static binary, no shell, no library, no user but its own. And the certificates that mail servers and
+# sites are checked by; mount others over /etc/ssl/certs/ca-certificates.crt.
 #
 #   docker build -t tidegate .
 #   docker run -d --name gate -p 8080:8080 -v "$PWD/config:/etc/tidegate:ro" -v tidegate-data:/var/lib/tidegate tidegate

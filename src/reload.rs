@@ -20,10 +20,11 @@ use crate::metrics::{Count, Gauge, Metrics, ReloadResult};
 use crate::page::{EmailTerms, LETTER_FILES_MAX, LetterFile, Pages, TEMPLATE_BYTES_MAX};
 use crate::rules::concurrency::LIMIT_MAX;
 use crate::rules::keyring::Keyring;
-use crate::rules::policy::{Https, MaxInFlight, Policy};
+use crate::rules::policy::{Https, MaxInFlight, Policy, UpstreamTls};
 use crate::rules::time::UnixTime;
 use crate::store::{self, chain};
 use crate::tls;
+use crate::tls::client::ClientTls;
 use crate::tls::server::Certificates;
 
 /// Puts new policies in force.
@@ -49,8 +50,8 @@ pub struct Parts {
     pub clock: Arc<Clock>,
 }
 
-/// Takes over a policy that is in force.
-pub type Follow = Arc<dyn Fn(&Policy) + Send + Sync>;
+/// Takes over a policy that is in force, and what its TLS to the site needs.
+pub type Follow = Arc<dyn Fn(&Policy, Option<&ClientTls>) + Send + Sync>;
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,6 +75,7 @@ struct Seen {
     template: Option<u64>,
     letters: Option<u64>,
     certificates: Option<u64>,
+    upstream_tls: Option<u64>,
     keys: Option<u64>,
 }
 
@@ -168,6 +170,7 @@ impl Reloader {
         }
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
         let certificates = load_certificates(&policy).map_err(|error| vec![error])?;
+        let upstream_tls = load_upstream_tls(&policy).map_err(|error| vec![error])?;
         make_room_for_connections(&policy).map_err(|error| vec![error])?;
         let keys = self.keys(&policy);
         let policy = Arc::new(policy);
@@ -175,7 +178,7 @@ impl Reloader {
         if let Some((tls, certificates)) = self.parts.tls.as_ref().zip(certificates) {
             tls.show(certificates);
         }
-        (self.parts.follow)(&policy);
+        (self.parts.follow)(&policy, upstream_tls.as_ref());
         Ok(())
     }
 
@@ -202,6 +205,7 @@ impl Seen {
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
             letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
             certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
+            upstream_tls: policy.upstream.tls.as_ref().map(|tls| hash(&upstream_tls_files(tls).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
     }
@@ -209,6 +213,11 @@ impl Seen {
 
 fn certificate_files(https: &Https) -> impl Iterator<Item = &Path> {
     std::iter::once(&https.first).chain(&https.further).flat_map(|files| [files.certificate.as_path(), files.key.as_path()])
+}
+
+fn upstream_tls_files(tls: &UpstreamTls) -> impl Iterator<Item = &Path> {
+    let identity = tls.identity.iter().flat_map(|files| [&files.certificate, &files.key]);
+    tls.ca.iter().chain(identity).map(PathBuf::as_path)
 }
 
 fn fingerprint(path: &Path) -> Option<u64> {
@@ -253,6 +262,14 @@ pub fn load_pages(policy: &Policy) -> Result<Pages, String> {
 pub fn load_certificates(policy: &Policy) -> Result<Option<Certificates>, String> {
     let Some(https) = &policy.listen.https else { return Ok(None) };
     Certificates::load(&https.first, &https.further).map(Some).map_err(|error| format!("listen.https: {error}"))
+}
+
+/// What TLS to the site needs; `None` if its servers are spoken to in plaintext.
+///
+/// # Errors
+/// Why a file of it can't be used.
+pub fn load_upstream_tls(policy: &Policy) -> Result<Option<ClientTls>, String> {
+    policy.upstream.tls.as_ref().map(ClientTls::load).transpose().map_err(|error| chain(&error))
 }
 
 /// The operator's letters, by name. What editors and mounts leave in a directory, hidden or ending with `~`, is passed over.

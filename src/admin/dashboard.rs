@@ -293,6 +293,8 @@ struct Server {
     state: &'static str,
     in_flight: String,
     idle: String,
+    /// Why it can't be reached.
+    trouble: Option<String>,
 }
 
 impl Server {
@@ -309,6 +311,7 @@ impl Server {
             state,
             in_flight: count("/in_flight"),
             idle: count("/idle"),
+            trouble: text(server, "/trouble"),
         }
     }
 }
@@ -449,8 +452,9 @@ mod tests {
             "limiting": true, "load": 0.97, "capacity": 203.4, "probability": 0.031, "admission_rate": 12.34,
             "active": 1834, "waiting": 60_231, "epoch_s": 90,
             "slots": { "in_flight": 32, "of": 32, "queue": 41 },
-            "upstream": [{ "server": "http://127.0.0.1:3000", "up": true, "in_flight": 32, "idle": 0 },
-                         { "server": "http://127.0.0.1:3001", "up": false, "in_flight": 0, "idle": 0 }],
+            "upstream": [{ "server": "http://127.0.0.1:3000", "up": true, "in_flight": 32, "idle": 0, "trouble": null },
+                         { "server": "http://127.0.0.1:3001", "up": false, "in_flight": 0, "idle": 0,
+                           "trouble": "no connection: Connection refused (os error 111)" }],
             "connections": { "open": 5120, "limit": 10_000 },
             "outcomes_last_minute": { "ok": 900, "error": 100, "timeout": 0 },
             "config": { "path": "gate.yaml", "last_applied": "2026-01-01T09:00:00Z", "last_result": "applied", "errors": [] },
@@ -540,7 +544,8 @@ mod tests {
             "<dd>60,231</dd><dd>draw every 1 min 30 s</dd>",
             "<dd>32</dd><dd>of 32, 41 queued</dd>",
             "<dd>5,120</dd><dd>of 10,000</dd>",
-            "http://127.0.0.1:3001</th><td><span class=\"badge down\">down</span>",
+            "http://127.0.0.1:3001</th><td><span class=\"badge down\">down</span> \
+             <span class=\"soft\">no connection: Connection refused (os error 111)</span></td>",
             "<td>900</td><td>90 %</td>",
             "2026-01-01 09:00:00 UTC",
             "running for 1 d 2 h",
@@ -569,7 +574,7 @@ mod tests {
             &json!({
                 "site_summary": hostile, "gate_summary": hostile, "site": hostile, "version": hostile,
                 "mode": { "name": hostile, "source": hostile, "until": hostile },
-                "upstream": [{ "server": hostile, "up": hostile }],
+                "upstream": [{ "server": hostile, "up": hostile, "trouble": hostile }],
                 "outcomes_last_minute": { hostile: 3 },
                 "config": { "path": hostile, "last_applied": hostile, "last_result": "rejected", "errors": [hostile, { "a": hostile }] },
             }),

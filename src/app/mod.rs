@@ -146,6 +146,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
     let certificates = reload::load_certificates(&policy).map_err(StartError::Policy)?;
     let tls = certificates.map(tls::server::Server::new).transpose()?.map(Arc::new);
+    let upstream_tls = reload::load_upstream_tls(&policy).map_err(StartError::Policy)?;
     let store = Store::open(&policy.data)?;
     let keys = Arc::new(store.keys(clock.now().wall)?);
     let remembered = remembered(&store, &policy, &clock)?;
@@ -172,15 +173,16 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let invitations = Arc::new(Invitations::start(invitations)?);
     let memory = Arc::new(BufferMemory::new(policy.limits.buffer_memory));
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
-    let upstream = Upstream::new(&policy, Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
+    let upstream =
+        Upstream::new(&policy, upstream_tls.as_ref(), Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
     let reloader = file.map(|path| {
         let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
             tls: tls.clone(),
-            follow: Arc::new(move |policy| {
+            follow: Arc::new(move |policy, upstream_tls| {
                 memory.set_limit(policy.limits.buffer_memory);
-                site.apply(policy);
+                site.apply(policy, upstream_tls);
                 mail.apply(&policy.email_queue);
             }),
             metrics: Arc::clone(&metrics),

@@ -116,7 +116,10 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "slots": { "in_flight": in_flight, "of": snapshot.slots, "queue": snapshot.queue },
         "upstream": servers
             .iter()
-            .map(|server| json!({ "server": server.label, "up": server.up, "in_flight": server.in_flight, "idle": server.idle }))
+            .map(|server| {
+                let ServerStatus { label, up, in_flight, idle, trouble } = server;
+                json!({ "server": label, "up": up, "in_flight": in_flight, "idle": idle, "trouble": trouble })
+            })
             .collect::<Vec<_>>(),
         "email_queue": {
             "enabled": regime.policy.email_queue.enabled,

@@ -173,6 +173,7 @@ fn check(file: &ConfigFile, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let checked = config::load(&file.config).map_err(|errors| errors.to_string());
     let checked = checked.and_then(|policy| reload::load_pages(&policy).map(|_| policy));
     let checked = checked.and_then(|policy| reload::load_certificates(&policy).map(|_| policy));
+    let checked = checked.and_then(|policy| reload::load_upstream_tls(&policy).map(|_| policy));
     match checked.and_then(|policy| mail::check(&policy.invitations).map(|()| policy)) {
         Ok(policy) => {
             out.write_all(config::effective(&policy).as_bytes())?;

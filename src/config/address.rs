@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 
 use crate::rules::policy::{MailServer, RedirectHost, Security, Sender, Server};
 
@@ -19,8 +20,17 @@ pub(super) fn address(written: &Written) -> Checked<SocketAddr> {
     text.parse().map_err(|_| not_one())
 }
 
+/// What is between us and a server of the site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// Nothing.
+    Http,
+    /// TLS.
+    Https,
+}
+
 /// One of `upstream.servers`.
-pub(super) fn server(written: &Written) -> Checked<Server> {
+pub(super) fn server(written: &Written) -> Checked<(Scheme, Server)> {
     let Written::Text(text) = written else {
         return Err(format!("{} is not a server such as http://127.0.0.1:3000", shown(written)));
     };
@@ -30,22 +40,32 @@ pub(super) fn server(written: &Written) -> Checked<Server> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(format!("{} is not a server such as http://127.0.0.1:3000", shown(written)));
     };
-    if scheme.eq_ignore_ascii_case("https") {
-        return Err(format!("{}: this version speaks plaintext to the site: write http://", shown(written)));
-    }
-    if !scheme.eq_ignore_ascii_case("http") {
-        return Err(format!("{} does not start with http://", shown(written)));
-    }
+    let (scheme, default_port) = match scheme {
+        _ if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, HTTP_PORT),
+        _ if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, HTTPS_PORT),
+        _ => return Err(format!("{} does not start with http:// or https://", shown(written))),
+    };
     if rest.contains(['/', '?', '#']) {
         return Err(format!("{} has a path or a query: a server is http://host or http://host:port", shown(written)));
     }
     let Some((host, port)) = host_and_port(rest) else {
         return Err(format!("{} has no valid host and port, as in http://127.0.0.1:3000", shown(written)));
     };
-    let port = port.unwrap_or(HTTP_PORT);
+    if scheme == Scheme::Https && ServerName::try_from(host.as_str()).is_err() {
+        return Err(format!("{} has a host that no certificate can be for", shown(written)));
+    }
+    let port = port.unwrap_or(default_port);
     let name = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let authority = if port == HTTP_PORT { name } else { format!("{name}:{port}") };
-    Ok(Server { host, port, label: text.clone(), authority })
+    let authority = if port == default_port { name } else { format!("{name}:{port}") };
+    Ok((scheme, Server { host, port, label: text.clone(), authority }))
+}
+
+/// `upstream.tls.server_name`: what a certificate can be for, a host name or an IP address.
+pub(super) fn server_name(written: &Written) -> Checked<String> {
+    let not_one = || format!("{} is not a host name or an IP address, such as app.internal", shown(written));
+    let Written::Text(text) = written else { return Err(not_one()) };
+    let is_one = text.parse::<IpAddr>().is_ok() || is_host_name(text) && ServerName::try_from(text.as_str()).is_ok();
+    if is_one { Ok(text.to_ascii_lowercase()) } else { Err(not_one()) }
 }
 
 /// `invitations.smtp`. Never shown: it may hold a password.
@@ -186,6 +206,7 @@ fn is_host_name(text: &str) -> bool {
 }
 
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// Submission: RFC 6409, and over TLS RFC 8314.
 const SMTP_PORT: u16 = 587;
@@ -204,23 +225,44 @@ mod tests {
 
     #[test]
     fn servers_are_taken_apart() {
-        for (label, host, port, authority) in [
-            ("http://127.0.0.1:3000", "127.0.0.1", 3000, "127.0.0.1:3000"),
-            ("http://Legacy.Internal", "legacy.internal", 80, "legacy.internal"),
-            ("HTTP://app_1:80", "app_1", 80, "app_1"),
-            ("http://[::1]:8080", "::1", 8080, "[::1]:8080"),
-            ("http://[2001:DB8:0::1]", "2001:db8::1", 80, "[2001:db8::1]"),
+        use Scheme::{Http, Https};
+        for (label, scheme, host, port, authority) in [
+            ("http://127.0.0.1:3000", Http, "127.0.0.1", 3000, "127.0.0.1:3000"),
+            ("http://Legacy.Internal", Http, "legacy.internal", 80, "legacy.internal"),
+            ("HTTP://app_1:80", Http, "app_1", 80, "app_1"),
+            ("http://app:443", Http, "app", 443, "app:443"),
+            ("http://0x7f", Http, "0x7f", 80, "0x7f"),
+            ("http://[::1]:8080", Http, "::1", 8080, "[::1]:8080"),
+            ("http://[2001:DB8:0::1]", Http, "2001:db8::1", 80, "[2001:db8::1]"),
+            ("https://App_1.example.org", Https, "app_1.example.org", 443, "app_1.example.org"),
+            ("HTTPS://10.0.0.5:443", Https, "10.0.0.5", 443, "10.0.0.5"),
+            ("https://app:80", Https, "app", 80, "app:80"),
+            ("https://[::1]:8443", Https, "::1", 8443, "[::1]:8443"),
         ] {
             let expected = Server { host: host.to_owned(), port, label: label.to_owned(), authority: authority.to_owned() };
-            assert_eq!(server(&written(label)), Ok(expected));
+            assert_eq!(server(&written(label)), Ok((scheme, expected)), "{label}");
+        }
+    }
+
+    #[test]
+    fn names_that_a_certificate_can_be_for() {
+        for (text, expected) in
+            [("App.Internal", "app.internal"), ("app_1", "app_1"), ("10.0.0.5", "10.0.0.5"), ("2001:DB8::1", "2001:db8::1")]
+        {
+            assert_eq!(server_name(&written(text)), Ok(expected.to_owned()));
+        }
+        for text in ["", "a b", "app.internal.", "[::1]", "https://app", "app:443", "*.example.org", "1.2.3", "0x7f", "-a"] {
+            assert!(server_name(&written(text)).unwrap_err().contains("is not a host name or an IP address"), "{text}");
         }
     }
 
     #[test]
     fn what_is_not_a_server_is_refused() {
         for (text, reason) in [
-            ("https://127.0.0.1", "plaintext"),
-            ("ftp://127.0.0.1", "does not start with http://"),
+            ("ftp://127.0.0.1", "does not start with http:// or https://"),
+            ("https://0x7f", "no certificate can be for"),
+            ("https://a/", "has a path"),
+            ("https://", "no valid host"),
             ("127.0.0.1:3000", "is not a server"),
             ("http://127.0.0.1:3000/", "has a path"),
             ("http://a?b", "has a path or a query"),

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::rules::policy::{
     Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
-    Login, MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Login, MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls,
+    WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -81,9 +82,10 @@ fn print_admin(yaml: &mut Yaml, Admin { listen, token_file }: &Admin) {
     });
 }
 
-fn print_upstream(yaml: &mut Yaml, Upstream { servers, max_in_flight, queue, timeouts, buffer }: &Upstream) {
+fn print_upstream(yaml: &mut Yaml, Upstream { servers, tls, max_in_flight, queue, timeouts, buffer }: &Upstream) {
     yaml.section("upstream", |yaml| {
         yaml.list("servers", servers.iter().map(|server| quoted(&server.label)));
+        print_upstream_tls(yaml, tls.as_ref());
         match max_in_flight {
             MaxInFlight::Auto => yaml.key("max_in_flight", "auto"),
             MaxInFlight::Fixed(limit) => yaml.key("max_in_flight", limit),
@@ -104,6 +106,17 @@ fn print_upstream(yaml: &mut Yaml, Upstream { servers, max_in_flight, queue, tim
             yaml.key("request", print_bytes(request));
             yaml.key("response", print_bytes(response));
         });
+    });
+}
+
+fn print_upstream_tls(yaml: &mut Yaml, tls: Option<&UpstreamTls>) {
+    let UpstreamTls { ca, server_name, identity } = tls.unwrap_or(&UpstreamTls { ca: None, server_name: None, identity: None });
+    let identity = identity.as_ref().map(|CertificateFiles { certificate, key }| (certificate, key));
+    yaml.section("tls", |yaml| {
+        yaml.optional("ca", ca.as_deref().map(path));
+        yaml.optional("server_name", server_name.as_deref().map(quoted));
+        yaml.optional("certificate", identity.map(|(certificate, _)| path(certificate)));
+        yaml.optional("key", identity.map(|(_, key)| path(key)));
     });
 }
 

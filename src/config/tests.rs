@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::rules::policy::{
     Admin, Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security,
-    Shutdown, SlotQueue,
+    Shutdown, SlotQueue, UpstreamTls,
 };
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
@@ -34,7 +34,8 @@ listen:
 admin: { listen: 0.0.0.0:19090, token_file: secrets/admin }
 data: /srv/tide "gate"
 upstream:
-  servers: [http://127.0.0.1:3000, "http://[::1]:3001", http://App_2]
+  servers: [https://127.0.0.1:3000, "https://[::1]:3001", https://App_2]
+  tls: { ca: tls/ca.pem, server_name: App.Internal, certificate: tls/client.pem, key: tls/client-key.pem }
   max_in_flight: 7
   queue: { deadline: 1500ms, length: 99 }
   timeouts: { connect: 0.25s, response: 90s, idle: 1m }
@@ -126,6 +127,11 @@ data: "/etc/gate/data"
 upstream:
   servers:
     - "http://127.0.0.1:3000"
+  tls:
+    ca: null
+    server_name: null
+    certificate: null
+    key: null
   max_in_flight: auto
   queue:
     deadline: 1s
@@ -217,7 +223,11 @@ fn every_key_is_taken_over() {
     assert_eq!(policy.admin, Admin { listen: address("0.0.0.0:19090"), token_file: Some("/etc/gate/secrets/admin".into()) });
     assert_eq!(policy.data, PathBuf::from("/srv/tide \"gate\""));
     assert_eq!(policy.upstream.servers.len(), 3);
-    assert_eq!(policy.upstream.servers[2].host, "app_2");
+    assert_eq!((policy.upstream.servers[2].host.as_str(), policy.upstream.servers[2].port), ("app_2", 443));
+    let identity = CertificateFiles { certificate: "/etc/gate/tls/client.pem".into(), key: "/etc/gate/tls/client-key.pem".into() };
+    let tls =
+        UpstreamTls { ca: Some("/etc/gate/tls/ca.pem".into()), server_name: Some("app.internal".to_owned()), identity: Some(identity) };
+    assert_eq!(policy.upstream.tls, Some(tls));
     assert_eq!(policy.upstream.max_in_flight, MaxInFlight::Fixed(7));
     assert_eq!(policy.upstream.queue, SlotQueue { deadline: Duration::from_millis(1500), length: 99 });
     assert_eq!(policy.upstream.timeouts.connect, Duration::from_millis(250));
@@ -251,7 +261,8 @@ fn every_key_is_taken_over() {
 #[test]
 fn the_effective_policy_reads_back_as_the_same_policy() {
     let spool = format!("{LEAST}invitations: {{ spool: out, from: a@b, site_url: http://a }}\n");
-    for text in [LEAST, FULL, EXAMPLE, &spool, &format!("{LEAST}routes: []\nlog: {{ access: all, format: text }}\n")] {
+    let https = "upstream: { servers: [https://a] }";
+    for text in [LEAST, FULL, EXAMPLE, &spool, https, &format!("{LEAST}routes: []\nlog: {{ access: all, format: text }}\n")] {
         let first = policy(text);
         let printed = effective(&first);
         let second = policy(&printed);
@@ -266,7 +277,7 @@ fn the_full_file_differs_from_the_defaults_in_every_key() {
     let lines: BTreeSet<&str> = least.lines().filter(|line| !line.ends_with(':')).collect();
     // two keys of the same name and depth may have each other's default, and of two that exclude each other one is not set
     let same: Vec<&str> = full.lines().filter(|line| lines.contains(line)).collect();
-    assert_eq!(same, ["    - \"http://127.0.0.1:3000\"", "  order: lottery", "  spool: null"]);
+    assert_eq!(same, ["  order: lottery", "  spool: null"]);
 }
 
 #[test]
@@ -318,8 +329,8 @@ admission:
   mode: auto
 upstream:
   servers:
-    - https://127.0.0.1
     - http://a
+    - https://127.0.0.1
     - http://A:80
 waiting_room:
   refresh: 10
@@ -338,7 +349,7 @@ gate.yaml:3:3: listen.prot: unknown key
 gate.yaml:5:15: admission.probe_rate: 500 is above 100
 gate.yaml:6:9: admission.mode: \"fast\" is not one of auto, open, closed, fixed, observe
 gate.yaml:7:3: admission.mode: is written twice: first at 6:3
-gate.yaml:10:7: upstream.servers[0]: \"https://127.0.0.1\": this version speaks plaintext to the site: write http://
+gate.yaml:11:7: upstream.servers[1]: https://127.0.0.1 is spoken to in another way than http://a: write http:// for all servers, or https://
 gate.yaml:12:7: upstream.servers[2]: http://A:80 is listed twice
 gate.yaml:14:12: waiting_room.refresh: 10 has no unit: write a duration such as 200ms, 10s or 20m
 gate.yaml:15:11: waiting_room.status: 418 is not one of 200, 202, 429, 503
@@ -354,7 +365,7 @@ fn all_errors_come_at_once_with_their_places_in_flow_style() {
  session: {idle: 1s, idle: 2s, limit: true}, log: [], routes: [{path: x, signal: no}, 7]}";
     assert_eq!(
         errors(text),
-        "gate.yaml:1:23: upstream.servers[0]: \"ftp://x\" does not start with http://
+        "gate.yaml:1:23: upstream.servers[0]: \"ftp://x\" does not start with http:// or https://
 gate.yaml:1:32: upstream.servers[1]: 5 is not a server such as http://127.0.0.1:3000
 gate.yaml:1:52: upstream.queue.length: 0 is below 1
 gate.yaml:1:56: upstream.max_in_fligth: unknown key: did you mean max_in_flight?
@@ -514,6 +525,34 @@ fn each_bound_of_the_upstream_is_held() {
         ("buffer: { response: 1GiB }", "upstream.buffer.response: 1GiB is above 64MiB"),
     ] {
         let errors = errors(&format!("upstream: {{ servers: [http://a], {text} }}"));
+        assert!(errors.contains(expected) && errors.lines().count() == 1, "{text}\n{errors}");
+    }
+}
+
+#[test]
+fn tls_to_the_site_is_set_up_whole_and_only_for_servers_that_speak_it() {
+    assert_eq!(policy("upstream: { servers: [https://a], tls: }").upstream.tls, Some(UpstreamTls::default()));
+    for text in ["", ", tls:", ", tls: { }", ", tls: { ca: null, key: ~ }"] {
+        assert_eq!(policy(&format!("upstream: {{ servers: [http://a]{text} }}")).upstream.tls, None, "{text}");
+    }
+    for (text, expected) in [
+        ("[https://a], tls: { certificate: a }", "upstream.tls.certificate: needs upstream.tls.key beside it"),
+        ("[https://a], tls: { key: a }", "upstream.tls.key: needs upstream.tls.certificate beside it"),
+        ("[https://a], tls: { server_name: 5 }", "upstream.tls.server_name: 5 is not a host name or an IP address, such as app.internal"),
+        ("[https://a], tls: { verify: false }", "upstream.tls.verify: unknown key"),
+        ("[http://a], tls: { ca: a }", "upstream.tls.ca: is for servers named https://, and upstream.servers are in plaintext"),
+        (
+            "[http://a], tls: { server_name: a }",
+            "upstream.tls.server_name: is for servers named https://, and upstream.servers are in plaintext",
+        ),
+        ("[http://a], tls: { key: a }", "upstream.tls.key: needs upstream.tls.certificate beside it"),
+        (
+            "[https://a, http://b]",
+            "upstream.servers[1]: http://b is spoken to in another way than https://a: write http:// for all servers, or https://",
+        ),
+        ("[https://a, https://A:443]", "upstream.servers[1]: https://A:443 is listed twice"),
+    ] {
+        let errors = errors(&format!("upstream: {{ servers: {text} }}"));
         assert!(errors.contains(expected) && errors.lines().count() == 1, "{text}\n{errors}");
     }
 }
@@ -757,8 +796,12 @@ fn example_in_full() -> String {
                 indent.chars().all(|c| c == ' ') && !indent.is_empty() && is_key && !PROSE.iter().any(|p| comment.starts_with(p));
             if is_setting { format!("{indent}{comment}") } else { line.to_owned() }
         })
-        // the one setting that contradicts the default of another
-        .map(|line| if line == "  mode: auto" { "  mode: fixed".to_owned() } else { line })
+        // the settings that contradict the default of another
+        .map(|line| match line.as_str() {
+            "  mode: auto" => "  mode: fixed".to_owned(),
+            "  servers: [http://127.0.0.1:3000]" => "  servers: [https://127.0.0.1:3000]".to_owned(),
+            _ => line,
+        })
         .collect::<Vec<_>>()
         .join("\n")
 }

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use crate::rules::policy::{
     Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
-    Login, MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, WaitingRoom,
+    Login, MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 
-use super::address;
+use super::address::{self, Scheme};
 use super::bounds::{self, days, ms, secs};
 use super::mirror::Written;
 use super::problem::Errors;
@@ -36,7 +36,7 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
     let listen = listen(root.section("listen"), &client, base);
     let admin = admin(root.section("admin"), &listen, base);
     let data = root.read("data", base.join("data"), value::path(base));
-    let upstream = upstream(root.section("upstream"));
+    let upstream = upstream(root.section("upstream"), base);
     let policy = Policy {
         listen,
         admin,
@@ -121,9 +121,11 @@ fn admin(mut section: Section<'_>, listen: &Listen, base: &Path) -> Admin {
     admin
 }
 
-fn upstream(mut section: Section<'_>) -> Upstream {
+fn upstream(mut section: Section<'_>, base: &Path) -> Upstream {
+    let (scheme, servers) = servers(&mut section);
     let upstream = Upstream {
-        servers: servers(&mut section),
+        servers,
+        tls: upstream_tls(section.section("tls"), scheme, base),
         max_in_flight: section.read("max_in_flight", MaxInFlight::Auto, value::max_in_flight),
         queue: slot_queue(section.section("queue")),
         timeouts: timeouts(section.section("timeouts")),
@@ -133,16 +135,48 @@ fn upstream(mut section: Section<'_>) -> Upstream {
     upstream
 }
 
-fn servers(section: &mut Section<'_>) -> Vec<Server> {
+/// The servers, and how all of them are spoken to; `None` if there is none that can be. What goes to the one in plaintext would not
+/// be kept from others by TLS to the next.
+fn servers(section: &mut Section<'_>) -> (Option<Scheme>, Vec<Server>) {
     let mut seen = BTreeSet::new();
+    let mut first: Option<(Scheme, String)> = None;
     let distinct = |written: &Written| {
-        let server = address::server(written)?;
+        let (scheme, server) = address::server(written)?;
+        let (of_all, label) = first.get_or_insert_with(|| (scheme, server.label.clone()));
+        if *of_all != scheme {
+            return Err(format!("{} is spoken to in another way than {label}: write http:// for all servers, or https://", server.label));
+        }
         if seen.insert((server.host.clone(), server.port)) { Ok(server) } else { Err(format!("{} is listed twice", server.label)) }
     };
-    section.list("servers", bounds::SERVERS, distinct).unwrap_or_else(|| {
+    let servers = section.list("servers", bounds::SERVERS, distinct);
+    let servers = servers.unwrap_or_else(|| {
         section.fault("servers", "is required: the servers of the site, as in [http://127.0.0.1:3000]".to_owned());
         Vec::new()
-    })
+    });
+    (first.map(|(scheme, _)| scheme), servers)
+}
+
+/// `None` beside servers in plaintext, where nothing of it may be written: who did so takes them to be verified.
+fn upstream_tls(mut section: Section<'_>, scheme: Option<Scheme>, base: &Path) -> Option<UpstreamTls> {
+    let ca = section.optional("ca", value::path(base));
+    let server_name = section.optional("server_name", address::server_name);
+    let certificate = section.optional("certificate", value::path(base));
+    let key = section.optional("key", value::path(base));
+    for (one, other) in [("certificate", "key"), ("key", "certificate")] {
+        if section.has(one) && !section.has(other) {
+            section.fault(one, format!("needs upstream.tls.{other} beside it"));
+        }
+    }
+    if scheme == Some(Scheme::Http) {
+        for name in ["ca", "server_name", "certificate", "key"] {
+            if section.has(name) && !section.is_faulty(name) {
+                section.fault(name, "is for servers named https://, and upstream.servers are in plaintext".to_owned());
+            }
+        }
+    }
+    section.finish();
+    let identity = certificate.zip(key).map(|(certificate, key)| CertificateFiles { certificate, key });
+    (scheme == Some(Scheme::Https)).then_some(UpstreamTls { ca, server_name, identity })
 }
 
 fn slot_queue(mut section: Section<'_>) -> SlotQueue {

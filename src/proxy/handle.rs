@@ -1,5 +1,6 @@
 //! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`].
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,8 @@ use crate::rules::redirect;
 use crate::rules::slots::Ask;
 use crate::rules::time::Now;
 use crate::rules::token::Ticket;
-use crate::upstream::{self, Failure};
+use crate::tls::client::HandshakeError;
+use crate::upstream::{self, ConnectError, Failure};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -398,9 +400,18 @@ fn body_failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, e
 /// The one place that turns a failure of the upstream into an answer.
 fn failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, failure: &Failure) -> Answer {
     let (kind, proxy_status) = match failure {
-        Failure::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
-        Failure::Connect(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => (FailureKind::BadGateway, status::CONNECT),
-        Failure::Connect(_) => (FailureKind::BadGateway, status::UNAVAILABLE),
+        Failure::Connect(ConnectError::Timeout) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
+        Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::TimedOut => {
+            (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT)
+        }
+        Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+            (FailureKind::BadGateway, status::CONNECT)
+        }
+        Failure::Connect(ConnectError::Socket(_)) => (FailureKind::BadGateway, status::UNAVAILABLE),
+        Failure::Connect(ConnectError::Tls(HandshakeError::Certificate(_))) => (FailureKind::BadGateway, status::TLS_CERTIFICATE),
+        Failure::Connect(ConnectError::Tls(HandshakeError::Alert(_))) => (FailureKind::BadGateway, status::TLS_ALERT),
+        Failure::Connect(ConnectError::Tls(HandshakeError::Protocol(_))) => (FailureKind::BadGateway, status::TLS_PROTOCOL),
+        Failure::Connect(ConnectError::Tls(HandshakeError::Broken(_))) => (FailureKind::BadGateway, status::TERMINATED),
         Failure::Timeout => (FailureKind::GatewayTimeout, status::TIMEOUT),
         Failure::Upstream(error) if error.is_parse() => (FailureKind::BadGateway, status::PROTOCOL),
         Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),

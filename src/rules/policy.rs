@@ -75,7 +75,7 @@ pub struct Https {
 /// A certificate and its key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateFiles {
-    /// The site's certificate, followed by those that vouch for it.
+    /// The certificate, followed by those that vouch for it.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -104,6 +104,8 @@ pub struct Admin {
 pub struct Upstream {
     /// The servers, at least one, no two the same.
     pub servers: Vec<Server>,
+    /// How all of them are spoken to over TLS; `None` if they are in plaintext.
+    pub tls: Option<UpstreamTls>,
     /// Slots of each server: requests in flight and idle connections together.
     pub max_in_flight: MaxInFlight,
     /// The slot queue.
@@ -123,16 +125,27 @@ pub enum MaxInFlight {
     Fixed(u32),
 }
 
-/// One upstream server, from `http://host:port`.
+/// `upstream.tls`, of servers named `https://`. Their certificates are always verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// File with the certificates that theirs must come from; else what the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Name or address that their certificates must be for; else the host of each.
+    pub server_name: Option<String>,
+    /// Who we are to them.
+    pub identity: Option<CertificateFiles>,
+}
+
+/// One upstream server, from `http://host:port` or `https://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Server {
     /// Name or address, without brackets.
     pub host: String,
-    /// Port; 80 if none was written.
+    /// Port; if none was written, 443 for `https` and else 80.
     pub port: u16,
     /// As the operator wrote it: the `server` label of metrics.
     pub label: String,
-    /// `host`, or `host:port` if the port is not 80: the Host of a request that came without one.
+    /// `host`, or `host:port` if the port is not that of its scheme: the Host of a request that came without one.
     pub authority: String,
 }
 

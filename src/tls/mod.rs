@@ -2,6 +2,7 @@
 //!
 //! The cryptography is passed explicitly: a default that is chosen by what else is linked would change with a dependency.
 
+pub mod client;
 pub mod server;
 
 use std::path::Path;
@@ -10,6 +11,9 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use crate::rules::policy::CertificateFiles;
 
 /// Why a file of certificates or keys can't be used. Nothing of its content is part of it.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,19 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
         let is_missing = matches!(error, PemError::NoItemsFound);
         let reason = if is_missing { "holds no private key in PEM that can be read without a passphrase" } else { pem_fault(&error) };
         FileError::new(path, reason)
+    })
+}
+
+/// Certificates that were read, with the key of the first.
+fn certified(chain: Vec<CertificateDer<'static>>, files: &CertificateFiles) -> Result<CertifiedKey, FileError> {
+    let key = private_key(&files.key)?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+        let reason = if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            format!("is not the key of the first certificate in {}", files.certificate.display())
+        } else {
+            format!("can't be used: {error}")
+        };
+        FileError::new(&files.key, reason)
     })
 }
 

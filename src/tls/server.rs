@@ -16,7 +16,7 @@ use rustls::version::{TLS12, TLS13};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{FileError, certificates, private_key, provider};
+use super::{FileError, certificates, certified, provider};
 use crate::rules::policy::CertificateFiles;
 use crate::rules::time::UnixTime;
 
@@ -119,16 +119,7 @@ struct Facts {
 fn pair(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Facts), FileError> {
     let chain = certificates(&files.certificate)?;
     let facts = facts(&files.certificate, chain.first().map_or(&[], |leaf| leaf.as_ref()))?;
-    let key = private_key(&files.key)?;
-    let pair = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
-        let reason = if matches!(error, rustls::Error::InconsistentKeys(_)) {
-            format!("is not the key of the first certificate in {}", files.certificate.display())
-        } else {
-            format!("can't be used: {error}")
-        };
-        FileError::new(&files.key, reason)
-    })?;
-    Ok((Arc::new(pair), facts))
+    Ok((Arc::new(certified(chain, files)?), facts))
 }
 
 fn facts(path: &Path, leaf: &[u8]) -> Result<Facts, FileError> {

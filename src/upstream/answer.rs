@@ -17,12 +17,13 @@ use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::connection::{Connection, RequestBody, Sent};
+use super::connection::{ConnectError, Connection, RequestBody, Sent};
 use super::relay::{self, AnswerBody};
 use super::{BodyFailure, Slot};
 use crate::deadlines::Deadline;
 use crate::metrics::{OutcomeLabel, Timing};
 use crate::rules::time::Moment;
+use crate::tls::client::HandshakeError;
 
 /// An answer of the site.
 #[derive(Debug)]
@@ -36,9 +37,9 @@ pub struct Answered {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No connection could be made; nothing was sent.
+    /// No connection could be made; no request was read by the server.
     #[error("no connection to the upstream server")]
-    Connect(#[source] std::io::Error),
+    Connect(#[source] ConnectError),
     /// No response head within `upstream.timeouts.response`.
     #[error("no answer from the upstream server within the response timeout")]
     Timeout,
@@ -81,7 +82,8 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
             Ok(answer) => return live.answered(answer),
             Err(failed) => {
                 let timed_out = live.connection.deadline.has_fired();
-                let retry = failed.message().is_some() || spare.is_some();
+                let refused = !live.connection.reused && HandshakeError::late(failed.error()).is_some();
+                let retry = !refused && (failed.message().is_some() || spare.is_some());
                 if again == Again::Second || timed_out || !retry {
                     return Err(live.failed(failed));
                 }
@@ -111,18 +113,28 @@ async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
         connection.close().await;
     }
     let upstream = Arc::clone(&slot.upstream);
-    let addresses = Arc::clone(&upstream.lock().peers[slot.grant.server].addresses);
+    let (way, troubled) = upstream.way_to(slot.grant.server);
     let worker = &upstream.workers[slot.worker];
     // rarely needed, so it takes no room in every request
-    match Box::pin(Connection::open(&addresses, slot.settings.timeouts.connect, &worker.deadlines, slot.worker)).await {
-        Ok(connection) => Ok(connection),
+    match Box::pin(Connection::open(way, slot.settings.timeouts.connect, &worker.deadlines, slot.worker)).await {
+        Ok(connection) => {
+            if troubled {
+                upstream.reached(slot.grant.server);
+            }
+            Ok(connection)
+        }
         Err(error) => {
-            slot.good(false);
-            slot.observe(OutcomeLabel::Connect, false);
             upstream.doubt_address(slot.grant.server);
-            Err(Failure::Connect(error))
+            Err(unreached(slot, error))
         }
     }
+}
+
+fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
+    slot.good(false);
+    slot.observe(OutcomeLabel::Connect, false);
+    slot.upstream.unreached(slot.grant.server, &error);
+    Failure::Connect(error)
 }
 
 /// What it takes to send a request again. A list of headers, since a map of them costs twice as much to make, and is hardly ever needed.
@@ -267,6 +279,8 @@ impl Live {
         } else if is_clients(&error) {
             slot.aborted();
             Failure::Client(error)
+        } else if let Some(refused) = HandshakeError::late(&error).filter(|_| !connection.reused) {
+            unreached(&mut slot, ConnectError::Tls(refused))
         } else {
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);

@@ -15,11 +15,14 @@ use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio_rustls::client::TlsStream;
 
 use crate::deadlines::{Deadline, Deadlines};
 use crate::rules::time::Moment;
+use crate::tls::client::{HandshakeError, ServerTls};
 
 /// What carries a request body to a server.
 pub type RequestBody = Either<Either<Empty<Bytes>, Full<Bytes>>, UnsyncBoxBody<Bytes, BodyFailure>>;
@@ -32,10 +35,41 @@ pub struct BodyFailure {
     pub source: hyper::Error,
 }
 
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// None within `upstream.timeouts.connect`, TLS included.
+    #[error("no connection in time")]
+    Timeout,
+    /// No TCP connection.
+    #[error("no connection")]
+    Socket(#[source] io::Error),
+    /// TCP, and no TLS over it.
+    #[error("no TLS")]
+    Tls(#[source] HandshakeError),
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub(super) addresses: Arc<[SocketAddr]>,
+    /// `None` if it is spoken to in plaintext.
+    pub(super) tls: Option<Arc<ServerTls>>,
+}
+
+/// A connection on which a server was reached.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    /// On the heap, so that plaintext costs no more than without it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A connection to a server.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
+    /// By which settings it was made.
+    tls: Option<Arc<ServerTls>>,
     /// The response deadline; the driver closes the connection when it falls due.
     pub(super) deadline: Arc<Deadline>,
     /// The worker whose runtime drives it.
@@ -53,31 +87,24 @@ pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBo
 
 impl Connection {
     /// Connects to the first of the addresses that answers.
-    pub(super) async fn open(addresses: &[SocketAddr], timeout: Duration, deadlines: &Deadlines, worker: usize) -> io::Result<Self> {
-        let stream = match tokio::time::timeout(timeout, connect(addresses)).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
-        };
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    pub(super) async fn open(way: Way, timeout: Duration, deadlines: &Deadlines, worker: usize) -> Result<Self, ConnectError> {
+        let stream = reach(&way, timeout).await?;
         let deadline = deadlines.watch();
-        let watched = Arc::clone(&deadline);
-        let (running, ended) = oneshot::channel();
-        tokio::spawn(async move {
-            // dropped after the connection
-            let _running: oneshot::Sender<()> = running;
-            let mut connection = pin!(connection);
-            poll_fn(|cx| {
-                watched.wakes(cx.waker());
-                if watched.has_fired() {
-                    return Poll::Ready(());
-                }
-                // how it ended is told to the request that was under way
-                connection.as_mut().poll(cx).map(drop)
-            })
-            .await;
-        });
-        Ok(Self { sender, deadline, worker, reused: false, idle_since: Moment::default(), ended })
+        let driven = match stream {
+            Stream::Plain(stream) => drive(stream, Arc::clone(&deadline)).await,
+            Stream::Tls(stream) => drive(stream, Arc::clone(&deadline)).await,
+        };
+        let (sender, ended) = driven.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
+        Ok(Self { sender, tls: way.tls, deadline, worker, reused: false, idle_since: Moment::default(), ended })
+    }
+
+    /// Whether it was made by these settings, and not by what stood in a policy or in a file before.
+    pub(super) fn is_by(&self, tls: Option<&Arc<ServerTls>>) -> bool {
+        match (&self.tls, tls) {
+            (None, None) => true,
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 
     /// Closes it, whatever is under way, and returns when it is closed.
@@ -104,6 +131,43 @@ impl Connection {
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed() || self.deadline.has_fired()
     }
+}
+
+/// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so.
+pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, ConnectError> {
+    let reaching = async {
+        let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
+        stream.set_nodelay(true).map_err(ConnectError::Socket)?;
+        match &way.tls {
+            None => Ok(Stream::Plain(stream)),
+            Some(tls) => tls.handshake(stream).await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls),
+        }
+    };
+    tokio::time::timeout(timeout, reaching).await.unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Speaks HTTP on a stream, in a task of its own, until the stream ends or the deadline falls due. The receiver is closed when it is over.
+async fn drive<S>(stream: S, watched: Arc<Deadline>) -> hyper::Result<(http1::SendRequest<RequestBody>, oneshot::Receiver<()>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+    let (running, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        // dropped after the connection
+        let _running: oneshot::Sender<()> = running;
+        let mut connection = pin!(connection);
+        poll_fn(|cx| {
+            watched.wakes(cx.waker());
+            if watched.has_fired() {
+                return Poll::Ready(());
+            }
+            // how it ended is told to the request that was under way
+            connection.as_mut().poll(cx).map(drop)
+        })
+        .await;
+    });
+    Ok((sender, ended))
 }
 
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {

@@ -24,9 +24,10 @@ use crate::rules::concurrency::ServerLimit;
 use crate::rules::policy;
 use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
+use crate::tls::client::ClientTls;
 
 pub use answer::{Answered, Failure, send};
-pub use connection::{BodyFailure, RequestBody};
+pub use connection::{BodyFailure, ConnectError, RequestBody};
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{ServerStatus, maintain};
 
@@ -96,17 +97,18 @@ pub enum NoSlot {
 }
 
 impl Upstream {
-    /// The servers of a policy. `deadlines` are those of the workers, in order.
+    /// The servers of a policy, spoken to over TLS if there is what it needs. `deadlines` are those of the workers, in order.
     #[must_use]
     pub fn new(
         policy: &policy::Policy,
+        tls: Option<&ClientTls>,
         gate: Arc<Gate>,
         clock: Arc<Clock>,
         metrics: &Metrics,
         deadlines: &[Arc<Deadlines>],
         memory: Arc<BufferMemory>,
     ) -> Arc<Self> {
-        let peers: Vec<Peer> = policy.upstream.servers.iter().cloned().map(Peer::new).collect();
+        let peers: Vec<Peer> = policy.upstream.servers.iter().map(|server| Peer::new(server.clone(), tls)).collect();
         let slots = Slots::new(bounds(policy, &gate), peers.len(), clock.moment());
         let workers = deadlines
             .iter()
@@ -118,8 +120,8 @@ impl Upstream {
         Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
     }
 
-    /// Takes over a new policy; requests under way finish where they are.
-    pub fn apply(self: &Arc<Self>, policy: &policy::Policy) {
+    /// Takes over a new policy, and what its TLS needs; requests under way finish where they are.
+    pub fn apply(self: &Arc<Self>, policy: &policy::Policy, tls: Option<&ClientTls>) {
         let now = self.clock.moment();
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
@@ -130,9 +132,11 @@ impl Upstream {
         }
         for (server, place) in policy.upstream.servers.iter().zip(places) {
             if place == inner.peers.len() {
-                inner.peers.push(Peer::new(server.clone()));
+                inner.peers.push(Peer::new(server.clone(), tls));
             }
-            inner.peers[place].live = true;
+            let peer = &mut inner.peers[place];
+            peer.live = true;
+            peer.follow(tls);
         }
         for peer in inner.peers.iter_mut().filter(|peer| !peer.live) {
             peer.idle.clear();
@@ -315,7 +319,8 @@ impl Drop for Slot {
         if let Some(mut connection) = self.connection.take() {
             let free = inner.slots.room(server);
             let peer = &mut inner.peers[server];
-            if peer.live && !connection.is_closed() && peer.idle.len() < free as usize {
+            let is_good = !connection.is_closed() && connection.is_by(peer.tls.as_ref());
+            if peer.live && is_good && peer.idle.len() < free as usize {
                 connection.idle_since = now;
                 connection.reused = true;
                 peer.idle.push(connection);

@@ -4,24 +4,32 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 
 use super::Upstream;
-use super::connection::Connection;
+use super::connection::{ConnectError, Connection, Way, reach};
 use crate::rules::policy::Server;
 use crate::rules::time::Moment;
+use crate::store::chain;
+use crate::tls::client::{ClientTls, ServerTls};
 
 /// One server.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) server: Server,
-    pub(super) addresses: Arc<[SocketAddr]>,
+    addresses: Arc<[SocketAddr]>,
+    /// `None` if it is spoken to in plaintext.
+    pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
     pub(super) idle: Vec<Connection>,
     /// Still named by the policy.
     pub(super) live: bool,
     resolved: Option<Moment>,
     busy_with_probe: bool,
+    /// Why no connection could be made to it; `None` since one was.
+    trouble: Option<String>,
+    /// When the log was last told of trouble.
+    told: Option<Moment>,
 }
 
 /// A server as the operator sees it.
@@ -35,19 +43,42 @@ pub struct ServerStatus {
     pub in_flight: u32,
     /// Idle connections to it.
     pub idle: usize,
+    /// Why the last connection to it could not be made; `None` if it could.
+    pub trouble: Option<String>,
 }
 
 /// How often a name is looked up again, as most resolvers' least time to live.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
+/// How often the log says that a server can't be reached, and why: each request finds it out anew.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Characters of the reason why a server can't be reached.
+const WHY_CHARS_MAX: usize = 500;
+
 /// How long a look-up or a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Peer {
-    pub(super) fn new(server: Server) -> Self {
+    pub(super) fn new(server: Server, tls: Option<&ClientTls>) -> Self {
         let literal = server.host.parse::<IpAddr>().ok();
         let addresses = literal.map(|ip| SocketAddr::new(ip, server.port)).into_iter().collect();
-        Self { server, addresses, idle: Vec::new(), live: true, resolved: None, busy_with_probe: false }
+        let tls = tls.map(|tls| Arc::new(tls.towards(&server.host)));
+        let (idle, live, busy_with_probe) = (Vec::new(), true, false);
+        Self { server, addresses, tls, idle, live, resolved: None, busy_with_probe, trouble: None, told: None }
+    }
+
+    /// The settings of a policy. If they have changed, what was connected by the old ones is not used again.
+    pub(super) fn follow(&mut self, tls: Option<&ClientTls>) {
+        if self.tls.as_deref().zip(tls).is_some_and(|(own, tls)| own.is_of(tls)) {
+            return;
+        }
+        self.tls = tls.map(|tls| Arc::new(tls.towards(&self.server.host)));
+        self.idle.retain(|connection| connection.is_by(self.tls.as_ref()));
+    }
+
+    fn way(&self) -> Way {
+        Way { addresses: Arc::clone(&self.addresses), tls: self.tls.clone() }
     }
 
     /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection.
@@ -81,8 +112,36 @@ impl Upstream {
             up: inner.slots.is_up(place),
             in_flight: inner.slots.busy(place),
             idle: peer.idle.len(),
+            trouble: peer.trouble.clone(),
         })
         .collect()
+    }
+
+    /// How a server is reached, and whether it could not be the last time.
+    pub(super) fn way_to(&self, server: usize) -> (Way, bool) {
+        let inner = self.lock();
+        let peer = &inner.peers[server];
+        (peer.way(), peer.trouble.is_some())
+    }
+
+    /// A connection to a server was made.
+    pub(super) fn reached(&self, server: usize) {
+        self.lock().peers[server].trouble = None;
+    }
+
+    /// No connection to a server could be made.
+    pub(super) fn unreached(&self, server: usize, error: &ConnectError) {
+        let now = self.clock.moment();
+        // a certificate can list hundreds of names that it is for
+        let why: String = chain(error).chars().take(WHY_CHARS_MAX).collect();
+        let mut inner = self.lock();
+        let peer = &mut inner.peers[server];
+        let tell = peer.told.is_none_or(|told| now.since(told) >= TELL_EVERY);
+        if tell {
+            peer.told = Some(now);
+            tracing::warn!(server = peer.server.label, why, "the server can't be reached");
+        }
+        peer.trouble = Some(why);
     }
 
     /// Looks up again soon a name whose server did not answer.
@@ -110,14 +169,14 @@ impl Upstream {
         .collect()
     }
 
-    fn servers_to_probe(&self, now: Moment) -> Vec<(usize, Arc<[SocketAddr]>)> {
+    fn servers_to_probe(&self, now: Moment) -> Vec<(usize, Way)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let mut due = Vec::new();
         for (place, peer) in inner.peers.iter_mut().enumerate() {
             if peer.live && !peer.busy_with_probe && inner.slots.health(place).wants_probe(now) {
                 peer.busy_with_probe = true;
-                due.push((place, Arc::clone(&peer.addresses)));
+                due.push((place, peer.way()));
             }
         }
         due
@@ -141,11 +200,15 @@ impl Upstream {
         }
     }
 
-    fn probed(self: &Arc<Self>, place: usize, connected: bool) {
+    fn probed(self: &Arc<Self>, place: usize, connected: &Result<(), ConnectError>) {
+        match connected {
+            Ok(()) => self.reached(place),
+            Err(error) => self.unreached(place, error),
+        }
         let now = self.clock.moment();
         let mut inner = self.lock();
         inner.peers[place].busy_with_probe = false;
-        inner.slots.health(place).probed(connected, now);
+        inner.slots.health(place).probed(connected.is_ok(), now);
         let granted = self.grant(&mut inner, now);
         drop(inner);
         super::hand_out(granted);
@@ -164,11 +227,11 @@ pub fn maintain(upstream: &Arc<Upstream>) {
             upstream.looked_up(place, found.map(Iterator::collect));
         });
     }
-    for (place, addresses) in upstream.servers_to_probe(now) {
+    for (place, way) in upstream.servers_to_probe(now) {
         let upstream = Arc::clone(upstream);
         tokio::spawn(async move {
-            let connected = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(&*addresses)).await;
-            upstream.probed(place, matches!(connected, Ok(Ok(_))));
+            let connected = reach(&way, PROBE_TIMEOUT).await.map(drop);
+            upstream.probed(place, &connected);
         });
     }
 }

@@ -35,4 +35,5 @@ mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;
 mod proxy_slots;
+mod proxy_upstream_tls;
 mod smuggling;

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
@@ -62,6 +63,8 @@ impl Seen {
 /// The site's end of a connection.
 pub(crate) struct Site {
     stream: TcpStream,
+    /// Once it has been begun.
+    tls: Option<Box<ServerConnection>>,
     buffer: Vec<u8>,
     number: usize,
     shared: Arc<Shared>,
@@ -78,6 +81,23 @@ impl Upstream {
         Vacant::new().start(handler)
     }
 
+    /// Does so over TLS, by what `tls` says when a connection is made.
+    pub(crate) fn start_tls(
+        tls: impl Fn() -> Arc<ServerConfig> + Send + Sync + 'static,
+        handler: impl Fn(&Seen, &mut Site) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Vacant::new().raw(move |site| {
+            if site.handshake(tls()).is_err() {
+                return site.wait_for_end();
+            }
+            while let Ok(seen) = site.request() {
+                if !handler(&seen, site) {
+                    break;
+                }
+            }
+        })
+    }
+
     /// Answers every request with 200 and this body.
     pub(crate) fn answering(body: &'static str) -> Self {
         Self::start(move |_, site| site.write(ok(body)))
@@ -91,6 +111,11 @@ impl Upstream {
     /// As gate.yaml names it.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// As gate.yaml names it, if it speaks TLS.
+    pub(crate) fn url_tls(&self) -> String {
+        format!("https://{}", self.address)
     }
 
     /// The requests so far.
@@ -210,7 +235,7 @@ fn accept<H: Fn(&mut Site) + Send + Sync + 'static>(listener: &TcpListener, shar
         record.most = record.most.max(open);
         drop(record);
         shared.changed.notify_all();
-        let mut site = Site { stream, buffer: Vec::new(), number, shared: Arc::clone(shared) };
+        let mut site = Site { stream, tls: None, buffer: Vec::new(), number, shared: Arc::clone(shared) };
         let handler = Arc::clone(handler);
         std::thread::spawn(move || handler(&mut site));
     }
@@ -240,7 +265,46 @@ impl Drop for Site {
 impl Site {
     /// Writes bytes as they are. Returns whether that went well, for handlers to return.
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
+        let bytes = bytes.as_ref();
+        match &mut self.tls {
+            None => self.stream.write_all(bytes).is_ok(),
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes).and_then(|()| stream.flush()).is_ok()
+            }
+        }
+    }
+
+    /// Begins TLS. If that fails, the gate is told why, and nothing of it is read any more.
+    ///
+    /// # Errors
+    /// If the gate does not want to, or is not wanted.
+    pub(crate) fn handshake(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        let mut tls = ServerConnection::new(config).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// Its side of TLS.
+    pub(crate) fn tls(&self) -> &ServerConnection {
+        self.tls.as_ref().unwrap()
+    }
+
+    /// Whether TLS goes on from where another connection had come.
+    pub(crate) fn resumed(&self) -> bool {
+        self.tls().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Says over TLS that nothing more is to come.
+    pub(crate) fn finish(&mut self) {
+        let tls = self.tls.as_mut().unwrap();
+        tls.send_close_notify();
+        while tls.wants_write() {
+            tls.write_tls(&mut self.stream).unwrap();
+        }
     }
 
     /// Ends the connection with a reset.
@@ -357,7 +421,10 @@ impl Site {
 
     fn fill(&mut self) -> io::Result<()> {
         let mut piece = [0; 65536];
-        let count = self.stream.read(&mut piece)?;
+        let count = match &mut self.tls {
+            None => self.stream.read(&mut piece)?,
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut piece)?,
+        };
         if count == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

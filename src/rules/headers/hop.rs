@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
 /// `Tidegate-Pass`; and spellings of `X-Forwarded-*` with underscores, which CGI can't tell from ours.
 ///
-/// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: read `Upgrade` before.
+/// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: [`super::upgrade`] reads `Upgrade`
+/// before.
 ///
 /// Without `Transfer-Encoding`, hyper's client sends no body of unknown length under GET or HEAD: who forwards such a body puts it back.
 pub fn strip_request(headers: &mut HeaderMap) {
@@ -117,7 +118,7 @@ fn strip_nominated(headers: &mut HeaderMap) {
     headers.remove(CONNECTION);
 }
 
-fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(super) fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 

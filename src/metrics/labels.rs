@@ -165,10 +165,22 @@ labels! {
         HeadTooLarge => "head_too_large",
         /// 501: a method or an upgrade that is not implemented.
         NotImplemented => "not_implemented",
+        /// 503: a WebSocket over `limits.upgrades`, or while the gate closes.
+        Upgrades => "upgrades",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
         /// 500: the gate's own fault.
         Internal => "internal",
+    }
+}
+
+labels! {
+    /// `result` of `tidegate_upgrades_total`.
+    UpgradeResult {
+        /// The site has switched to WebSocket.
+        Switched => "switched",
+        /// It has answered otherwise, or not at all.
+        Refused => "refused",
     }
 }
 

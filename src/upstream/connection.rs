@@ -14,6 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -66,7 +67,7 @@ impl Connection {
         tokio::spawn(async move {
             // dropped after the connection
             let _running: oneshot::Sender<()> = running;
-            let mut connection = pin!(connection);
+            let mut connection = pin!(connection.with_upgrades());
             poll_fn(|cx| {
                 watched.wakes(cx.waker());
                 if watched.has_fired() {
@@ -103,6 +104,24 @@ impl Connection {
 
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed() || self.deadline.has_fired()
+    }
+}
+
+/// A connection to a server that has switched protocols: it is no longer one of requests, and holds no slot. Dropping it closes it.
+#[derive(Debug)]
+pub struct Switched {
+    upgrade: OnUpgrade,
+}
+
+impl Switched {
+    pub(super) fn of(answer: &mut Response<Incoming>) -> Self {
+        Self { upgrade: hyper::upgrade::on(answer) }
+    }
+
+    /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile.
+    pub async fn stream(self) -> Option<(TcpStream, Bytes)> {
+        let parts = self.upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 }
 

@@ -34,3 +34,4 @@ mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;
 mod proxy_slots;
+mod proxy_upgrade;

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) use client::{Answer, Client, request};
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
 pub(crate) use tls::{Authority, visitor};
-pub(crate) use upstream::{Seen, Upstream, Vacant, ok};
+pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};
 pub(crate) use world::World;
 

@@ -34,4 +34,5 @@ mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;
 mod proxy_slots;
+mod proxy_streams;
 mod proxy_upgrade;

@@ -1,8 +1,9 @@
 //! Bytes both ways between a client and the site, for as long as either has something to say: what is left of a connection once the
 //! site has switched protocols.
 //!
-//! Always holds: what is read is written in the same order, or the tunnel ends; no more is held for either side than one piece. An idle
-//! tunnel holds no buffer: pieces are read onto the stack, and kept only if the other side takes less at once.
+//! Always holds: what is read is written in the same order, or the tunnel ends; no more is held for either side than one piece, or than had
+//! come before there was a tunnel. An idle one holds no buffer: pieces are read onto the stack, and kept only if the other side takes less
+//! at once.
 //! Absent: any idea of what the bytes mean.
 
 use std::future::Future;
@@ -55,6 +56,9 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// The most that is read at once: the messages of most pages, and little enough for a stack.
 const PIECE: usize = 8 << 10;
+
+/// Pieces of one direction before the other has its turn, and every other connection.
+const PIECES: usize = 16;
 
 impl<C, S> Tunnel<C, S>
 where
@@ -161,8 +165,10 @@ impl Flow {
         moved: &mut bool,
         patience: &impl Fn() -> Patience,
     ) -> Poll<Over> {
-        // tokio lets a connection that always has something wait for the others after so many pieces
-        while !self.has_ended {
+        for _ in 0..PIECES {
+            if self.has_ended {
+                return Poll::Ready(Over::Ended);
+            }
             while !self.held.is_empty() {
                 let Ok(written) = ready!(self.write(cx, to, None, patience)) else { return Poll::Ready(Over::Broken) };
                 self.held.advance(written);
@@ -180,7 +186,7 @@ impl Flow {
                     return Poll::Ready(Over::Broken);
                 }
                 self.has_ended = true;
-                break;
+                return Poll::Ready(Over::Ended);
             }
             *moved = true;
             let written = match self.write(cx, to, Some(piece), patience) {
@@ -190,7 +196,9 @@ impl Flow {
             };
             self.held = Bytes::copy_from_slice(&piece[written..]);
         }
-        Poll::Ready(Over::Ended)
+        // there may be more, once the other direction has had its turn
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes a piece, or what is held, and watches how long that takes.

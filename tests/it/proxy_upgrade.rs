@@ -1,10 +1,12 @@
 //! WebSockets: who gets one, that bytes go both ways in order, and how it ends.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Answer, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, World, ok, request};
+use crate::support::{Answer, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, World, ok, request, until};
 
 /// What a browser sends.
 const ASK: [&str; 4] =
@@ -530,11 +532,33 @@ fn a_gate_that_ends_lets_them_go_on_for_a_while() {
     let running = world.running.take().unwrap();
     let ending = std::thread::spawn(move || running.drain(Duration::ZERO, PATIENCE * 6));
     // the listener is gone: the gate is closing
-    crate::support::until("the listener to close", || std::net::TcpStream::connect(world.http).err());
+    until("the listener to close", || TcpStream::connect(world.http).err());
     assert_echoes(&mut client, "last words");
     drop(client);
     ending.join().unwrap();
     site.all_closed();
+}
+
+#[test]
+fn a_gate_that_only_says_that_it_will_end_still_makes_them() {
+    let site = echoing();
+    let scratch = Scratch::new();
+    // the delay lasts until a second signal ends it
+    let gate = Gate::serve(&scratch.write("gate.yaml", &process(&site, "delay: 60s, deadline: 2s")));
+    gate.process.signal(Signal::TERM);
+    until("health to go down", || Some(()).filter(|()| gate.get("/.tidegate/healthz", &[]).status == 503));
+    let mut client = gate.client();
+    let answer = client.get("/socket", &ASK);
+    assert_eq!((answer.status, answer.all("connection")), (101, vec!["Upgrade"]), "{}", answer.raw);
+    assert_echoes(&mut client, "hello");
+    let address = gate.http;
+    until("the listener to close", || {
+        // again and again: one that comes before the delay has begun is not heard
+        gate.process.signal(Signal::TERM);
+        TcpStream::connect(address).err()
+    });
+    gate.end_by_itself();
+    client.assert_ends();
 }
 
 #[test]

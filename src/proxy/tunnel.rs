@@ -139,6 +139,8 @@ struct Flow {
     /// Who should take it takes nothing.
     deadline: Arc<Deadline>,
     is_stalled: bool,
+    /// What was written may still be on its way out of TLS.
+    is_unflushed: bool,
     has_ended: bool,
 }
 
@@ -153,7 +155,7 @@ enum Over {
 
 impl Flow {
     const fn new(held: Bytes, deadline: Arc<Deadline>) -> Self {
-        Self { held, deadline, is_stalled: false, has_ended: false }
+        Self { held, deadline, is_stalled: false, is_unflushed: false, has_ended: false }
     }
 
     /// Hands on what there is. `moved` becomes true if that is anything.
@@ -176,8 +178,10 @@ impl Flow {
             }
             let mut space = [MaybeUninit::uninit(); PIECE];
             let mut piece = ReadBuf::uninit(&mut space);
-            if ready!(Pin::new(&mut *from).poll_read(cx, &mut piece)).is_err() {
-                return Poll::Ready(Over::Broken);
+            match Pin::new(&mut *from).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Over::Broken),
+                Poll::Pending => return self.flush(cx, to, patience),
             }
             let piece = piece.filled();
             if piece.is_empty() {
@@ -201,7 +205,19 @@ impl Flow {
         Poll::Pending
     }
 
-    /// Writes a piece, or what is held, and watches how long that takes.
+    /// Nothing more is there to write: what was written is to arrive.
+    fn flush(&mut self, cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin), patience: &impl Fn() -> Patience) -> Poll<Over> {
+        if self.is_unflushed {
+            let flushed = Pin::new(to).poll_flush(cx);
+            if ready!(self.watch(flushed, patience)).is_err() {
+                return Poll::Ready(Over::Broken);
+            }
+            self.is_unflushed = false;
+        }
+        Poll::Pending
+    }
+
+    /// Writes a piece, or what is held.
     fn write(
         &mut self,
         cx: &mut Context<'_>,
@@ -209,24 +225,30 @@ impl Flow {
         piece: Option<&[u8]>,
         patience: &impl Fn() -> Patience,
     ) -> Poll<Result<usize, Gone>> {
-        match Pin::new(to).poll_write(cx, piece.unwrap_or(&self.held)) {
-            Poll::Pending => {
-                // from the last byte that was taken, not from each attempt
-                if !self.is_stalled {
-                    self.is_stalled = true;
-                    self.deadline.set(patience().stalled);
-                }
-                Poll::Pending
-            }
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Gone)),
-            Poll::Ready(Ok(written)) => {
-                if self.is_stalled {
-                    self.is_stalled = false;
-                    self.deadline.clear();
-                }
+        let written = Pin::new(to).poll_write(cx, piece.unwrap_or(&self.held));
+        match ready!(self.watch(written, patience)) {
+            Ok(0) | Err(_) => Poll::Ready(Err(Gone)),
+            Ok(written) => {
+                self.is_unflushed = true;
                 Poll::Ready(Ok(written))
             }
         }
+    }
+
+    /// Watches how long something takes: from the last byte that was taken, not from each attempt.
+    fn watch<T>(&mut self, taken: Poll<T>, patience: &impl Fn() -> Patience) -> Poll<T> {
+        match (taken.is_pending(), self.is_stalled) {
+            (true, false) => {
+                self.is_stalled = true;
+                self.deadline.set(patience().stalled);
+            }
+            (false, true) => {
+                self.is_stalled = false;
+                self.deadline.clear();
+            }
+            (true, true) | (false, false) => {}
+        }
+        taken
     }
 }
 
@@ -257,12 +279,21 @@ mod tests {
     impl World {
         /// Each side takes so many bytes that are not read.
         fn start(room: usize, of_client: &'static [u8], of_site: &'static [u8]) -> Self {
+            Self::through(room, of_client, of_site, |near| near)
+        }
+
+        /// The same with something between the tunnel and each side.
+        fn through<W>(room: usize, of_client: &'static [u8], of_site: &'static [u8], wrap: fn(DuplexStream) -> W) -> Self
+        where
+            W: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        {
             let ((client, near_client), (site, near_site)) = (duplex(room), duplex(room));
             let deadlines = Deadlines::default();
             let watched = [deadlines.watch(), deadlines.watch(), deadlines.watch()];
             let (closes, closing) = oneshot::channel();
-            let both = ((near_client, Bytes::from_static(of_client)), (near_site, Bytes::from_static(of_site)));
-            let tunnel = Tunnel::new(both.0, both.1, watched);
+            let client_side = (wrap(near_client), Bytes::from_static(of_client));
+            let site_side = (wrap(near_site), Bytes::from_static(of_site));
+            let tunnel = Tunnel::new(client_side, site_side, watched);
             let closing = async {
                 if closing.await.is_err() {
                     std::future::pending().await
@@ -310,6 +341,31 @@ mod tests {
             assert_eq!(said(&mut world.client, 13).await, "from the site");
             world.say("and").await;
             world.answer("on").await;
+        });
+    }
+
+    #[test]
+    fn nothing_waits_in_between_for_more_to_come() {
+        test(async {
+            // as TLS may do: what is written is on its way once it is flushed
+            let mut world = World::through(64, b"hello", b"", tokio::io::BufStream::new);
+            assert_eq!(said(&mut world.site, 5).await, "hello");
+            world.answer("who is there").await;
+            world.say("me").await;
+        });
+    }
+
+    #[test]
+    fn what_does_not_get_out_ends_it() {
+        test(async {
+            let mut world = World::through(4, b"", b"", tokio::io::BufStream::new);
+            world.at(0).await;
+            world.client.write_all(b"more than four bytes").await.unwrap();
+            world.at(0).await;
+            world.at(29).await;
+            assert!(!world.tunnel.is_finished());
+            world.at(31).await;
+            assert!(world.tunnel.is_finished());
         });
     }
 

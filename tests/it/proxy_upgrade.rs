@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Answer, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, World, ok, request, until};
+use crate::support::{Answer, Authority, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, World, ok, request, until};
 
 /// What a browser sends.
 const ASK: [&str; 4] =
@@ -492,6 +492,32 @@ fn a_connection_of_another_worker_switches_too() {
     }
     drop(sockets);
     site.all_closed();
+}
+
+#[test]
+fn within_tls_it_is_the_same() {
+    let bytes = pattern(1 << 20);
+    let wanted = bytes.len();
+    let site = site("welcome", move |site| {
+        let came = site.take(wanted).unwrap();
+        site.write(came);
+        echo(site);
+    });
+    let authority = Authority::new();
+    let https = "{ address: 127.0.0.1:0, certificate: site.pem, key: site.key }";
+    let yaml = format!("upstream: {{ servers: [{}] }}\nlisten: {{ https: {https} }}\nadmission: {{ mode: open }}", site.url());
+    let world = World::prepared(&yaml, |directory| drop(authority.issue(directory, "site", &["site.test"])));
+    let mut client = Client::connect(world.https.unwrap()).secured(&authority.visitor(&[b"http/1.1"]), "site.test").unwrap();
+    let answer = client.get("/socket", &ASK);
+    assert_eq!((answer.status, answer.all("connection")), (101, vec!["Upgrade"]), "{}", answer.raw);
+    assert!(answer.cookie("__Host-tidegate_pass").is_some());
+    assert_eq!(client.take(7).unwrap(), b"welcome");
+    client.send(&bytes);
+    assert!(client.take(bytes.len()).unwrap() == bytes);
+    assert_echoes(&mut client, "and on");
+    drop(client);
+    site.all_closed();
+    world.until_status("/upgrades/open", 0);
 }
 
 /// gate.yaml of a process in front of this site.

@@ -51,15 +51,6 @@ enum Stage {
     Closing,
 }
 
-/// How long one side may go on when the other has said its last: a WebSocket that closes needs one round trip.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// The most that is read at once: the messages of most pages, and little enough for a stack.
-const PIECE: usize = 8 << 10;
-
-/// Pieces of one direction before the other has its turn, and every other connection.
-const PIECES: usize = 16;
-
 impl<C, S> Tunnel<C, S>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -254,6 +245,15 @@ impl Flow {
 
 /// A connection takes nothing any more.
 struct Gone;
+
+/// How long one side may go on when the other has said its last: a WebSocket that closes needs one round trip.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The most that is read at once: the messages of most pages, and little enough for a stack.
+const PIECE: usize = 8 << 10;
+
+/// Pieces of one direction before the other has its turn, and every other connection.
+const PIECES: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -316,7 +316,10 @@ pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
         // a limit that is found goes no further than there are requests
         MaxInFlight::Auto => (servers * u64::from(LIMIT_MAX)).min(policy.limits.connections as u64),
     };
-    let needed = policy.limits.connections as u64 + servers + OTHER_DESCRIPTORS;
+    // a WebSocket's connection to the site is beside those
+    let upgrades = policy.limits.upgrades.min(policy.limits.connections) as u64;
+    let towards_site = servers + upgrades;
+    let needed = policy.limits.connections as u64 + towards_site + OTHER_DESCRIPTORS;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
@@ -324,7 +327,7 @@ pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
     let hard = limit.maximum;
     let raised = Rlimit { current: Some(hard.map_or(needed, |hard| hard.min(needed))), maximum: hard };
     if hard.is_some_and(|hard| hard < needed) || setrlimit(Resource::Nofile, raised).is_err() {
-        let most = hard.unwrap_or(0).saturating_sub(servers + OTHER_DESCRIPTORS);
+        let most = hard.unwrap_or(0).saturating_sub(towards_site + OTHER_DESCRIPTORS);
         let hard = hard.map_or_else(|| "unlimited".to_owned(), |hard| hard.to_string());
         return Err(format!(
             "limits.connections: {} needs {needed} file descriptors, and RLIMIT_NOFILE is {hard}: raise it (LimitNOFILE= in systemd, \

@@ -76,6 +76,10 @@ pub(super) const NETWORKS: RangeInclusive<usize> = 0..=1000;
 /// Connections: a tenth is kept for pass holders, so ten at least; a million file descriptors is where kernels stop.
 pub(super) const CONNECTIONS: RangeInclusive<usize> = 10..=CONNECTIONS_MAX;
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// WebSockets: each is a connection, too; with none they are all refused.
+pub(super) const UPGRADES: RangeInclusive<usize> = 0..=CONNECTIONS_MAX;
+/// A WebSocket over which nothing goes: a day, for a site that sends no pings, is longer than any page stays open.
+pub(super) const UPGRADE_IDLE: Span = ms(100)..=days(1);
 /// A request head: hyper needs 8 KiB; beyond a mebibyte it is an attack.
 pub(super) const HEADER_BYTES: RangeInclusive<usize> = 8 * KIB..=MIB;
 /// Waiting for a client to send something.

@@ -219,6 +219,8 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
         header_timeout,
         body_timeout,
         idle_timeout,
+        upgrades,
+        upgrade_idle,
         buffer_memory,
         tickets_per_client,
     } = limits;
@@ -229,6 +231,8 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
         yaml.key("header_timeout", print_duration(header_timeout));
         yaml.key("body_timeout", print_duration(body_timeout));
         yaml.key("idle_timeout", print_duration(idle_timeout));
+        yaml.key("upgrades", upgrades);
+        yaml.key("upgrade_idle", print_duration(upgrade_idle));
         yaml.key("buffer_memory", print_bytes(buffer_memory));
         yaml.key("tickets_per_client", tickets_per_client);
     });

@@ -69,6 +69,8 @@ limits:
   header_timeout: 1s
   body_timeout: 2s
   idle_timeout: 3s
+  upgrades: 7
+  upgrade_idle: 6s
   buffer_memory: 3MiB
   tickets_per_client: 5
 shutdown: { delay: 0s, deadline: 1m }
@@ -196,6 +198,8 @@ limits:
   header_timeout: 10s
   body_timeout: 30s
   idle_timeout: 30s
+  upgrades: 1000
+  upgrade_idle: 5m
   buffer_memory: 512MiB
   tickets_per_client: 600
 shutdown:
@@ -495,6 +499,10 @@ fn each_bound_is_held() {
         ("limits: { header_timeout: 99ms }", "limits.header_timeout: 99ms is below 100ms"),
         ("limits: { body_timeout: 61m }", "limits.body_timeout: 61m is above 1h"),
         ("limits: { idle_timeout: 0s }", "limits.idle_timeout: 0s is below 100ms"),
+        ("limits: { upgrades: -1 }", "limits.upgrades: -1 is below 0"),
+        ("limits: { upgrades: 1000001 }", "limits.upgrades: 1000001 is above 1000000"),
+        ("limits: { upgrade_idle: 99ms }", "limits.upgrade_idle: 99ms is below 100ms"),
+        ("limits: { upgrade_idle: 25h }", "limits.upgrade_idle: 25h is above 1d"),
         ("limits: { buffer_memory: 512KiB }", "limits.buffer_memory: 512KiB is below 1MiB"),
         ("limits: { tickets_per_client: 0 }", "limits.tickets_per_client: 0 is below 1"),
         ("shutdown: { delay: -1s }", "shutdown.delay: \"-1s\" does not start with a number"),

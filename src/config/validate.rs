@@ -359,6 +359,8 @@ fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
         header_timeout: section.read("header_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         body_timeout: section.read("body_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),
         idle_timeout: section.read("idle_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),
+        upgrades: section.read("upgrades", 1000, whole(bounds::UPGRADES)),
+        upgrade_idle: section.read("upgrade_idle", secs(5 * 60), duration(bounds::UPGRADE_IDLE)),
         buffer_memory: section.read("buffer_memory", 512 * MIB, size(bounds::BUFFER_MEMORY)),
         tickets_per_client: section.read("tickets_per_client", 600, whole(bounds::TICKETS_PER_CLIENT)),
     };

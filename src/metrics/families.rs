@@ -7,7 +7,7 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::labels::{
     EmailRefusal, InvitationResult, ModeLabel, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection,
-    VerdictLabel,
+    UpgradeResult, VerdictLabel,
 };
 use super::shard::{Count, MergedHistogram, Timing};
 use super::{Gauge, Values};
@@ -99,6 +99,15 @@ fn counters() -> Vec<Counter> {
             Count::UntrustedForwarded,
         ),
         Counter::labelled(
+            "tidegate_upgrades_total",
+            "Requests for a WebSocket that went to the site, by its answer: switched (the WebSocket is open), refused (any other answer, \
+             or none).",
+            "result",
+            UpgradeResult::ALL,
+            UpgradeResult::label,
+            Count::Upgrade,
+        ),
+        Counter::labelled(
             "tidegate_config_reloads_total",
             "Reloads of gate.yaml by result. After a rejected one the last good policy stays in force.",
             "result",
@@ -161,6 +170,10 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
         Gauge::CertificateExpires => (
             "tidegate_certificate_expires_timestamp_seconds",
             "When the first of the certificates that visitors are shown expires, in seconds since 1970. +Inf without TLS.",
+        ),
+        Gauge::UpgradesActive => (
+            "tidegate_upgrades_active",
+            "WebSockets that are open now, and those that the site has been asked for. Each is a connection, too.",
         ),
         Gauge::ConfigLastApplied => {
             ("tidegate_config_last_applied_timestamp_seconds", "When the policy in force was applied, in seconds since 1970.")

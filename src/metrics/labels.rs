@@ -165,12 +165,24 @@ labels! {
         HeadTooLarge => "head_too_large",
         /// 501: a method or an upgrade that is not implemented.
         NotImplemented => "not_implemented",
+        /// 503: a WebSocket over `limits.upgrades`, or while the gate closes.
+        Upgrades => "upgrades",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
         /// Closed unanswered: no PROXY header, or a faulty one, from a trusted proxy that has to send one.
         ProxyProtocol => "proxy_protocol",
         /// 500: the gate's own fault.
         Internal => "internal",
+    }
+}
+
+labels! {
+    /// `result` of `tidegate_upgrades_total`.
+    UpgradeResult {
+        /// The site has switched to WebSocket.
+        Switched => "switched",
+        /// It has answered otherwise, or not at all.
+        Refused => "refused",
     }
 }
 

@@ -17,7 +17,7 @@ use prometheus::{Registry, TextEncoder};
 
 pub use self::labels::{
     EmailRefusal, InvitationResult, ModeLabel, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection,
-    VerdictLabel,
+    UpgradeResult, VerdictLabel,
 };
 pub use self::shard::{Count, Shard, Timing};
 
@@ -52,6 +52,8 @@ pub enum Gauge {
     DownstreamConnections,
     /// When the first of the certificates that are shown expires, seconds since 1970.
     CertificateExpires,
+    /// Open WebSockets.
+    UpgradesActive,
     /// When a policy was last put in force, seconds since 1970.
     ConfigLastApplied,
     /// Addresses that are not yet invited.
@@ -87,6 +89,7 @@ impl Gauge {
         Self::SlotQueueLength,
         Self::DownstreamConnections,
         Self::CertificateExpires,
+        Self::UpgradesActive,
         Self::ConfigLastApplied,
         Self::EmailsWaiting,
         Self::EmailWritable,
@@ -264,6 +267,8 @@ mod tests {
             ("tidegate_slot_queue_length", "gauge"),
             ("tidegate_slot_wait_seconds", "histogram"),
             ("tidegate_downstream_connections", "gauge"),
+            ("tidegate_upgrades_active", "gauge"),
+            ("tidegate_upgrades_total", "counter"),
             ("tidegate_config_reloads_total", "counter"),
             ("tidegate_config_last_applied_timestamp_seconds", "gauge"),
             ("tidegate_emails_accepted_total", "counter"),

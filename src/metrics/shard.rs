@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::labels::{
-    EmailRefusal, InvitationResult, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection, VerdictLabel,
+    EmailRefusal, InvitationResult, NewcomerLabel, ObservedLabel, OutcomeLabel, Refusal, ReloadResult, TokenRejection, UpgradeResult,
+    VerdictLabel,
 };
 
 /// One thing that is counted: a counter and its label.
@@ -26,6 +27,8 @@ pub enum Count {
     Refused(Refusal),
     /// A request with X-Forwarded-For from a peer that is not in `client.trusted_proxies`.
     UntrustedForwarded,
+    /// A request for a WebSocket that went to the site.
+    Upgrade(UpgradeResult),
     /// A reload of gate.yaml.
     Reload(ReloadResult),
     /// An address that is on disk.
@@ -50,7 +53,8 @@ const INVITATIONS: usize = EMAIL_REFUSALS + EmailRefusal::ALL.len();
 const REDEEMED: usize = INVITATIONS + InvitationResult::ALL.len();
 const OBSERVED: usize = REDEEMED + 1;
 const NEWCOMERS: usize = OBSERVED + ObservedLabel::ALL.len();
-const COUNTS: usize = NEWCOMERS + NewcomerLabel::ALL.len();
+const UPGRADES: usize = NEWCOMERS + NewcomerLabel::ALL.len();
+const COUNTS: usize = UPGRADES + UpgradeResult::ALL.len();
 
 impl Count {
     /// Where it stands in a shard.
@@ -63,6 +67,7 @@ impl Count {
             Self::TokenRejected(reason) => TOKENS + reason as usize,
             Self::Refused(reason) => REFUSALS + reason as usize,
             Self::UntrustedForwarded => UNTRUSTED,
+            Self::Upgrade(result) => UPGRADES + result as usize,
             Self::Reload(result) => RELOADS + result as usize,
             Self::EmailAccepted => EMAILS,
             Self::EmailRefused(reason) => EMAIL_REFUSALS + reason as usize,
@@ -231,6 +236,7 @@ mod tests {
         all.extend(OutcomeLabel::ALL.iter().map(|label| Count::Outcome(*label)));
         all.extend(TokenRejection::ALL.iter().map(|label| Count::TokenRejected(*label)));
         all.extend(Refusal::ALL.iter().map(|label| Count::Refused(*label)));
+        all.extend(UpgradeResult::ALL.iter().map(|label| Count::Upgrade(*label)));
         all.extend(ReloadResult::ALL.iter().map(|label| Count::Reload(*label)));
         all.extend(EmailRefusal::ALL.iter().map(|label| Count::EmailRefused(*label)));
         all.extend(InvitationResult::ALL.iter().map(|label| Count::Invitation(*label)));

@@ -58,7 +58,9 @@ impl Future for Answering {
 fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
     let Peer { worker, state, .. } = peer;
     let limit = regime.policy.limits.connections;
-    if worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass()) {
+    let ends = worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass());
+    // a connection that switches protocols ends as one of requests anyway, and its `Connection` says so
+    if ends && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::close(&mut answer);
     }
     if let Some(logged) = logged {

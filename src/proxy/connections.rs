@@ -25,6 +25,7 @@ pub struct Connections {
     taken: AtomicUsize,
     open: AtomicUsize,
     with_pass: AtomicUsize,
+    upgrades: AtomicUsize,
     closed: Notify,
 }
 
@@ -46,6 +47,18 @@ impl Connections {
             }
             closed.await;
         }
+    }
+
+    /// Those that are WebSockets, or ask the site to be.
+    #[must_use]
+    pub fn upgrades(&self) -> usize {
+        self.upgrades.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one more WebSocket, if there are fewer than `limit`.
+    pub(super) fn upgrade(self: &Arc<Self>, limit: usize) -> Option<UpgradePlace> {
+        let taken = self.upgrades.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit).then_some(taken + 1));
+        taken.ok().map(|_| UpgradePlace { all: Arc::clone(self) })
     }
 
     /// Whether a waiting answer closes its connection.
@@ -98,6 +111,18 @@ impl Drop for Place {
         }
         self.all.taken.fetch_sub(1, Ordering::Relaxed);
         self.all.closed.notify_one();
+    }
+}
+
+/// The place of one WebSocket; given back when dropped.
+#[derive(Debug)]
+pub(super) struct UpgradePlace {
+    all: Arc<Connections>,
+}
+
+impl Drop for UpgradePlace {
+    fn drop(&mut self) {
+        self.all.upgrades.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -18,22 +18,23 @@ use super::connections::{Phase, State};
 use super::facts::{self, Facts};
 use super::reserved;
 use super::respond::{self, Answer, status};
+use super::upgrade::{Full, Upgrade, Upgraded};
 use super::verified::Verified;
 use crate::gate::{Decision, Regime, Visit};
-use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, VerdictLabel};
+use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, UpgradeResult, VerdictLabel};
 use crate::page::FailureKind;
 use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
-use crate::rules::headers::{PASS_HEADER, cache, hop};
+use crate::rules::headers::{PASS_HEADER, cache, hop, upgrade};
 use crate::rules::negotiate;
 use crate::rules::redirect;
 use crate::rules::slots::Ask;
 use crate::rules::time::Now;
 use crate::rules::token::Ticket;
 use crate::tls::client::HandshakeError;
-use crate::upstream::{self, ConnectError, Failure};
+use crate::upstream::{self, Asked, ConnectError, Failure};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -45,6 +46,18 @@ pub(super) struct Peer {
     pub(super) state: Arc<State>,
     pub(super) values: Mutex<PeerValues>,
     pub(super) verified: Verified,
+    /// What the connection becomes once its last answer, a 101, is written.
+    pub(super) upgraded: Mutex<Option<Box<Upgraded>>>,
+}
+
+impl Peer {
+    pub(super) fn take_upgraded(&self) -> Option<Box<Upgraded>> {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn becomes(&self, upgraded: Box<Upgraded>) {
+        *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgraded);
+    }
 }
 
 /// What the access log tells of a request.
@@ -163,6 +176,15 @@ async fn enter(
 ) -> (Answer, Told) {
     let (worker, state) = (&*peer.worker, &peer.state);
     let is_upload = !body.is_end_stream();
+    let websocket = match Upgrade::of(&peer, &regime, &mut parts, is_upload) {
+        Ok(websocket) => websocket,
+        Err(Full) => {
+            worker.shard.count(Count::Refused(Refusal::Upgrades));
+            let mut answer = respond::no_upgrade(&regime.pages, facts.form);
+            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+            return (answer, told_why(&regime, &decision, "refused", Refusal::Upgrades.label()));
+        }
+    };
     let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, state).await {
         Ok(ahead) => ahead,
         Err(error) => return (body_failed(worker, &regime, &facts, state, &error), told("refused", "body")),
@@ -200,8 +222,17 @@ async fn enter(
     }
 
     clean_request(&mut parts, &peer, &facts, is_upload, &regime);
+    let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
+    if asked == Asked::WebSocket {
+        upgrade::set_websocket(&mut parts.headers);
+    }
     let request = Request::from_parts(parts, ahead.into_request_body());
-    let answer = match upstream::send(slot, request).await {
+    let sent = upstream::send(slot, request, asked).await;
+    if asked == Asked::WebSocket {
+        let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
+        worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
+    }
+    let answer = match sent {
         Ok(answered) => {
             let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
             *answer.version_mut() = Version::HTTP_11;
@@ -210,6 +241,10 @@ async fn enter(
             cookies::strip_from_site(headers);
             if set_tokens(&regime, &facts, &decision, now, headers) {
                 cache::make_private(headers);
+            }
+            if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
+                upgrade::set_websocket(headers);
+                peer.becomes(websocket.switched(site));
             }
             answer
         }

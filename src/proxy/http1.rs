@@ -1,4 +1,4 @@
-//! One connection that speaks HTTP/1: hyper's own server, with our deadlines.
+//! One connection that speaks HTTP/1: hyper's own server, with our deadlines; and the WebSocket that it may become.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -22,7 +22,9 @@ pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Rec
     let header_bytes = peer.worker.gate.regime().policy.limits.header_bytes;
     let io = TokioIo::new(socket);
     let service = service_fn(|request| Answering::to(&peer, request));
-    let mut connection = pin!(http1::Builder::new().max_buf_size(header_bytes).max_header_size(header_bytes).serve_connection(io, service));
+    let mut http = http1::Builder::new();
+    http.max_buf_size(header_bytes).max_header_size(header_bytes);
+    let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
     let mut closing = false;
     let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
     let ended = poll_fn(|cx| {
@@ -38,8 +40,15 @@ pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Rec
         connection.as_mut().poll(cx).map(Some)
     })
     .await;
-    if let Some(Err(error)) = ended {
-        count_error(&peer.worker, &state, &error);
+    match ended {
+        // on the heap, since hardly any connection needs the room
+        Some(Ok(())) => {
+            if let Some(upgraded) = peer.take_upgraded() {
+                Box::pin(upgraded.run(&peer)).await;
+            }
+        }
+        Some(Err(error)) => count_error(&peer.worker, &state, &error),
+        None => {}
     }
 }
 

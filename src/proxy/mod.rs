@@ -1,6 +1,7 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1.rs` drives it; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1.rs` drives it;
+//! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
 mod answering;
@@ -15,7 +16,9 @@ mod invitation;
 mod preamble;
 mod reserved;
 mod respond;
+mod tunnel;
 mod unsubscribe;
+mod upgrade;
 mod verified;
 mod wire;
 
@@ -262,8 +265,13 @@ async fn connection(
     };
     let state = State::new(worker.deadlines.watch(), place, peer, is_tls, Arc::clone(&worker.gate));
     let stage = worker.stage.clone();
-    let peer =
-        Arc::new(Peer { worker, state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer)), verified: Verified::default() });
+    let peer = Arc::new(Peer {
+        worker,
+        state: Arc::clone(&state),
+        values: Mutex::new(PeerValues::new(peer)),
+        verified: Verified::default(),
+        upgraded: Mutex::default(),
+    });
     http1::serve(peer, Socket { wire, state }, stage).await;
 }
 

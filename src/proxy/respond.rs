@@ -33,6 +33,8 @@ pub(super) mod status {
     pub(in crate::proxy) const NAME: http::HeaderName = http::HeaderName::from_static("proxy-status");
     pub(in crate::proxy) const WAIT: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"wait\"");
     pub(in crate::proxy) const SHED: HeaderValue = HeaderValue::from_static("tidegate; error=connection_limit_reached; details=\"shed\"");
+    pub(in crate::proxy) const UPGRADES: HeaderValue =
+        HeaderValue::from_static("tidegate; error=connection_limit_reached; details=\"upgrades\"");
     pub(in crate::proxy) const RATE: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"rate\"");
     pub(in crate::proxy) const OWN: HeaderValue = HeaderValue::from_static("tidegate");
     pub(in crate::proxy) const REQUEST: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_error");
@@ -258,6 +260,15 @@ pub(super) fn redirect(to: &HeaderValue) -> Answer {
     answer.headers_mut().insert(LOCATION, to.clone());
     answer
 }
+
+/// There is no place for a WebSocket. It stays until others leave, so who asks again at once asks in vain.
+pub(super) fn no_upgrade(pages: &Pages, form: Form) -> Answer {
+    let mut answer = failure(pages, FailureKind::Unavailable, form, status::UPGRADES);
+    answer.headers_mut().insert(RETRY_AFTER, number(UPGRADE_RETRY_S));
+    answer
+}
+
+const UPGRADE_RETRY_S: u32 = 30;
 
 /// A page of the gate's.
 pub(super) fn html(status: StatusCode, body: Bytes, policy: &HeaderValue) -> Answer {

@@ -427,6 +427,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// For a TLS handshake, from its first byte to its last.
     pub handshake_timeout: Duration,
+    /// WebSockets at a time.
+    pub upgrades: usize,
+    /// Without a byte either way over a WebSocket.
+    pub upgrade_idle: Duration,
     /// Bytes of all body buffers together.
     pub buffer_memory: usize,
     /// Tickets given to one client prefix a minute.

@@ -17,11 +17,12 @@ use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::connection::{ConnectError, Connection, RequestBody, Sent};
+use super::connection::{ConnectError, Connection, RequestBody, Sent, Switched};
 use super::relay::{self, AnswerBody};
 use super::{BodyFailure, Slot};
 use crate::deadlines::Deadline;
 use crate::metrics::{OutcomeLabel, Timing};
+use crate::rules::headers::upgrade::switches_to_websocket;
 use crate::rules::time::Moment;
 use crate::tls::client::HandshakeError;
 
@@ -32,6 +33,17 @@ pub struct Answered {
     pub head: response::Parts,
     /// Its body, read ahead of the client.
     pub body: AnswerBody,
+    /// The connection itself, if the site has switched protocols as it was asked to.
+    pub switched: Option<Switched>,
+}
+
+/// What a request asks of the site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// An answer.
+    Answer,
+    /// To switch to WebSocket; any other answer will do, too.
+    WebSocket,
 }
 
 /// Why there is no answer.
@@ -46,7 +58,7 @@ pub enum Failure {
     /// The connection ended, or what came was not HTTP.
     #[error("the upstream server's answer broke off")]
     Upstream(#[source] hyper::Error),
-    /// It switched protocols, which no request of ours asks for.
+    /// It switched protocols though the request did not ask for it, or to another protocol.
     #[error("the upstream server switched protocols unasked")]
     Switched,
     /// The request body could not be read from the client.
@@ -62,7 +74,7 @@ const SLOW: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// Why there is no answer. It is counted already.
-pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<Answered, Failure> {
+pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Result<Answered, Failure> {
     let upstream = Arc::clone(&slot.upstream);
     *request.version_mut() = Version::HTTP_11;
     upstream.gate.sent(slot.worker);
@@ -75,7 +87,7 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>) -> Result<A
         let started = upstream.clock.moment();
         let patience = Patience { deadline: Arc::clone(&connection.deadline), timeout: slot.settings.timeouts.response };
         let sending = connection.send(request.map(|body| timed(body, patience)));
-        let mut exchange = Exchange { live: Some(Live { slot, connection, started }), sending };
+        let mut exchange = Exchange { live: Some(Live { slot, connection, started, asked }), sending };
         let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
         let Some(live) = exchange.live.take() else { return Err(Failure::Timeout) };
         match sent {
@@ -223,6 +235,7 @@ struct Live {
     slot: Slot,
     connection: Connection,
     started: Moment,
+    asked: Asked,
 }
 
 impl Drop for Exchange {
@@ -240,10 +253,11 @@ impl Drop for Exchange {
 }
 
 impl Live {
-    fn answered(self, answer: Response<Incoming>) -> Result<Answered, Failure> {
-        let Self { mut slot, connection, started } = self;
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // what follows is not HTTP: a client that got this answer could talk to the site past the gate
+    fn answered(self, mut answer: Response<Incoming>) -> Result<Answered, Failure> {
+        let Self { mut slot, connection, started, asked } = self;
+        let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && (asked != Asked::WebSocket || !switches_to_websocket(answer.headers())) {
+            // what follows is neither HTTP nor what was asked for: a client that got this answer could talk to the site past the gate
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);
             slot.finish_closed(connection);
@@ -252,6 +266,7 @@ impl Live {
         let waited = slot.upstream.clock.moment().since(started);
         let shard = &slot.upstream.workers[slot.worker].shard;
         shard.observe(Timing::FirstByte, waited);
+        let switched = switches.then(|| Switched::of(&mut answer));
         let (head, body) = answer.into_parts();
         let good = !head.status.is_server_error();
         slot.good(good);
@@ -260,13 +275,20 @@ impl Live {
             true => OutcomeLabel::Ok,
             false => OutcomeLabel::Error,
         };
+        if switched.is_some() {
+            // the request is over, and the slot free; the connection is nobody else's any more
+            connection.deadline.clear();
+            slot.observe(outcome, good);
+            return Ok(Answered { head, body: AnswerBody::Piece(None), switched });
+        }
         // 1.0 servers, and those that say so, end the connection with the answer
         let closes = head.version == Version::HTTP_10
             || head.headers.get_all(header::CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         if body.is_end_stream() {
             connection.deadline.clear();
         }
-        Ok(Answered { head, body: relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }) })
+        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes });
+        Ok(Answered { head, body, switched })
     }
 
     fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {

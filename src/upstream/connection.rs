@@ -14,6 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -133,6 +134,34 @@ impl Connection {
     }
 }
 
+/// A connection to a server that has switched protocols: it is no longer one of requests, and holds no slot. Dropping it closes it.
+#[derive(Debug)]
+pub struct Switched {
+    upgrade: OnUpgrade,
+}
+
+/// What such a connection is carried by, within TLS or not.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Carrier for S {}
+
+impl Switched {
+    pub(super) fn of(answer: &mut Response<Incoming>) -> Self {
+        Self { upgrade: hyper::upgrade::on(answer) }
+    }
+
+    /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile.
+    pub async fn stream(self) -> Option<(Box<dyn Carrier>, Bytes)> {
+        match self.upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => Some((Box::new(parts.io.into_inner()), parts.read_buf)),
+            Err(upgraded) => {
+                let parts = upgraded.downcast::<TokioIo<Box<TlsStream<TcpStream>>>>().ok()?;
+                Some((parts.io.into_inner(), parts.read_buf))
+            }
+        }
+    }
+}
+
 /// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so.
 pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, ConnectError> {
     let reaching = async {
@@ -156,7 +185,7 @@ where
     tokio::spawn(async move {
         // dropped after the connection
         let _running: oneshot::Sender<()> = running;
-        let mut connection = pin!(connection);
+        let mut connection = pin!(connection.with_upgrades());
         poll_fn(|cx| {
             watched.wakes(cx.waker());
             if watched.has_fired() {

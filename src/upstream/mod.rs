@@ -4,7 +4,8 @@
 //! has really finished: also when the client has left, which frees no worker of the site.
 //!
 //! Always holds: connections to a server, busy and idle together, are never more than its slots; but for those of who must not be held
-//! up, which are as many as there are such requests.
+//! up, which are as many as there are such requests. A connection that has switched protocols is beside them: its request was over with
+//! the answer, and what a site keeps for an open WebSocket is no worker that others wait for. `limits.upgrades` counts those.
 
 mod answer;
 mod connection;
@@ -26,8 +27,8 @@ use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
 use crate::tls::client::ClientTls;
 
-pub use answer::{Answered, Failure, send};
-pub use connection::{BodyFailure, ConnectError, RequestBody};
+pub use answer::{Answered, Asked, Failure, send};
+pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched};
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{ServerStatus, maintain};
 

@@ -9,7 +9,7 @@ import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from world import LIMIT_S, REPOSITORY, Site, World, artifacts, ask, binary, free_port, until
+from world import LIMIT_S, REPOSITORY, TEXT, Site, World, artifacts, ask, binary, frame, free_port, read_frame, until
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -173,7 +173,69 @@ class HaproxyInFront(World):
         self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 0)
         self.assertEqual(self.site.requests, [])
 
+        gate.mode("open")
+        self.assertEqual(websocket(front, "hello"), "hello")
+        gate.mode("file")
         gate.terminate()
         until(lambda: Site.TITLE in (through() or waits).body, "visitors reach the site without the gate")
         gate.start()
         until(lambda: Site.TITLE not in (through() or waits).body, "the gate is in use again")
+
+
+class NginxInFront(World):
+    def test_it_passes_on_pages_and_websockets(self):
+        gate = self.serve(client="{ trusted_proxies: [127.0.0.1/32] }")
+        front = ("127.0.0.1", free_port())
+        text = (DEPLOY / "front" / "nginx.conf").read_text()
+        replaced = {
+            "listen 80;": f"listen 127.0.0.1:{front[1]};",
+            ":8080": f":{gate.address[1]}",
+            ":3000": f":{self.site.address[1]}",
+        }
+        for written, here in replaced.items():
+            self.assertEqual(text.count(written), 1, written)
+            text = text.replace(written, here)
+        (self.directory / "gate.conf").write_text(text)
+        config = self.directory / "nginx.conf"
+        kept = "".join(f"{kind}_temp_path {self.directory}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        config.write_text(
+            f"pid {self.directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\n"
+            f"http {{ access_log off; {kept} include {self.directory / 'gate.conf'}; }}\n"
+        )
+        with open(artifacts() / "nginx.log", "wb") as log:
+            command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
+            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.wait, LIMIT_S)
+        self.addCleanup(process.terminate)
+
+        def through():
+            try:
+                return ask(front)
+            except OSError:
+                self.assertIsNone(process.poll(), "nginx has ended")
+                return None
+
+        page = until(through, "nginx answers")
+        self.assertIn(Site.TITLE, page.body)
+        self.assertIn("tidegate_pass", page.cookies())
+        self.assertIsNone(self.site.requests[-1][1]["Upgrade"])
+        self.assertEqual(websocket(front, "hello"), "hello")
+        self.assertEqual(self.site.requests[-1][1]["Upgrade"], "websocket")
+        self.assertEqual(gate.metric('tidegate_upgrades_total{result="switched"}'), 1)
+
+
+def websocket(address, words):
+    """What comes back over a WebSocket for these words, from a client of few words itself."""
+    with socket.create_connection(address, timeout=LIMIT_S) as connection, connection.makefile("rwb") as stream:
+        lines = ["GET /socket HTTP/1.1", f"Host: {address[0]}:{address[1]}", "Connection: Upgrade", "Upgrade: websocket"]
+        lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+        stream.write("\r\n".join([*lines, "", ""]).encode())
+        stream.flush()
+        status = stream.readline().decode().rstrip()
+        while stream.readline().rstrip():
+            pass
+        if not status.startswith("HTTP/1.1 101 "):
+            return status
+        stream.write(frame(TEXT, words.encode(), mask=b"mask"))
+        stream.flush()
+        return read_frame(stream)[1].decode()

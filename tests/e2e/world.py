@@ -4,7 +4,9 @@ directory of its own, and ends with the test by its own handle.
 Waits end on an event, and have a generous limit that only a fault reaches.
 """
 
+import base64
 import contextlib
+import hashlib
 import http.client
 import itertools
 import json
@@ -15,6 +17,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -113,8 +116,38 @@ def ask(address, path="/", method="GET", body=None, headers=None, cookies=None):
         connection.close()
 
 
+# Kinds of frames (RFC 6455, section 5.2).
+TEXT, CLOSE = 1, 8
+
+
+def frame(kind, message, mask=b""):
+    """A frame of a WebSocket: one that is whole. Clients mask theirs."""
+    assert len(message) < 1 << 16
+    bit = 0x80 if mask else 0
+    length = struct.pack("!B", bit | len(message)) if len(message) < 126 else struct.pack("!BH", bit | 126, len(message))
+    covered = bytes(byte ^ mask[at % 4] for at, byte in enumerate(message)) if mask else message
+    return bytes([0x80 | kind]) + length + mask + covered
+
+
+def read_frame(stream):
+    """The kind and the message of the next frame."""
+
+    def take(count):
+        taken = stream.read(count)
+        if len(taken) < count:
+            raise EOFError
+        return taken
+
+    kind, length = take(2)
+    masked, length = length & 0x80, length & 0x7F
+    if length == 126:
+        (length,) = struct.unpack("!H", take(2))
+    mask = take(4) if masked else bytes(4)
+    return kind & 0x0F, bytes(byte ^ mask[at % 4] for at, byte in enumerate(take(length)))
+
+
 class Site:
-    """A site with few workers. `/hold` answers when the test says so."""
+    """A site with few workers, and a WebSocket at every path that sends back what comes. `/hold` answers when the test says so."""
 
     TITLE = "Benefits portal"
     WORKERS = 8
@@ -131,6 +164,9 @@ class Site:
             timeout = LIMIT_S
 
             def do_GET(self):
+                if self.headers.get("Upgrade") == "websocket":
+                    site.requests.append((self.path, self.headers))
+                    return self.echo()
                 with site.workers:
                     site.requests.append((self.path, self.headers))
                     if self.path == "/hold":
@@ -142,6 +178,23 @@ class Site:
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
+
+            def echo(self):
+                """A WebSocket that sends back each message, and at the end the end."""
+                proof = hashlib.sha1((self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
+                self.send_response(101)
+                self.send_header("Upgrade", "websocket")
+                self.send_header("Connection", "Upgrade")
+                self.send_header("Sec-WebSocket-Accept", base64.b64encode(proof).decode())
+                self.end_headers()
+                self.close_connection = True
+                kind, message = None, b""
+                while kind != CLOSE:
+                    try:
+                        kind, message = read_frame(self.rfile)
+                    except EOFError:
+                        return
+                    self.wfile.write(frame(kind, message))
 
             def log_message(self, *_):
                 pass

@@ -161,6 +161,7 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
         "slots",
         "upstream",
         "connections",
+        "upgrades",
         "outcomes_last_minute",
         "max_in_flight",
         "email_queue",
@@ -270,6 +271,7 @@ fn every_metric_of_the_contract_is_there() {
         "tidegate_upstream_in_flight",
         "tidegate_slot_queue_length",
         "tidegate_downstream_connections",
+        "tidegate_upgrades_active",
         "tidegate_config_last_applied_timestamp_seconds",
         "tidegate_emails_accepted_total",
         "tidegate_emails_waiting",
@@ -285,6 +287,7 @@ fn every_metric_of_the_contract_is_there() {
     for (name, label, values) in [
         ("tidegate_requests_total", "verdict", &["open", "bypass", "admit", "wait", "shed"][..]),
         ("tidegate_upstream_outcomes_total", "outcome", &["ok", "slow", "error", "timeout", "connect", "aborted"]),
+        ("tidegate_upgrades_total", "result", &["switched", "refused"]),
         ("tidegate_config_reloads_total", "result", &["applied", "rejected"]),
         ("tidegate_invitations_total", "result", &["sent", "deferred", "failed"]),
         ("tidegate_tokens_rejected_total", "reason", &["malformed", "version", "unknown_key", "forged", "kind", "expired", "revoked"]),

@@ -1,6 +1,6 @@
 //! What the site is told, and what it is not; and the same for the client.
 
-use crate::support::{Answer, Seen, Upstream, World, ok, request};
+use crate::support::{Answer, Seen, Upstream, World, request};
 
 /// Sends one GET with these lines to a gate of this policy, and returns what the site has read.
 fn relayed(more: &str, lines: &[&str]) -> Seen {
@@ -77,20 +77,6 @@ fn a_site_that_closes_its_connection_does_not_close_the_clients() {
         assert_eq!((answer.text().as_str(), answer.header("connection")), ("hi", None));
     }
     assert_eq!(site.accepted(), 3);
-}
-
-#[test]
-fn an_upgrade_is_not_passed_on() {
-    let site = Upstream::start(|seen, site| {
-        assert_eq!(seen.header("upgrade"), None);
-        site.write(ok("plain"))
-    });
-    let world = World::open(&site.url(), "");
-    let mut client = world.client();
-    let lines = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAA"];
-    let answer = client.get("/", &lines);
-    assert_eq!((answer.status, answer.text().as_str()), (200, "plain"));
-    assert_eq!(client.get("/", &[]).text(), "plain", "the connection is still one of requests");
 }
 
 #[test]

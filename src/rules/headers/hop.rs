@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
 /// `Tidegate-Pass`; and what CGI can't tell from a header that the gate sets, strips or frames by, such as `X_Forwarded_For`.
 ///
-/// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: read `Upgrade` before.
+/// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: [`super::upgrade`] reads `Upgrade`
+/// before.
 ///
 /// `Content-Length` loses zeros in front, for which some would read it as octal.
 ///
@@ -121,7 +122,7 @@ fn strip_nominated(headers: &mut HeaderMap) {
     headers.remove(CONNECTION);
 }
 
-fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(super) fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -14,13 +14,17 @@
 //! An answer goes through [`hop::strip_response`] and [`cookies::strip_from_site`], then our cookie is appended, then
 //! [`cache::make_private`].
 //!
-//! Absent: routing of upgrades (`proxy/` puts `Connection: upgrade` back for those it supports) and body framing (hyper's).
+//! A WebSocket that is asked for, and one that the site has switched to, get their `Upgrade` back as the last step:
+//! [`upgrade::set_websocket`].
+//!
+//! Absent: body framing (hyper's).
 
 pub mod cache;
 pub mod check;
 pub mod cookies;
 pub mod forwarded;
 pub mod hop;
+pub mod upgrade;
 
 use http::HeaderName;
 

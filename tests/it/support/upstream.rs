@@ -241,9 +241,11 @@ fn accept<H: Fn(&mut Site) + Send + Sync + 'static>(listener: &TcpListener, shar
     }
 }
 
+/// `MSG_PEEK | MSG_DONTWAIT`
+const PEEK_WITHOUT_WAITING: i32 = 0x02 | 0x40;
+
 /// Whether the other side has closed a connection, and nothing is left to read.
 fn is_closed(stream: &TcpStream) -> bool {
-    const PEEK_WITHOUT_WAITING: i32 = 0x02 | 0x40;
     let mut byte = [std::mem::MaybeUninit::uninit()];
     match SockRef::from(stream).recv_with_flags(&mut byte, PEEK_WITHOUT_WAITING) {
         Ok(count) => count == 0,
@@ -298,9 +300,9 @@ impl Site {
         self.tls().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Says over TLS that nothing more is to come.
+    /// Nothing more will be sent.
     pub(crate) fn finish(&mut self) {
-        let tls = self.tls.as_mut().unwrap();
+        let Some(tls) = &mut self.tls else { return self.stream.shutdown(Shutdown::Write).unwrap() };
         tls.send_close_notify();
         while tls.wants_write() {
             tls.write_tls(&mut self.stream).unwrap();
@@ -412,11 +414,29 @@ impl Site {
         Ok(String::from_utf8_lossy(&line[..end]).into_owned())
     }
 
-    fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// If the connection ends first.
+    pub(crate) fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             self.fill()?;
         }
         Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// Reads what comes next; nothing if the connection has ended.
+    pub(crate) fn some(&mut self) -> Vec<u8> {
+        if self.buffer.is_empty() {
+            self.fill().ok();
+        }
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Whether more has come already.
+    pub(crate) fn has_more(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        !self.buffer.is_empty() || SockRef::from(&self.stream).recv_with_flags(&mut byte, PEEK_WITHOUT_WAITING).is_ok_and(|count| count > 0)
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -1,19 +1,22 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `wire.rs` carries a connection, with TLS or without, and `http1.rs` drives it; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
+//! `wire.rs` carries a connection, with TLS or without, and `http1.rs` or `http2.rs` drives it; `connections.rs` has the limits and deadlines, `handle.rs` the life of a request.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
 mod answering;
 mod body;
 mod connections;
 mod email;
+mod exchange;
 mod facts;
 mod form;
 mod handle;
 mod http1;
+mod http2;
 mod invitation;
 mod reserved;
 mod respond;
+mod streams;
 mod unsubscribe;
 mod verified;
 mod wire;
@@ -261,7 +264,7 @@ async fn connection(
     let stage = worker.stage.clone();
     let peer =
         Arc::new(Peer { worker, state: Arc::clone(&state), values: Mutex::new(PeerValues::new(peer_ip)), verified: Verified::default() });
-    http1::serve(peer, Socket { wire, state }, stage).await;
+    if wire.is_http2() { http2::serve(peer, wire, stage).await } else { http1::serve(peer, Socket { wire, state }, stage).await }
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.

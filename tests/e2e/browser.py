@@ -19,7 +19,8 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practi
 
 
 class Browser:
-    def __init__(self, test):
+    def __init__(self, test, trusts=None, hosts=None):
+        """`trusts`: the SHA-256, in base64, of a public key whose certificates are believed. `hosts`: names and their addresses."""
         self.test = test
         self.name = test.id().split(".", 1)[-1]
         profile = tempfile.mkdtemp(prefix="tidegate-e2e-chromium-")
@@ -42,6 +43,11 @@ class Browser:
             f"--user-data-dir={profile}",
         ):
             options.add_argument(argument)
+        if trusts:
+            options.add_argument(f"--ignore-certificate-errors-spki-list={trusts}")
+        if hosts:
+            rules = ", ".join(f"MAP {name} {address}" for name, address in hosts.items())
+            options.add_argument(f"--host-resolver-rules={rules}")
         service = Service(shutil.which("chromedriver"), log_output=str(artifacts() / f"{self.name}.chromedriver.log"))
         self.driver = webdriver.Chrome(options=options, service=service)
         test.addCleanup(self.driver.quit)

@@ -77,6 +77,16 @@ impl Deadline {
     pub fn fire(&self) {
         self.due.store(NEVER, Ordering::Relaxed);
         self.fired.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Lets it fall due once more.
+    pub fn rearm(&self) {
+        self.fired.store(false, Ordering::Release);
+    }
+
+    /// Wakes who it would wake, without falling due.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -118,6 +128,21 @@ mod tests {
         deadline.clear();
         deadlines.sweep(Moment::from_secs(100));
         assert!(!deadline.has_fired());
+    }
+
+    #[test]
+    fn what_is_armed_again_falls_due_again_and_not_before() {
+        let deadlines = Deadlines::default();
+        let deadline = deadlines.watch();
+        deadline.set(Duration::from_secs(1));
+        deadlines.sweep(Moment::from_secs(2));
+        assert!(deadline.has_fired());
+        deadline.rearm();
+        deadlines.sweep(Moment::from_secs(100));
+        assert!(!deadline.has_fired(), "nothing was set");
+        deadline.set(Duration::from_secs(1));
+        deadlines.sweep(Moment::from_secs(102));
+        assert!(deadline.has_fired());
     }
 
     #[test]

@@ -139,6 +139,8 @@ labels! {
         ContentLength => "content_length",
         /// 400: a Transfer-Encoding other than `chunked` alone, or one beside a Content-Length.
         TransferEncoding => "transfer_encoding",
+        /// Closed: an HTTP/2 connection that made more work than its requests.
+        H2Abuse => "h2_abuse",
         /// 404: a reserved path that does not exist.
         NotFound => "not_found",
         /// 405: a method that a reserved path does not take.

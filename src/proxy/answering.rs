@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::Worker;
 use super::connections::Phase;
+use super::exchange::Exchange;
 use super::handle::{self, Awaited, Handled, Peer, Told};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
@@ -21,19 +22,19 @@ use crate::rules::uniform::unit;
 /// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
 pub(super) enum Answering {
     AtOnce(Ready<Answer>),
-    Awaited { peer: Arc<Peer>, answer: Awaited, logged: Option<Access> },
+    Awaited { peer: Arc<Peer>, exchange: Exchange, answer: Awaited, logged: Option<Access> },
 }
 
 impl Answering {
-    pub(super) fn to(peer: &Arc<Peer>, request: Request<Incoming>) -> Self {
+    pub(super) fn to(peer: &Arc<Peer>, exchange: Exchange, request: Request<Incoming>) -> Self {
         let worker = &*peer.worker;
-        peer.state.enter(Phase::Busy);
+        exchange.enter(Phase::Busy);
         let regime = worker.gate.regime();
         let logged = Access::of(peer, &regime, &request);
-        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &regime, request)));
+        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
-            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, &regime, logged, answer, told))),
-            Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), answer, logged },
+            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, exchange, &regime, logged, answer, told))),
+            Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
     }
 }
@@ -45,17 +46,20 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
-            Self::Awaited { peer, answer, logged } => {
+            Self::Awaited { peer, exchange, answer, logged } => {
+                if exchange.poll_begin(cx).is_pending() {
+                    return Poll::Pending;
+                }
                 let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
                 let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
-                polled.map(|(answer, told)| Ok(finished(peer, &peer.worker.gate.regime(), logged.take(), answer, told)))
+                polled.map(|(answer, told)| Ok(finished(peer, exchange.clone(), &peer.worker.gate.regime(), logged.take(), answer, told)))
             }
         }
     }
 }
 
 /// An answer as it goes to the connection.
-fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
+fn finished(peer: &Peer, exchange: Exchange, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
     let Peer { worker, state, .. } = peer;
     let limit = regime.policy.limits.connections;
     let ends = worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass());
@@ -66,7 +70,10 @@ fn finished(peer: &Peer, regime: &Regime, logged: Option<Access>, mut answer: An
     if let Some(logged) = logged {
         logged.write(worker, answer.status(), &told);
     }
-    answer.map(|body| body.of(Arc::clone(state)))
+    if let Exchange::Stream(stream) = &exchange {
+        answer = stream.translate(answer);
+    }
+    answer.map(|body| body.of(exchange))
 }
 
 /// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.

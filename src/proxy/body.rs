@@ -10,15 +10,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Empty, Full};
 use hyper::body::Incoming;
 
-use super::connections::{Phase, State};
+use super::connections::Phase;
+use super::exchange::{Exchange, Upload};
 use crate::rules::headers::hop;
 use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, RequestBody};
 
-/// The body of an answer to a client. When it is gone, the connection is between requests.
+/// The body of an answer to a client. When it is gone, a connection of HTTP/1 is between requests.
 #[derive(Debug)]
 pub(super) struct ClientBody {
     content: Content,
-    state: Option<Arc<State>>,
+    exchange: Option<Exchange>,
 }
 
 #[derive(Debug)]
@@ -34,30 +35,33 @@ enum Content {
 
 impl ClientBody {
     pub(super) fn composed(bytes: Bytes) -> Self {
-        Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), state: None }
+        Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), exchange: None }
     }
 
     /// None of them may be empty.
     pub(super) fn joined(pieces: [Bytes; 3]) -> Self {
         // on the heap, since every answer takes as much room as the largest
-        Self { content: Content::Joined { pieces: Box::new(pieces), next: 0 }, state: None }
+        Self { content: Content::Joined { pieces: Box::new(pieces), next: 0 }, exchange: None }
     }
 
     pub(super) const fn site(body: AnswerBody) -> Self {
-        Self { content: Content::Site(body), state: None }
+        Self { content: Content::Site(body), exchange: None }
     }
 
-    /// Tells the connection when it has been handed over whole.
-    pub(super) fn of(mut self, state: Arc<State>) -> Self {
-        self.state = Some(state);
+    /// Tells whose answer it is when it has been handed over whole.
+    pub(super) fn of(mut self, exchange: Exchange) -> Self {
+        self.exchange = Some(exchange);
         self
     }
 }
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        if let Some(state) = &self.state {
-            state.enter(Phase::Idle);
+        match &self.exchange {
+            Some(Exchange::Alone(state)) => state.enter(Phase::Idle),
+            // one without a body is never asked for it
+            Some(Exchange::Stream(stream)) if self.is_end_stream() => stream.heard(),
+            Some(Exchange::Stream(_)) | None => {}
         }
     }
 }
@@ -67,23 +71,40 @@ impl Body for ClientBody {
     type Error = crate::upstream::BrokenOff;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.get_mut().content {
-            Content::Composed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::Joined { pieces, next } => {
-                let piece = pieces.get_mut(*next).map(std::mem::take);
-                *next += 1;
-                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        let Self { content, exchange } = self.get_mut();
+        let Some(Exchange::Stream(stream)) = exchange else { return content.poll(cx) };
+        if let Some(piece) = stream.next_piece() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match content.poll(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let frame = match frame.into_data() {
+                    Ok(data) => Frame::data(stream.piece(data)),
+                    Err(trailers) => {
+                        stream.heard();
+                        trailers
+                    }
+                };
+                Poll::Ready(Some(Ok(frame)))
             }
-            Content::Site(body) => Pin::new(body).poll_frame(cx),
+            Poll::Ready(end) => {
+                stream.heard();
+                Poll::Ready(end)
+            }
+            Poll::Pending => {
+                stream.awaits_site();
+                Poll::Pending
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        let is_last = match &self.content {
             Content::Composed(bytes) => bytes.is_none(),
             Content::Joined { pieces, next } => *next >= pieces.len(),
             Content::Site(body) => body.is_end_stream(),
-        }
+        };
+        is_last && !matches!(&self.exchange, Some(Exchange::Stream(stream)) if stream.has_rest())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -95,14 +116,27 @@ impl Body for ClientBody {
     }
 }
 
+impl Content {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, crate::upstream::BrokenOff>>> {
+        match self {
+            Self::Composed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Joined { pieces, next } => {
+                let piece = pieces.get_mut(*next).map(std::mem::take);
+                *next += 1;
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+            }
+            Self::Site(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
 /// A request body as far as it was read ahead; what it holds of the buffers' memory goes with it.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     frames: VecDeque<Frame<Bytes>>,
     bytes: usize,
-    rest: Option<Incoming>,
+    rest: Option<Upload>,
     memory: Arc<BufferMemory>,
-    state: Arc<State>,
 }
 
 /// Reads a request body, up to `most` bytes, before a slot is taken: a slow client must not hold one.
@@ -110,19 +144,20 @@ pub(super) struct ReadAhead {
 /// # Errors
 /// The client left, stalled for `limits.body_timeout`, or sent what is not HTTP.
 pub(super) async fn read_ahead(
-    mut body: Incoming,
+    body: Incoming,
     most: usize,
     memory: &Arc<BufferMemory>,
-    state: &Arc<State>,
-) -> Result<ReadAhead, hyper::Error> {
-    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory), state: Arc::clone(state) };
+    exchange: &Exchange,
+) -> Result<ReadAhead, BodyFailure> {
+    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory) };
     if body.is_end_stream() {
         return Ok(read);
     }
-    state.enter(Phase::Body);
+    let mut body = Upload { body, exchange: exchange.clone() };
+    exchange.enter(Phase::Body);
     while read.bytes < most && memory.has_room() {
         let Some(frame) = body.frame().await else {
-            state.enter(Phase::Busy);
+            exchange.enter(Phase::Busy);
             return Ok(read);
         };
         let frame = cleaned(frame?);
@@ -131,13 +166,13 @@ pub(super) async fn read_ahead(
         read.bytes += bytes;
         read.frames.push_back(frame);
         if body.is_end_stream() {
-            state.enter(Phase::Busy);
+            exchange.enter(Phase::Busy);
             return Ok(read);
         }
     }
     // the rest streams while a slot is held; the client is timed while it is waited for, not while the site takes its time
     read.rest = Some(body);
-    state.enter(Phase::Busy);
+    exchange.enter(Phase::Busy);
     Ok(read)
 }
 
@@ -181,10 +216,10 @@ impl Body for ReadAhead {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let polled = Pin::new(rest).poll_frame(cx).map_ok(cleaned).map_err(|source| BodyFailure { source });
-        match (&polled, self.state.phase()) {
-            (Poll::Pending, Phase::Busy) => self.state.enter(Phase::Body),
-            (Poll::Ready(None | Some(Ok(_))), Phase::Body) => self.state.enter(Phase::Busy),
+        let polled = Pin::new(&mut *rest).poll_frame(cx).map_ok(cleaned);
+        match (&polled, rest.exchange.phase()) {
+            (Poll::Pending, Phase::Busy) => rest.exchange.enter(Phase::Body),
+            (Poll::Ready(None | Some(Ok(_))), Phase::Body) => rest.exchange.enter(Phase::Busy),
             // with an error the phase tells what the client was doing
             (Poll::Pending | Poll::Ready(_), _) => {}
         }
@@ -210,8 +245,9 @@ impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.memory.release(self.bytes);
         // nobody waits for the rest any more: the site has answered without it
-        if self.rest.is_some() && self.state.phase() == Phase::Body && !self.state.deadline.has_fired() {
-            self.state.enter(Phase::Busy);
+        let Some(Upload { exchange, .. }) = &self.rest else { return };
+        if exchange.phase() == Phase::Body && !exchange.has_stalled() {
+            exchange.enter(Phase::Busy);
         }
     }
 }

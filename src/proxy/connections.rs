@@ -126,7 +126,7 @@ impl Drop for UpgradePlace {
     }
 }
 
-/// What a connection is doing; each has a deadline of its own.
+/// What a connection of HTTP/1, or a stream of HTTP/2, is doing; each has a deadline of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -138,6 +138,18 @@ pub(super) enum Phase {
     Busy,
     /// A request body is awaited: `limits.body_timeout` for each piece.
     Body,
+}
+
+impl Phase {
+    /// The phase of this number.
+    pub(super) const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Idle,
+            1 => Self::Head,
+            2 => Self::Busy,
+            _ => Self::Body,
+        }
+    }
 }
 
 /// The state of one connection, shared by its socket, its requests and its task.
@@ -163,12 +175,7 @@ impl State {
     }
 
     pub(super) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Busy,
-            _ => Phase::Body,
-        }
+        Phase::of(self.phase.load(Ordering::Relaxed))
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -205,7 +212,7 @@ impl State {
         }
     }
 
-    fn limits<T>(&self, of: impl Fn(&Limits) -> T) -> T {
+    pub(super) fn limits<T>(&self, of: impl Fn(&Limits) -> T) -> T {
         of(&self.gate.regime().policy.limits)
     }
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 
+use super::exchange::Exchange;
 use super::facts;
 use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
@@ -59,7 +60,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answ
 }
 
 /// Takes an address.
-pub(super) async fn post(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
     let refuse = |state: EmailState<'_>, refusal, fields: FormFields<'_>| {
         worker.shard.count(Count::EmailRefused(refusal));
@@ -77,7 +78,7 @@ pub(super) async fn post(peer: &Peer, regime: &Regime, parts: &Parts, body: Inco
         let retry_s = respond::seconds(wait);
         return refuse(EmailState::TooMany { retry_s }, EmailRefusal::ClientRate, back_to("/"));
     }
-    let posted = match form::read(&peer.state, body).await {
+    let posted = match form::read(exchange, body).await {
         Ok(posted) => posted,
         Err(broken) => return unread(worker, regime, parts, broken),
     };

@@ -6,7 +6,8 @@ use http::request::Parts;
 use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::connections::{Phase, State};
+use super::connections::Phase;
+use super::exchange::{Exchange, Upload};
 use crate::rules::token::VisitorId;
 
 /// Why a form could not be read.
@@ -24,11 +25,11 @@ pub(super) enum Broken {
 ///
 /// # Errors
 /// Why it can't be read.
-pub(super) async fn read(state: &State, body: Incoming) -> Result<Bytes, Broken> {
-    state.enter(Phase::Body);
-    let form = Limited::new(body, BYTES_MAX).collect().await;
-    let timed_out = state.deadline.has_fired();
-    state.enter(Phase::Busy);
+pub(super) async fn read(exchange: &Exchange, body: Incoming) -> Result<Bytes, Broken> {
+    exchange.enter(Phase::Body);
+    let form = Limited::new(Upload { body, exchange: exchange.clone() }, BYTES_MAX).collect().await;
+    let timed_out = exchange.has_stalled();
+    exchange.enter(Phase::Busy);
     form.map(Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
         true => Broken::TooLarge,
         false if timed_out => Broken::Late,

@@ -1,5 +1,6 @@
 //! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`].
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use super::Worker;
 use super::body::{ClientBody, read_ahead};
 use super::connections::{Phase, State};
+use super::exchange::Exchange;
 use super::facts::{self, Facts};
 use super::reserved;
 use super::respond::{self, Answer, status};
@@ -27,7 +29,7 @@ use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
-use crate::rules::headers::{PASS_HEADER, cache, hop, upgrade};
+use crate::rules::headers::{PASS_HEADER, cache, hop, http2, upgrade};
 use crate::rules::negotiate;
 use crate::rules::redirect;
 use crate::rules::slots::Ask;
@@ -104,21 +106,24 @@ impl From<(Answer, Told)> for Handled {
 }
 
 /// Decides on one request, and answers those who don't enter.
-pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
+pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
     let worker = &*peer.worker;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let now = worker.clock.now();
 
+    if parts.version == Version::HTTP_2 {
+        http2::settle(&parts.uri, &mut parts.headers);
+    }
     if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
-        return Handled::Answered(refuse(worker, regime, &parts, bad), told("refused", bad.label()));
+        return Handled::Answered(refuse(worker, exchange, regime, &parts, bad), told("refused", bad.label()));
     }
     if let Some(to) = redirected(peer, regime, &parts) {
         return Handled::Answered(respond::redirect(&to), told("redirected", "https"));
     }
     if parts.uri.path().starts_with(reserved::PREFIX) {
-        let (peer, regime) = (Arc::clone(peer), Arc::clone(regime));
+        let (peer, exchange, regime) = (Arc::clone(peer), exchange.clone(), Arc::clone(regime));
         return Handled::Awaits(Box::pin(async move {
-            (reserved::answer(&peer, &regime, &parts, body, now).await, told("reserved", "reserved"))
+            (reserved::answer(&peer, &exchange, &regime, &parts, body, now).await, told("reserved", "reserved"))
         }));
     }
 
@@ -148,7 +153,7 @@ pub(super) fn handle(peer: &Arc<Peer>, regime: &Arc<Regime>, request: Request<In
         }
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
-    Handled::Awaits(Box::pin(enter(Arc::clone(peer), Arc::clone(regime), parts, body, facts, decision, now)))
+    Handled::Awaits(Box::pin(enter(Arc::clone(peer), exchange.clone(), Arc::clone(regime), parts, body, facts, decision, now)))
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
@@ -165,8 +170,10 @@ fn redirected(peer: &Peer, regime: &Regime, parts: &Parts) -> Option<HeaderValue
 }
 
 /// Sends the request of one who may enter to the site, and answers with what comes back.
+#[expect(clippy::too_many_arguments, reason = "what is known of a request that enters")]
 async fn enter(
     peer: Arc<Peer>,
+    exchange: Exchange,
     regime: Arc<Regime>,
     mut parts: Parts,
     body: Incoming,
@@ -174,7 +181,7 @@ async fn enter(
     decision: Decision,
     now: Now,
 ) -> (Answer, Told) {
-    let (worker, state) = (&*peer.worker, &peer.state);
+    let worker = &*peer.worker;
     let is_upload = !body.is_end_stream();
     let websocket = match Upgrade::of(&peer, &regime, &mut parts, is_upload) {
         Ok(websocket) => websocket,
@@ -185,9 +192,9 @@ async fn enter(
             return (answer, told_why(&regime, &decision, "refused", Refusal::Upgrades.label()));
         }
     };
-    let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, state).await {
+    let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, &exchange).await {
         Ok(ahead) => ahead,
-        Err(error) => return (body_failed(worker, &regime, &facts, state, &error), told("refused", "body")),
+        Err(error) => return (body_failed(worker, &exchange, &regime, &facts, &error), told("refused", "body")),
     };
     let ask = Ask {
         open: decision.verdict == Verdict::Open && decision.pass.is_none(),
@@ -249,7 +256,7 @@ async fn enter(
             answer
         }
         Err(failure) => {
-            let mut answer = failed(worker, &regime, &facts, state, &failure);
+            let mut answer = failed(worker, &exchange, &regime, &facts, &failure);
             set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
             answer
         }
@@ -404,7 +411,7 @@ fn origin_form(uri: &Uri) -> Uri {
     Uri::from(path)
 }
 
-fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> Answer {
+fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, bad: BadRequest) -> Answer {
     let refusal = match bad {
         BadRequest::HostMissing | BadRequest::HostRepeated | BadRequest::HostInvalid | BadRequest::HostMismatch => Refusal::Host,
         BadRequest::SchemeUnsupported | BadRequest::TargetInvalid | BadRequest::TargetBytes => Refusal::Target,
@@ -416,24 +423,28 @@ fn refuse(worker: &Worker, regime: &Regime, parts: &Parts, bad: BadRequest) -> A
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
     *answer.status_mut() = bad.status();
     // what follows on this connection may be part of what was not understood
-    respond::close(&mut answer);
+    if exchange.is_alone() {
+        respond::close(&mut answer);
+    }
     answer
 }
 
-fn body_failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, error: &hyper::Error) -> Answer {
-    let timed_out = state.deadline.has_fired() && state.phase() == Phase::Body;
-    state.enter(Phase::Busy);
+fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Facts, error: &dyn Error) -> Answer {
+    let timed_out = exchange.has_stalled();
+    exchange.enter(Phase::Busy);
     let (kind, refusal) =
         if timed_out { (FailureKind::RequestTimeout, Refusal::BodyTimeout) } else { (FailureKind::BadRequest, Refusal::BadRequest) };
     tracing::debug!(%error, "a request body broke off");
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, facts.form, status::REQUEST);
-    respond::close(&mut answer);
+    if exchange.is_alone() {
+        respond::close(&mut answer);
+    }
     answer
 }
 
 /// The one place that turns a failure of the upstream into an answer.
-fn failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, failure: &Failure) -> Answer {
+fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Facts, failure: &Failure) -> Answer {
     let (kind, proxy_status) = match failure {
         Failure::Connect(ConnectError::Timeout) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
         Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::TimedOut => {
@@ -451,7 +462,7 @@ fn failed(worker: &Worker, regime: &Regime, facts: &Facts, state: &State, failur
         Failure::Upstream(error) if error.is_parse() => (FailureKind::BadGateway, status::PROTOCOL),
         Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),
         Failure::Switched => (FailureKind::BadGateway, status::PROTOCOL),
-        Failure::Client(error) => return body_failed(worker, regime, facts, state, error),
+        Failure::Client(error) => return body_failed(worker, exchange, regime, facts, error),
     };
     respond::failure(&regime.pages, kind, facts.form, proxy_status)
 }

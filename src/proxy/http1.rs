@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::answering::Answering;
 use super::connections::{Phase, Socket, State};
+use super::exchange::Exchange;
 use super::handle::Peer;
 use super::{Stage, Worker, until};
 use crate::metrics::{Count, Refusal};
@@ -21,7 +22,7 @@ pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Rec
     let state = Arc::clone(&peer.state);
     let header_bytes = peer.worker.gate.regime().policy.limits.header_bytes;
     let io = TokioIo::new(socket);
-    let service = service_fn(|request| Answering::to(&peer, request));
+    let service = service_fn(|request| Answering::to(&peer, Exchange::Alone(Arc::clone(&state)), request));
     let mut http = http1::Builder::new();
     http.max_buf_size(header_bytes).max_header_size(header_bytes);
     let mut connection = pin!(http.serve_connection(io, service).with_upgrades());

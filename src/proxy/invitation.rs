@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 
+use super::exchange::Exchange;
 use super::facts;
 use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
@@ -81,12 +82,12 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
 }
 
 /// The button of the landing page: sets the pass, and goes to the page first asked for.
-pub(super) async fn redeem(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
     if !is_own_origin(parts) {
         return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::BadRequest, None);
     }
-    let form = match form::read(&peer.state, body).await {
+    let form = match form::read(exchange, body).await {
         Ok(form) => form,
         Err(broken) => return unread(worker, regime, parts, broken),
     };

@@ -1,6 +1,6 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1.rs` drives it;
+//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1.rs` or `http2.rs` drives it;
 //! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
@@ -8,14 +8,17 @@ mod answering;
 mod body;
 mod connections;
 mod email;
+mod exchange;
 mod facts;
 mod form;
 mod handle;
 mod http1;
+mod http2;
 mod invitation;
 mod preamble;
 mod reserved;
 mod respond;
+mod streams;
 mod tunnel;
 mod unsubscribe;
 mod upgrade;
@@ -272,7 +275,7 @@ async fn connection(
         verified: Verified::default(),
         upgraded: Mutex::default(),
     });
-    http1::serve(peer, Socket { wire, state }, stage).await;
+    if wire.is_http2() { http2::serve(peer, wire, stage).await } else { http1::serve(peer, Socket { wire, state }, stage).await }
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.

@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 
 use super::Worker;
+use super::exchange::Exchange;
 use super::form;
 use super::handle::Peer;
 use super::respond::{self, Answer, status};
@@ -29,18 +30,18 @@ pub(super) const PREFIX: &str = "/.tidegate/";
 pub(super) const HEALTH: &str = "/.tidegate/healthz";
 
 /// Answers a request for a reserved path.
-pub(super) async fn answer(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
     let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (path, &parts.method) {
         ("healthz", &Method::GET | &Method::HEAD) => health(worker),
         ("status", &Method::GET | &Method::HEAD) => own_status(peer, regime, parts, now),
         ("invitation", &Method::GET | &Method::HEAD) => invitation::landing(peer, regime, parts, now).await,
-        ("invitation", &Method::POST) => invitation::redeem(peer, regime, parts, body, now).await,
+        ("invitation", &Method::POST) => invitation::redeem(peer, exchange, regime, parts, body, now).await,
         ("unsubscribe", &Method::GET | &Method::HEAD) => unsubscribe::ask(peer, regime, parts),
-        ("unsubscribe", &Method::POST) => unsubscribe::leave(peer, regime, parts, body, now).await,
+        ("unsubscribe", &Method::POST) => unsubscribe::leave(peer, exchange, regime, parts, body, now).await,
         ("email", &Method::GET | &Method::HEAD) => email::ask(peer, regime, parts, now),
-        ("email", &Method::POST) => email::post(peer, regime, parts, body, now).await,
+        ("email", &Method::POST) => email::post(peer, exchange, regime, parts, body, now).await,
         ("healthz" | "status", _) => refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD")),
         ("invitation" | "email" | "unsubscribe", _) => {
             refused(worker, regime, parts, FailureKind::MethodNotAllowed, Refusal::Method, Some("GET, HEAD, POST"))

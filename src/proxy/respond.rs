@@ -7,10 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH, RETRY_AFTER, SET_COOKIE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH, RETRY_AFTER,
+    SET_COOKIE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
+use http_body::Body;
 
 use super::body::ClientBody;
 use super::email::{fields, page_asked_for};
@@ -317,7 +319,19 @@ fn fill(headers: &mut HeaderMap, content_type: Option<HeaderValue>, proxy_status
 /// The most headers of an answer that is composed.
 const HEADERS_MAX: usize = 12;
 
-/// The connection closes after this answer.
+/// The answer to HEAD: it says how long a body would be, and has none.
+pub(super) fn without_body(answer: Answer) -> Answer {
+    let (mut head, body) = answer.into_parts();
+    // an answer of the site has none already, and says what the site says
+    if !body.is_end_stream()
+        && let Some(length) = body.size_hint().exact()
+    {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, ClientBody::composed(Bytes::new()))
+}
+
+/// The connection closes after this answer; over HTTP/2, it takes no more requests.
 pub(super) fn close(answer: &mut Answer) {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }

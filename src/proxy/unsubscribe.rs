@@ -6,6 +6,7 @@
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::exchange::Exchange;
 use super::facts;
 use super::form::{self, field, proves};
 use super::handle::Peer;
@@ -27,14 +28,14 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts) -> Answer {
 }
 
 /// Deletes the address.
-pub(super) async fn leave(peer: &Peer, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
     let worker = &*peer.worker;
     let (_, client) = facts::client(&peer.state, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
         let retry_s = respond::seconds(wait);
         return refused(worker, regime, parts, FailureKind::TooManyRequests { retry_s }, Refusal::LeaveRate, None);
     }
-    let form = match form::read(&peer.state, body).await {
+    let form = match form::read(exchange, body).await {
         Ok(form) => form,
         Err(broken) => return unread(worker, regime, parts, broken),
     };

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::tls::server::HTTP2;
+
 /// What carries a connection.
 #[derive(Debug)]
 pub(super) enum Wire {
@@ -15,6 +17,13 @@ pub(super) enum Wire {
     Plain(TcpStream),
     /// Out of TLS. On the heap: its state is many times that of a socket.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// Whether HTTP/2 was agreed on, which only TLS can do: plaintext is HTTP/1.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2))
+    }
 }
 
 /// Calls a method of whichever it is.

@@ -61,8 +61,11 @@ impl Server {
     }
 }
 
-/// What is spoken within TLS.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// What is spoken within TLS, the first that both sides know.
+const ALPN: &[&[u8]] = &[HTTP2, b"http/1.1"];
+
+/// HTTP/2, as ALPN names it.
+pub const HTTP2: &[u8] = b"h2";
 
 /// Certificates with their keys, each of which fits.
 #[derive(Debug)]

@@ -30,10 +30,13 @@ pub type RequestBody = Either<Either<Empty<Bytes>, Full<Bytes>>, UnsyncBoxBody<B
 
 /// A request body that is streamed could not be read to its end: the client left, stalled, or sent what is not HTTP.
 #[derive(Debug, thiserror::Error)]
-#[error("the request body ended early")]
-pub struct BodyFailure {
+pub enum BodyFailure {
     /// What went wrong on the client's side.
-    pub source: hyper::Error,
+    #[error("the request body ended early")]
+    Broken(#[source] hyper::Error),
+    /// No piece of it came in time.
+    #[error("the request body stood still")]
+    Stalled,
 }
 
 /// Why a connection could not be made.

@@ -30,6 +30,8 @@ mod gate_waiting;
 mod proxy_connections;
 mod proxy_failures;
 mod proxy_headers;
+mod proxy_http2;
+mod proxy_http2_attacks;
 mod proxy_protocol;
 mod proxy_refused;
 mod proxy_relay;

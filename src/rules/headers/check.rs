@@ -4,6 +4,9 @@
 //! `Transfer-Encoding` on HTTP/1.0 or not ending in `chunked`, spaces before a colon, folded lines, control bytes. They are checked
 //! again where that is cheap, so that the rule stands here whatever the parser does.
 //!
+//! Already refused by the h2 crate 0.4: headers of the connection, `TE` other than `trailers`, a `Content-Length` that the body does not
+//! have, pseudo-headers that are missing, repeated or misplaced.
+//!
 //! Not visible any more: `Content-Length` beside `Transfer-Encoding` (hyper drops the length, decodes the chunks and closes the
 //! connection after the answer, as RFC 9112 section 6.3 allows), and a fragment (dropped from the target).
 //!
@@ -27,7 +30,7 @@ pub struct Target<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.message())]
 pub enum BadRequest {
-    /// HTTP/1.1 without `Host`.
+    /// HTTP/1.1 without `Host`, or HTTP/2 without `:authority` and `Host`.
     HostMissing,
     /// More than one `Host`.
     HostRepeated,
@@ -47,7 +50,7 @@ pub enum BadRequest {
     LengthInvalid,
     /// Both `Content-Length` and `Transfer-Encoding`.
     LengthAndCoding,
-    /// `Transfer-Encoding` on HTTP/1.0, or `chunked` more than once.
+    /// `Transfer-Encoding` on HTTP/1.0 or HTTP/2, or `chunked` more than once.
     CodingInvalid,
     /// A transfer coding other than `chunked`.
     CodingUnsupported,
@@ -170,7 +173,8 @@ fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), BadRequest
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(first) = codings.next() else { return Ok(()) };
-    if version < Version::HTTP_11 {
+    // HTTP/1.0 did not have it, and HTTP/2 forbids it
+    if version != Version::HTTP_11 {
         return Err(BadRequest::CodingInvalid);
     }
     if length.is_some() {
@@ -187,8 +191,8 @@ fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), BadRequest
 fn host(version: Version, headers: &HeaderMap) -> Result<Option<Authority<'_>>, BadRequest> {
     let mut lines = headers.get_all(HOST).iter();
     let Some(first) = lines.next() else {
-        // HTTP/1.0 had no Host, and HTTP/2 names it in the target
-        return if version == Version::HTTP_11 { Err(BadRequest::HostMissing) } else { Ok(None) };
+        // HTTP/1.0 had no Host; of HTTP/2, `http2::settle` has made one of what the target names
+        return if version >= Version::HTTP_11 { Err(BadRequest::HostMissing) } else { Ok(None) };
     };
     if lines.next().is_some() {
         return Err(BadRequest::HostRepeated);
@@ -420,6 +424,18 @@ mod tests {
         for target in ["http://example.org", "http://example.org?x=1"] {
             assert_eq!(get(target, &[("host", "example.org")]).unwrap().0, "/", "{target}");
         }
+    }
+
+    #[test]
+    fn http_2_names_its_host_and_has_no_transfer_coding() {
+        let with = |target, list: &[(&'static str, &str)]| check("GET", target, Version::HTTP_2, list);
+        assert_eq!(with("https://a.example/x", &[("host", "a.example")]), Ok(("/x".to_owned(), Some("a.example".to_owned()))));
+        assert_eq!(with("https://a.example/", &[("host", "b.example")]), Err(BadRequest::HostMismatch));
+        assert_eq!(with("https://a.example/", &[]), Err(BadRequest::HostMissing));
+        assert_eq!(with("/", &[]), Err(BadRequest::HostMissing));
+        assert_eq!(with("ftp://a.example/", &[("host", "a.example")]), Err(BadRequest::SchemeUnsupported));
+        assert_eq!(with("/", &[("host", "a"), ("transfer-encoding", "chunked")]), Err(BadRequest::CodingInvalid));
+        assert_eq!(check("CONNECT", "a:443", Version::HTTP_2, &[("host", "a:443")]), Err(BadRequest::MethodUnsupported));
     }
 
     #[test]

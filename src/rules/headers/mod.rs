@@ -3,6 +3,7 @@
 //!
 //! The order is part of the contract:
 //!
+//! 0. [`http2::settle`] writes a request of HTTP/2 as one of HTTP/1.1.
 //! 1. [`check::check_request`] refuses what two servers could read in two ways.
 //! 2. Facts are read: [`forwarded::client_address`], [`cookies::find`], [`PASS_HEADER`], `Upgrade`, `Expect`. They come from the
 //!    headers as sent, so what a client names in `Connection` can't change them.
@@ -24,6 +25,7 @@ pub mod check;
 pub mod cookies;
 pub mod forwarded;
 pub mod hop;
+pub mod http2;
 pub mod upgrade;
 
 use http::HeaderName;

@@ -4,6 +4,7 @@
 //! Every wait has a limit of [`PATIENCE`], and fails the test when it is over.
 
 mod client;
+mod http2;
 mod process;
 mod tls;
 mod upstream;
@@ -13,6 +14,7 @@ mod world;
 use std::time::Duration;
 
 pub(crate) use client::{Answer, Client, request};
+pub(crate) use http2::*;
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
 pub(crate) use tls::{Authority, visitor};
 pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};

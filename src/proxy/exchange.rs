@@ -1,0 +1,91 @@
+//! One request and its answer on a connection, and the deadline that its client is held to: over HTTP/1 the connection's own, since it
+//! carries nothing else meanwhile; over HTTP/2 the stream's.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::connections::{Phase, State};
+use super::streams::Stream;
+use crate::upstream::BodyFailure;
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub(super) enum Exchange {
+    /// The only one of its connection.
+    Alone(Arc<State>),
+    /// One of many.
+    Stream(Arc<Stream>),
+}
+
+impl Exchange {
+    pub(super) fn enter(&self, phase: Phase) {
+        match self {
+            Self::Alone(state) => state.enter(phase),
+            Self::Stream(stream) => stream.enter(phase),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            Self::Alone(state) => state.phase(),
+            Self::Stream(stream) => stream.phase(),
+        }
+    }
+
+    /// Whether its body was awaited for too long.
+    pub(super) fn has_stalled(&self) -> bool {
+        match self {
+            Self::Alone(state) => state.deadline.has_fired() && state.phase() == Phase::Body,
+            Self::Stream(stream) => stream.has_stalled(),
+        }
+    }
+
+    /// Whether what follows a request that was not understood could be taken for another.
+    pub(super) const fn is_alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
+    }
+
+    /// Whether its client is still there. A stream that was opened and reset in one breath is found to be gone when its task comes to
+    /// wait, so it waits once: the site is not asked on behalf of nobody.
+    pub(super) fn poll_begin(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Alone(_) => Poll::Ready(()),
+            Self::Stream(stream) => stream.poll_begin(cx),
+        }
+    }
+}
+
+/// A request body that is on its way from a client.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) body: Incoming,
+    pub(super) exchange: Exchange,
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        let Self { body, exchange } = self.get_mut();
+        let polled = Pin::new(body).poll_frame(cx).map_err(BodyFailure::Broken);
+        match exchange {
+            // its socket sees what comes, and ends what does not
+            Exchange::Alone(_) => polled,
+            Exchange::Stream(stream) => stream.body_polled(polled, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

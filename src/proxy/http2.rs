@@ -1,0 +1,217 @@
+//! One connection that speaks HTTP/2: hyper's own server, with our deadlines and bounds (`streams.rs`).
+//!
+//! Absent: HTTP/2 without TLS, and server push; tunnels (CONNECT).
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Method;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::answering::Answering;
+use super::exchange::Exchange;
+use super::handle::Peer;
+use super::streams::{Session, Streams};
+use super::{Stage, Worker, until};
+use crate::metrics::{Count, Refusal};
+
+/// Streams at once: the least that RFC 9113 recommends (section 6.5.2), and a page with all that is on it.
+const STREAMS_MAX: u32 = 100;
+
+/// Bytes of one request body on the way. Envoy's advice for an edge; at 100 ms, 640 kB/s.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// Bytes of all request bodies of a connection on the way, which is what can be held of them here beyond `limits.buffer_memory`.
+/// Envoy's advice for an edge, and hyper's default.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The least that there is: a large frame keeps all other streams waiting on a slow line.
+const FRAME_BYTES: u32 = 16 * 1024;
+
+/// Bytes of an answer that wait for the client's window, for each stream: hyper's 400 KiB times 100 streams is too much for a phone that
+/// sleeps.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Streams that were reset before the gate came to see them: a page that is left at once.
+const RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
+
+/// Streams that a client made the gate reset, in the life of a connection ("MadeYouReset"): a client without a fault makes none, but for
+/// those it opened before it was told [`STREAMS_MAX`].
+const ERROR_RESETS_MAX: usize = STREAMS_MAX as usize;
+
+/// Serves a connection until it ends.
+pub(super) async fn serve<T>(peer: Arc<Peer>, io: T, mut stage: watch::Receiver<Stage>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let (idle_timeout, header_bytes) = peer.state.limits(|limits| (limits.idle_timeout, limits.header_bytes));
+    let session = Session::new(Arc::clone(&peer));
+    let mut builder = http2::Builder::new(Streams(Arc::clone(&session)));
+    builder
+        .timer(TokioTimer::new())
+        // who is idle for so long is closed, so this asks only after those for whom the site takes its time
+        .keep_alive_interval(idle_timeout)
+        .keep_alive_timeout(idle_timeout)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(ERROR_RESETS_MAX);
+    let service = service_fn(|request| {
+        let stream = session.begin(request.method() == Method::HEAD);
+        Answering::to(&peer, Exchange::Stream(stream), request)
+    });
+    let left = Arc::default();
+    let io = TokioIo::new(Metered { io: Some(io), session: Arc::clone(&session), left: Arc::clone(&left) });
+    let ended = {
+        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
+        let mut has_left = false;
+        poll_fn(|cx| {
+            let deadline = &peer.state.deadline;
+            deadline.wakes(cx.waker());
+            if !session.is_leaving() && draining.as_mut().poll(cx).is_ready() {
+                session.leave();
+            }
+            if deadline.has_fired() {
+                deadline.rearm();
+                if session.is_stuck() || !session.has_begun() || (session.is_idle() && session.is_leaving()) {
+                    return Poll::Ready(None);
+                }
+                if session.is_idle() {
+                    session.leave();
+                    session.set_deadline();
+                }
+            }
+            loop {
+                if session.is_abusive() {
+                    return Poll::Ready(None);
+                }
+                if session.is_leaving() && !has_left {
+                    has_left = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Some(ended));
+                }
+                // an answer that was there at once may have said that it is the last
+                if has_left || !session.is_leaving() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    };
+    let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let (Some(Ok(())), Some(io)) = (&ended, left) {
+        // on the heap, since it takes room that no connection needs while it lasts
+        Box::pin(linger(io)).await;
+    }
+    count_end(&peer.worker, &session, ended);
+}
+
+fn count_end(worker: &Worker, session: &Session, ended: Option<hyper::Result<()>>) {
+    let refusal = match ended {
+        _ if session.is_abusive() => Refusal::H2Abuse,
+        None if !session.has_begun() => Refusal::HeaderTimeout,
+        Some(Err(error)) => {
+            tracing::debug!(error = &error as &dyn Error, "an HTTP/2 connection ended");
+            // the crate beneath hyper is not seen from here, but by its words
+            let Some(words) = error.source().map(ToString::to_string).filter(|words| words.starts_with(DETECTED)) else { return };
+            if words.contains(CALM) { Refusal::H2Abuse } else { Refusal::BadRequest }
+        }
+        None | Some(Ok(())) => return,
+    };
+    worker.shard.count(Count::Refused(refusal));
+}
+
+/// How the h2 crate tells what it has found from what it was told.
+const DETECTED: &str = "connection error detected";
+
+/// And how it calls ENHANCE_YOUR_CALM.
+const CALM: &str = "excessive load";
+
+/// Reads on for a moment once all has been said. A client answers to what it gets (with room for more of it), and a socket that is closed
+/// with that unread is reset, which takes from the client what it has not read yet.
+async fn linger(mut io: impl AsyncRead + Unpin) {
+    let mut piece = [0; 512];
+    // a client that has nothing more to say closes too; who goes on talking is not listened to for ever
+    let reading = async { while io.read(&mut piece).await.is_ok_and(|bytes| bytes > 0) {} };
+    drop(tokio::time::timeout(LINGER, reading).await);
+}
+
+/// As nginx has it (`lingering_timeout`).
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A client's socket, whose bytes are counted.
+struct Metered<T> {
+    /// Until it is dropped.
+    io: Option<T>,
+    session: Arc<Session>,
+    /// Where it is left for who closes it.
+    left: Arc<Mutex<Option<T>>>,
+}
+
+impl<T: Unpin> Metered<T> {
+    fn io(&mut self) -> io::Result<Pin<&mut T>> {
+        self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<T> Drop for Metered<T> {
+    fn drop(&mut self) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.io.take();
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.io()?.poll_read(cx, buf);
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 && !self.session.may_read(bytes) {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = self.io()?.poll_write(cx, buf);
+        self.session.was_written(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = self.io()?.poll_write_vectored(cx, bufs);
+        self.session.was_written(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.io()?.poll_flush(cx);
+        self.session.was_flushed(&polled);
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,384 @@
+//! The streams of an HTTP/2 connection: how many are open, what each client is given time for, and how much work a connection may make
+//! that is no request.
+//!
+//! A stream has a deadline of its own while its client is waited for: for a piece of the request body, or for room for a piece of the
+//! answer. The connection has one while it has no stream, and while its client takes no bytes at all.
+//!
+//! What the h2 crate bounds by itself: frames of a header block, the block's size, streams at once, streams reset before they were seen,
+//! streams that it has to reset, empty and small DATA frames. What it answers for as long as somebody asks is bounded here: frames
+//! that are no request and no body (PING, SETTINGS, WINDOW_UPDATE, PRIORITY), by their bytes since something was got done; and requests
+//! whose answer nobody waits for.
+
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http_body::Frame;
+use hyper::rt::Executor;
+
+use super::connections::Phase;
+use super::handle::Peer;
+use super::respond::Answer;
+use crate::deadlines::Deadline;
+use crate::upstream::BodyFailure;
+
+/// Bytes that may be read in a row without a request, a piece of a body, or an answer to give: as much as the window lets clients send
+/// for requests that were answered without their bodies.
+const UNPRODUCTIVE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads in a row without any of these: each can be a packet with one byte of window. A client that answers a PING every 15 s on a
+/// stream that says nothing has 17 h.
+const UNPRODUCTIVE_READS_MAX: u32 = 4096;
+
+/// Answers that may go unheard, less those that were heard: two whole pages of requests at once, left before anything had come.
+const UNHEARD_MAX: u32 = 200;
+
+/// A longer piece of an answer is handed over in several, so that a slow client is seen to take them.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// What the streams of one connection share.
+#[derive(Debug)]
+pub(super) struct Session {
+    peer: Arc<Peer>,
+    open: AtomicUsize,
+    has_begun: AtomicBool,
+    /// A write has found the client's window closed.
+    is_stuck: AtomicBool,
+    is_leaving: AtomicBool,
+    is_abusive: AtomicBool,
+    unheard: AtomicU32,
+    bytes: AtomicUsize,
+    reads: AtomicU32,
+    /// The request whose task is about to be spawned.
+    newest: Mutex<Option<Arc<Stream>>>,
+}
+
+impl Session {
+    pub(super) fn new(peer: Arc<Peer>) -> Arc<Self> {
+        let session = Self {
+            peer,
+            open: AtomicUsize::new(0),
+            has_begun: AtomicBool::new(false),
+            is_stuck: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            is_abusive: AtomicBool::new(false),
+            unheard: AtomicU32::new(0),
+            bytes: AtomicUsize::new(0),
+            reads: AtomicU32::new(0),
+            newest: Mutex::new(None),
+        };
+        session.set_deadline();
+        Arc::new(session)
+    }
+
+    /// A request has come.
+    pub(super) fn begin(self: &Arc<Self>, is_head: bool) -> Arc<Stream> {
+        self.progressed();
+        self.has_begun.store(true, Ordering::Relaxed);
+        if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.set_deadline();
+        }
+        let stream = Arc::new(Stream::new(Arc::clone(self), is_head));
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
+        stream
+    }
+
+    fn ended(&self, was_heard: bool) {
+        if was_heard {
+            // one less, but never less than none: nothing else happens to an error
+            let _less = self.unheard.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |unheard| unheard.checked_sub(1));
+        } else if self.unheard.fetch_add(1, Ordering::Relaxed) >= UNHEARD_MAX {
+            self.is_abusive.store(true, Ordering::Relaxed);
+            self.peer.state.deadline.wake();
+        }
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.set_deadline();
+        }
+    }
+
+    /// No stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_abusive(&self) -> bool {
+        self.is_abusive.load(Ordering::Relaxed)
+    }
+
+    /// No further requests: those under way are finished.
+    pub(super) fn leave(&self) {
+        if !self.is_leaving.swap(true, Ordering::Relaxed) {
+            self.peer.state.deadline.wake();
+        }
+    }
+
+    /// Sets the connection's deadline for what it is doing now.
+    pub(super) fn set_deadline(&self) {
+        let state = &self.peer.state;
+        let limits = |of: fn(&crate::rules::policy::Limits) -> Duration| state.limits(of);
+        if self.is_stuck() {
+            state.deadline.set(limits(|limits| limits.body_timeout));
+        } else if !self.is_idle() {
+            state.deadline.clear();
+        } else if self.is_leaving() {
+            state.deadline.set(limits(|limits| limits.body_timeout));
+        } else if self.has_begun() {
+            state.deadline.set(limits(|limits| limits.idle_timeout));
+        } else {
+            state.deadline.set(limits(|limits| limits.header_timeout));
+        }
+    }
+
+    /// Whether so many more bytes may be read.
+    pub(super) fn may_read(&self, bytes: usize) -> bool {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let reads = self.reads.fetch_add(1, Ordering::Relaxed);
+        if bytes > UNPRODUCTIVE_BYTES_MAX || reads >= UNPRODUCTIVE_READS_MAX {
+            self.is_abusive.store(true, Ordering::Relaxed);
+        }
+        !self.is_abusive()
+    }
+
+    /// Something was got done.
+    fn progressed(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.reads.store(0, Ordering::Relaxed);
+    }
+
+    /// What TLS takes has not left yet, so a write that succeeds says nothing.
+    pub(super) fn was_written(&self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Pending => self.got_stuck(),
+            // what is left of the last answers goes slowly
+            Poll::Ready(_) if self.is_leaving() && self.is_idle() => self.set_deadline(),
+            Poll::Ready(_) => {}
+        }
+    }
+
+    pub(super) fn was_flushed(&self, polled: &Poll<io::Result<()>>) {
+        if polled.is_pending() {
+            self.got_stuck();
+        } else if self.is_stuck.swap(false, Ordering::Relaxed) {
+            self.set_deadline();
+        }
+    }
+
+    fn got_stuck(&self) {
+        // since the client last took all that there was, not since each attempt
+        if !self.is_stuck.swap(true, Ordering::Relaxed) {
+            self.set_deadline();
+        }
+    }
+}
+
+/// One request of a connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    session: Arc<Session>,
+    is_head: bool,
+    has_begun: AtomicBool,
+    phase: AtomicU8,
+    /// Few need one.
+    deadline: OnceLock<Arc<Deadline>>,
+    /// Its task.
+    task: OnceLock<Waker>,
+    /// Who reads the request body: its own task, or that of the connection to the site.
+    reader: Mutex<Option<Waker>>,
+    has_stalled: AtomicBool,
+    /// What is left of a piece of the answer.
+    rest: Mutex<Bytes>,
+    /// A piece was handed over since the task has last looked.
+    was_handed: AtomicBool,
+    was_heard: AtomicBool,
+}
+
+impl Stream {
+    fn new(session: Arc<Session>, is_head: bool) -> Self {
+        Self {
+            session,
+            is_head,
+            has_begun: AtomicBool::new(false),
+            phase: AtomicU8::new(Phase::Busy as u8),
+            deadline: OnceLock::new(),
+            task: OnceLock::new(),
+            reader: Mutex::new(None),
+            has_stalled: AtomicBool::new(false),
+            rest: Mutex::new(Bytes::new()),
+            was_handed: AtomicBool::new(false),
+            was_heard: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        Phase::of(self.phase.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        if phase == Phase::Body {
+            self.await_client();
+        } else if let Some(deadline) = self.deadline.get() {
+            deadline.clear();
+        }
+    }
+
+    pub(super) fn has_stalled(&self) -> bool {
+        self.has_stalled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn poll_begin(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.has_begun.swap(true, Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// What became of an attempt to read a piece of the request body.
+    pub(super) fn body_polled(
+        &self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyFailure>>>,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        if polled.is_ready() {
+            self.session.progressed();
+            if self.phase() == Phase::Body {
+                self.await_client();
+            }
+        } else if self.has_stalled() {
+            return Poll::Ready(Some(Err(BodyFailure::Stalled)));
+        } else {
+            *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        }
+        polled
+    }
+
+    /// From now on, the client has `limits.body_timeout`.
+    fn await_client(&self) {
+        let Session { peer, .. } = &*self.session;
+        let deadline = self.deadline.get_or_init(|| {
+            let deadline = peer.worker.deadlines.watch();
+            if let Some(task) = self.task.get() {
+                deadline.wakes(task);
+            }
+            deadline
+        });
+        deadline.set(peer.state.limits(|limits| limits.body_timeout));
+    }
+
+    /// What is left of the last piece of the answer.
+    pub(super) fn next_piece(&self) -> Option<Bytes> {
+        let rest = std::mem::take(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner));
+        (!rest.is_empty()).then(|| self.piece(rest))
+    }
+
+    pub(super) fn has_rest(&self) -> bool {
+        !self.rest.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// As much of it as is handed over at once.
+    pub(super) fn piece(&self, mut bytes: Bytes) -> Bytes {
+        self.session.progressed();
+        self.was_handed.store(true, Ordering::Relaxed);
+        if bytes.len() > PIECE_BYTES {
+            *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = bytes.split_off(PIECE_BYTES);
+        }
+        bytes
+    }
+
+    /// The client has taken what there is, and waits for the site.
+    pub(super) fn awaits_site(&self) {
+        self.was_handed.store(false, Ordering::Relaxed);
+        if let Some(deadline) = self.deadline.get() {
+            deadline.clear();
+        }
+    }
+
+    /// The answer was handed over whole, or it is not the client's fault that it was not.
+    pub(super) fn heard(&self) {
+        self.was_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// An answer as HTTP/2 has it: a connection ends by a frame, and HEAD has no body, which HTTP/1 knows by itself.
+    pub(super) fn translate(&self, mut answer: Answer) -> Answer {
+        if answer.headers_mut().remove(CONNECTION).is_some() {
+            self.session.leave();
+        }
+        if self.is_head { super::respond::without_body(answer) } else { answer }
+    }
+
+    /// Whether its client has let it stand for too long. A body that stands still is answered.
+    fn is_over(&self) -> bool {
+        let Some(deadline) = self.deadline.get().filter(|deadline| deadline.has_fired()) else { return false };
+        if self.phase() != Phase::Body {
+            return true;
+        }
+        deadline.rearm();
+        self.has_stalled.store(true, Ordering::Relaxed);
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        false
+    }
+}
+
+/// Runs a stream to its end, or until its client has let it stand for too long: dropped unfinished, it is reset.
+async fn drive(answering: impl Future<Output = ()>, stream: Arc<Stream>) {
+    let open = Open(stream);
+    let mut answering = pin!(answering);
+    std::future::poll_fn(|cx| {
+        let stream = &open.0;
+        stream.task.get_or_init(|| cx.waker().clone());
+        if stream.is_over() {
+            return Poll::Ready(());
+        }
+        let polled = answering.as_mut().poll(cx);
+        // it waits with a piece in hand: for the client
+        if polled.is_pending() && stream.was_handed.swap(false, Ordering::Relaxed) {
+            stream.await_client();
+        }
+        polled
+    })
+    .await;
+}
+
+/// A stream that counts as open.
+struct Open(Arc<Stream>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.session.ended(self.0.was_heard.load(Ordering::Relaxed));
+    }
+}
+
+/// Runs each stream as a task of the worker.
+#[derive(Clone, Debug)]
+pub(super) struct Streams(pub(super) Arc<Session>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, answering: F) {
+        // hyper calls the service and spawns what it returns in one go
+        let newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stream) = newest {
+            drop(tokio::spawn(drive(answering, stream)));
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! HTTP/2 from clients: many requests on one connection, each with a life of its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, until, whole};
+
+#[test]
+fn a_request_reaches_the_site_as_http_1_1() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    let answer = client.get("/a?b=c", &[("te", "trailers"), ("x-own", "1")]);
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    assert_eq!(answer.header("content-length"), Some("5"));
+    assert!(answer.cookie("tidegate_pass").is_some(), "{answer:?}");
+    let [seen] = &site.seen()[..] else { panic!("one request") };
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/a?b=c"));
+    assert!(seen.raw.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{}", seen.raw);
+    assert_eq!((seen.all("host"), seen.header("x-own"), seen.header("te")), (vec!["test"], Some("1"), Some("trailers")));
+    assert_eq!((seen.header("content-length"), seen.header("transfer-encoding")), (None, None));
+}
+
+#[test]
+fn many_streams_are_answered_at_once() {
+    // each waits for all others
+    const STREAMS: usize = 30;
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |seen, site| {
+        held.wait();
+        site.write(ok(&seen.target))
+    });
+    let yaml = format!("upstream: {{ servers: [{}], max_in_flight: {STREAMS} }}\nadmission: {{ mode: open }}", site.url());
+    let world = Secure::start(&yaml);
+    let client = Http2::connect(&world);
+    client.wait(async {
+        let mut answers = Vec::new();
+        for number in 0..STREAMS {
+            let mut sender = client.sender.clone().ready().await.unwrap();
+            answers.push(sender.send_request(http2_request("GET", &format!("/{number}"), &[]), true).unwrap().0);
+        }
+        let all = tokio::spawn(async move {
+            let mut bodies = Vec::new();
+            for answer in answers {
+                bodies.push(whole(answer.await.unwrap()).await.unwrap().text());
+            }
+            bodies
+        });
+        // the site is asked while this thread waits for its answers
+        let opener = std::thread::spawn(move || {
+            site.requests(STREAMS);
+            door.open();
+            site
+        });
+        let bodies = all.await.unwrap();
+        drop(opener.join());
+        assert_eq!(bodies, (0..STREAMS).map(|number| format!("/{number}")).collect::<Vec<_>>());
+    });
+    assert_eq!(world.status().pointer("/connections/open").unwrap(), 1);
+}
+
+#[test]
+fn who_waits_is_shown_the_waiting_room_and_keeps_the_ticket_in_crumbs() {
+    let site = Upstream::answering("hello");
+    let world = Secure::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}", site.url()));
+    let mut client = Http2::connect(&world);
+    let answer = client.get("/", &[("accept", "text/html")]);
+    assert_eq!((answer.status, answer.header("connection")), (503, None));
+    assert!(answer.text().contains("</html>") && answer.header("retry-after").is_some(), "{answer:?}");
+    let ticket = answer.cookie("tidegate_ticket").expect("a ticket");
+    let status = client.get("/.tidegate/status", &[("cookie", "a=b"), ("cookie", &ticket), ("cookie", "c=d")]);
+    assert!(status.text().contains("\"verdict\":\"wait\""), "{status:?}");
+    assert!(site.seen().is_empty());
+}
+
+#[test]
+fn crumbs_of_cookies_reach_the_site_in_one_line_without_ours() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    let pass = client.get("/", &[]).cookie("tidegate_pass").unwrap();
+    let again = client.get("/", &[("cookie", "a=b"), ("cookie", &pass), ("cookie", "c=d")]);
+    assert_eq!((again.status, again.cookie("tidegate_pass")), (200, None), "the pass was found");
+    assert_eq!(site.requests(2)[1].all("cookie"), ["a=b; c=d"]);
+}
+
+#[test]
+fn bodies_arrive_with_and_without_a_length() {
+    let site = Upstream::start(|seen: &Seen, site| site.write(ok(&String::from_utf8_lossy(&seen.body))));
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    let answer = client.ask(http2_request("POST", "/", &[("content-length", "10")]), &[b"hello", b"world"]).unwrap();
+    assert_eq!(answer.text(), "helloworld");
+    assert_eq!(client.ask(http2_request("POST", "/", &[]), &[b"hello", b", ", b"you"]).unwrap().text(), "hello, you");
+    let large = vec![b'x'; 300_000];
+    assert_eq!(client.ask(http2_request("PUT", "/", &[]), &[&large, &large]).unwrap().body.len(), 600_000);
+    let seen = site.seen();
+    assert_eq!((seen[0].header("content-length"), seen[0].header("transfer-encoding")), (Some("10"), None));
+    assert_eq!(seen[1].body, b"hello, you");
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_it_says_costs_its_stream_alone() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    for (length, body) in [("3", &b"hello"[..]), ("10", b"hello")] {
+        let answer = client.ask(http2_request("POST", "/", &[("content-length", length)]), &[body]);
+        assert!(answer.is_err() || answer.as_ref().is_ok_and(|answer| answer.status == 400), "{answer:?}");
+    }
+    assert_eq!(client.get("/", &[]).status, 200, "the connection goes on");
+    assert!(site.seen().iter().all(|seen| seen.method == "GET"));
+}
+
+#[test]
+fn head_and_empty_answers_have_no_body() {
+    let site = Upstream::start(|seen: &Seen, site| match (seen.method.as_str(), seen.target.as_str()) {
+        ("HEAD", _) => site.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        (_, "/204") => site.write("HTTP/1.1 204 No Content\r\n\r\n"),
+        _ => site.write("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n"),
+    });
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    let head = client.ask(http2_request("HEAD", "/", &[]), &[]).unwrap();
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("5"), 0));
+    assert_eq!(client.get("/204", &[]).status, 204);
+    assert_eq!(client.get("/304", &[]).header("etag"), Some("\"x\""));
+    // what the gate composes
+    let get = client.get("/.tidegate/healthz", &[]);
+    let head = client.ask(http2_request("HEAD", "/.tidegate/healthz", &[]), &[]).unwrap();
+    assert_eq!((get.text().as_str(), head.body.len()), ("ok\n", 0));
+    assert_eq!(head.header("content-length"), Some("3"));
+}
+
+#[test]
+fn headers_of_the_connection_to_the_site_stay_there_and_trailers_come_through() {
+    let site = Upstream::start(|_, site| {
+        site.write(
+            "HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n",
+        )
+    });
+    let world = Secure::open(&site.url(), "");
+    let answer = Http2::connect(&world).get("/", &[("te", "trailers")]);
+    assert_eq!(answer.text(), "hello");
+    for name in ["connection", "x-hop", "keep-alive", "transfer-encoding", "upgrade"] {
+        assert_eq!(answer.header(name), None, "{name}");
+    }
+    assert_eq!(answer.trailers.unwrap().get("x-sum").unwrap(), "7");
+}
+
+#[test]
+fn a_host_that_differs_from_the_authority_is_refused_and_the_connection_stays() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    assert_eq!(client.get("/", &[("host", "other")]).status, 400);
+    assert_eq!(client.get("/", &[("host", "test")]).status, 200);
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"host\"}"), 1);
+    let connect = http::Request::builder().method("CONNECT").uri("test:443").body(()).unwrap();
+    assert_eq!(client.ask(connect, &[]).unwrap().status, 501);
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(site.seen().len(), 2);
+}
+
+/// A client whose connection has room for what it leaves lying on some of its streams.
+fn roomy(world: &Secure) -> Http2 {
+    Http2::connect_with(world, h2::client::Builder::new().initial_connection_window_size(1 << 20))
+}
+
+#[test]
+fn a_client_that_does_not_take_an_answer_holds_up_no_other_stream() {
+    const LARGE: usize = 4 << 20;
+    let site = Upstream::start(|seen: &Seen, site| match seen.target.as_str() {
+        "/large" => site.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")) && site.write(vec![b'x'; LARGE]),
+        _ => site.write(ok("hello")),
+    });
+    let world = Secure::open(&site.url(), "limits: { body_timeout: 60s }");
+    let mut client = roomy(&world);
+    let mut sender = client.sender.clone();
+    let large = client.wait(async move { sender.send_request(http2_request("GET", "/large", &[]), true).unwrap().0.await.unwrap() });
+    for _ in 0..20 {
+        assert_eq!(client.get("/", &[]).text(), "hello");
+    }
+    let large = client.wait(whole(large)).unwrap();
+    assert_eq!(large.body.len(), LARGE);
+}
+
+#[test]
+fn an_answer_that_nobody_takes_gives_its_slot_back() {
+    const LARGE: usize = 4 << 20;
+    let site = Upstream::start(|seen: &Seen, site| match seen.target.as_str() {
+        "/large" => site.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")) && site.write(vec![b'x'; LARGE]),
+        _ => site.write(ok("hello")),
+    });
+    let yaml = format!(
+        "upstream: {{ servers: [{}], max_in_flight: 2, queue: {{ deadline: 20s }} }}\nadmission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
+        site.url()
+    );
+    let world = Secure::start(&yaml);
+    let mut client = roomy(&world);
+    let answers = client.wait(async {
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let mut sender = client.sender.clone().ready().await.unwrap();
+            let answer = sender.send_request(http2_request("GET", "/large", &[]), true).unwrap().0;
+            answers.push(answer.await.unwrap());
+        }
+        answers
+    });
+    // both slots are taken, until the gate sees that nobody takes what it has
+    assert_eq!(client.get("/", &[]).text(), "hello");
+    for answer in answers {
+        assert!(client.wait(whole(answer)).is_err(), "it was cut");
+    }
+    assert_eq!(client.get("/", &[]).text(), "hello", "the connection goes on");
+    assert!(world.count("tidegate_upstream_outcomes_total{outcome=\"aborted\"}") >= 2);
+}
+
+#[test]
+fn a_body_that_stands_still_costs_its_stream_alone() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "limits: { body_timeout: 1s }");
+    let mut client = Http2::connect(&world);
+    let mut sender = client.sender.clone();
+    let (answer, mut stream) = sender.send_request(http2_request("POST", "/", &[]), false).unwrap();
+    stream.send_data(Bytes::from_static(b"hel"), false).unwrap();
+    let answer = client.wait(async { whole(answer.await.unwrap()).await }).unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (408, None));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"body_timeout\"}"), 1);
+    assert_eq!(client.get("/", &[]).text(), "hello", "the connection goes on");
+    assert_eq!(site.seen().len(), 1);
+}
+
+#[test]
+fn a_long_body_that_stands_still_gives_its_slot_back() {
+    let site = Upstream::answering("hello");
+    let yaml = format!(
+        "upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: 4KiB }}, queue: {{ deadline: 20s }} }}\n\
+         admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
+        site.url()
+    );
+    let world = Secure::start(&yaml);
+    let mut client = Http2::connect(&world);
+    let mut sender = client.sender.clone();
+    let (answer, mut stream) = sender.send_request(http2_request("POST", "/", &[]), false).unwrap();
+    stream.send_data(Bytes::from(vec![b'x'; 20_000]), false).unwrap();
+    let answer = client.wait(async { whole(answer.await.unwrap()).await }).unwrap();
+    assert_eq!(answer.status, 408);
+    assert_eq!(client.get("/", &[]).text(), "hello");
+}
+
+#[test]
+fn a_connection_without_streams_is_told_to_go() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "limits: { idle_timeout: 1s }");
+    let mut client = Http2::connect(&world);
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert!(client.ended_by_the_gate(), "not by an error");
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_is_closed() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "limits: { header_timeout: 1s }");
+    let client = Http2::connect(&world);
+    client.ended_by_the_gate();
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 1);
+}
+
+#[test]
+fn at_the_end_streams_finish_and_no_others_begin() {
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |seen: &Seen, site| {
+        if seen.target == "/held" {
+            held.wait();
+        }
+        site.write(ok(&seen.target))
+    });
+    let mut world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    assert_eq!(client.get("/", &[]).status, 200);
+    let mut sender = client.sender.clone();
+    let (answer, _stream) = sender.send_request(http2_request("GET", "/held", &[]), true).unwrap();
+    client.wait(async { tokio::task::yield_now().await });
+    site.requests(2);
+    let running = world.running.take().unwrap();
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, PATIENCE));
+    // the gate says that it goes: nothing new can be sent
+    client.wait(async {
+        while client.sender.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    door.open();
+    let answer = client.wait(async { whole(answer.await.unwrap()).await }).unwrap();
+    assert_eq!(answer.text(), "/held");
+    assert!(client.end(), "without an error");
+    ending.join().unwrap();
+}
+
+#[test]
+fn when_connections_run_short_who_waits_is_answered_and_told_to_go() {
+    let site = Upstream::answering("hello");
+    let world =
+        Secure::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}\nlimits: {{ connections: 20 }}", site.url()));
+    let mut kept = Http2::connect(&world);
+    assert_eq!(kept.get("/", &[]).status, 503);
+    let silent: Vec<_> = (0..10).map(|_| world.client()).collect();
+    until("eleven connections", || (world.status().pointer("/connections/open")?.as_u64()? == 11).then_some(()));
+    let answer = kept.get("/", &[("accept", "text/html")]);
+    assert_eq!((answer.status, answer.header("connection")), (503, None));
+    assert!(kept.ended_by_the_gate());
+    drop(silent);
+}
+
+#[test]
+fn a_stream_that_is_reset_while_it_waits_for_a_slot_never_reaches_the_site() {
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |seen: &Seen, site| {
+        if seen.target == "/held" {
+            held.wait();
+        }
+        site.write(ok(&seen.target))
+    });
+    let yaml = format!(
+        "upstream: {{ servers: [{}], max_in_flight: 1, queue: {{ deadline: 20s }} }}\nadmission: {{ mode: open }}\nlimits: {{ body_timeout: 60s }}",
+        site.url()
+    );
+    let world = Secure::start(&yaml);
+    let mut client = Http2::connect(&world);
+    let mut sender = client.sender.clone();
+    let (first, _stream) = sender.send_request(http2_request("GET", "/held", &[]), true).unwrap();
+    client.wait(async { tokio::task::yield_now().await });
+    site.requests(1);
+    let left = client.wait(async {
+        let mut left = Vec::new();
+        for _ in 0..5 {
+            let mut sender = client.sender.clone().ready().await.unwrap();
+            left.push(sender.send_request(http2_request("GET", "/left", &[]), true).unwrap());
+        }
+        left
+    });
+    until("five in the queue", || {
+        client.wait(async { tokio::task::yield_now().await });
+        (world.status().pointer("/slots/queue")?.as_u64()? == 5).then_some(())
+    });
+    for (_, mut stream) in left {
+        stream.send_reset(h2::Reason::CANCEL);
+    }
+    until("nobody in the queue", || {
+        client.wait(async { tokio::task::yield_now().await });
+        (world.status().pointer("/slots/queue")?.as_u64()? == 0).then_some(())
+    });
+    door.open();
+    assert_eq!(client.wait(async { whole(first.await.unwrap()).await }).unwrap().text(), "/held");
+    assert_eq!(client.get("/last", &[]).text(), "/last");
+    assert!(site.seen().iter().all(|seen| seen.target != "/left"));
+}
+
+#[test]
+fn bodies_that_nobody_reads_leave_room_for_the_next() {
+    let site = Upstream::answering("hello");
+    let world = Secure::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}", site.url()));
+    let mut client = Http2::connect(&world);
+    let body = vec![b'x'; 60_000];
+    // more in all than the connection's window
+    for number in 0..40 {
+        let answer = client.ask(http2_request("POST", "/", &[]), &[&body]).unwrap();
+        assert_eq!(answer.status, 503, "{number}");
+    }
+    assert!(site.seen().is_empty());
+}
+
+#[test]
+fn a_form_of_the_gate_is_taken_from_its_own_page() {
+    let site = Upstream::answering("hello");
+    let world = Secure::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}", site.url()));
+    let mut client = Http2::connect(&world);
+    let of =
+        |origin| http2_request("POST", "/.tidegate/email", &[("origin", origin), ("content-type", "application/x-www-form-urlencoded")]);
+    // without a ticket it goes no further, but whose page it comes from is seen before
+    assert_eq!(client.ask(of("https://test"), &[b"email=a%40example.org"]).unwrap().status, 403);
+    assert_eq!(world.count("tidegate_emails_refused_total{reason=\"origin\"}"), 0);
+    assert_eq!(client.ask(of("https://evil.example"), &[b"email=a%40example.org"]).unwrap().status, 403);
+    assert_eq!(world.count("tidegate_emails_refused_total{reason=\"origin\"}"), 1);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_and_the_connection_stays() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "limits: { header_bytes: 8KiB }");
+    let mut client = Http2::connect(&world);
+    let large = "x".repeat(10_000);
+    assert_eq!(client.get("/", &[("x-large", &large)]).status, 431);
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(site.seen().len(), 1);
+}
+
+#[test]
+fn a_composed_answer_that_nobody_takes_does_not_stay() {
+    let site = Upstream::answering("hello");
+    let yaml = format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}\nlimits: {{ body_timeout: 1s }}", site.url());
+    let world = Secure::start(&yaml);
+    let mut client = Http2::connect_with(&world, h2::client::Builder::new().initial_window_size(0));
+    let answer = client.ask(http2_request("GET", "/", &[("accept", "text/html")]), &[]);
+    assert!(answer.as_ref().is_err_and(|error| error.reason() == Some(h2::Reason::CANCEL)), "{answer:?}");
+    let answer = client.ask(http2_request("HEAD", "/", &[("accept", "text/html")]), &[]).unwrap();
+    assert_eq!(answer.status, 503, "the connection goes on");
+}
+
+#[test]
+fn an_answer_that_is_still_coming_is_not_held_back() {
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |_, site| {
+        let begun = site.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        held.wait();
+        begun && site.write("4\r\nlast\r\n0\r\n\r\n")
+    });
+    let world = Secure::open(&site.url(), "");
+    let client = Http2::connect(&world);
+    let mut sender = client.sender.clone();
+    let rest = client.wait(async move {
+        let answer = sender.send_request(http2_request("GET", "/", &[]), true).unwrap().0.await.unwrap();
+        let mut body = answer.into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "first");
+        body
+    });
+    door.open();
+    let mut rest = rest;
+    assert_eq!(client.wait(async move { rest.data().await.unwrap().unwrap() }), "last");
+    // an answer of the site's that breaks off is not taken for a whole one
+    let site = Upstream::start(|_, site| {
+        site.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+        false
+    });
+    let world = Secure::open(&site.url(), "");
+    assert!(Http2::connect(&world).ask(http2_request("GET", "/", &[]), &[]).is_err());
+}

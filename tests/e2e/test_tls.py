@@ -118,6 +118,10 @@ class Tls(World):
         self.assertIn(Site.TITLE, self.curl(gate, "--cookie", "jar", f"https://{HOST}:{self.port}/"))
         without = self.curl(gate, "--write-out", "%{http_code}", "--output", "/dev/null", f"https://{HOST}:{self.port}/")
         self.assertEqual(without, "503")
+        for version, wanted in (("--http1.1", "1.1"), ("--http2", "2")):
+            spoken = self.curl(gate, version, "--write-out", " %{http_version}", "--cookie", "jar", f"https://{HOST}:{self.port}/")
+            self.assertIn(Site.TITLE, spoken)
+            self.assertEqual(spoken.split()[-1], wanted)
 
     def test_a_browser_waits_and_comes_in_within_tls(self):
         gate = self.serve(admission="{ mode: closed }", waiting_room="{ refresh: 1s }")
@@ -129,6 +133,8 @@ class Tls(World):
         self.assertNotEqual(browser.driver.title, Site.TITLE)
         self.assertTrue(browser.driver.execute_script("return window.isSecureContext"))
         self.assertEqual([cookie["name"] for cookie in browser.driver.get_cookies()], ["__Host-tidegate_ticket"])
+        spoken = "return performance.getEntriesByType('navigation')[0].nextHopProtocol"
+        self.assertEqual(browser.driver.execute_script(spoken), "h2")
         browser.screenshot("waiting-tls")
         gate.mode("open")
         browser.wait_for_title(Site.TITLE)

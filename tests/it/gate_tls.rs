@@ -213,6 +213,29 @@ fn plaintext_is_sent_to_tls_for_the_hosts_that_are_named() {
 }
 
 #[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let site = Upstream::answering("hello");
+    let yaml = format!(
+        "upstream: {{ servers: [{}] }}\nlisten: {{ https: {{ {FILES} }}, proxy_protocol: true }}\n\
+         client: {{ trusted_proxies: [127.0.0.1] }}\nadmission: {{ mode: open }}",
+        site.url()
+    );
+    let authority = Authority::new();
+    let world = World::prepared(&yaml, |directory| drop(authority.issue(directory, "site", &["site.test"])));
+    for protocols in [&HTTP1[..], &[]] {
+        let mut client = Client::connect(world.https.unwrap());
+        client.send("PROXY TCP4 192.0.2.7 192.0.2.1 40000 443\r\n");
+        let mut client = client.secured(&authority.visitor(protocols), "site.test").unwrap();
+        assert_eq!(client.get("/", &[]).status, 200);
+        let seen = site.seen().pop().unwrap();
+        assert_eq!((seen.header("x-forwarded-for"), seen.header("x-forwarded-proto")), (Some("192.0.2.7"), Some("https")));
+    }
+    // without one, a handshake is taken for a header that is none
+    assert!(Client::connect(world.https.unwrap()).secured(&authority.visitor(HTTP1), "site.test").is_err());
+    until("the refusal to be counted", || (world.count("tidegate_requests_refused_total{reason=\"proxy_protocol\"}") == 1).then_some(()));
+}
+
+#[test]
 fn the_operator_sees_when_a_certificate_expires() {
     let site = Upstream::answering("hello");
     let (world, _) = gate(&site, "", "");

@@ -1,6 +1,7 @@
 //! WebSockets: who gets one, that bytes go both ways in order, and how it ends.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -83,6 +84,35 @@ fn bytes_go_both_ways() {
     let sender = std::thread::spawn(move || twin.send(sent));
     assert!(client.take(bytes.len()).unwrap() == bytes);
     sender.join().unwrap();
+}
+
+#[test]
+fn bytes_go_both_ways_within_tls_on_both_sides() {
+    let authority = Authority::new();
+    let server = authority.sign(&["127.0.0.1"]).server();
+    let site = Upstream::start_tls(
+        move || Arc::clone(&server),
+        |seen, site| if seen.header("upgrade").is_some() { site.write(SWITCH) && echo(site) } else { site.write(ok("plain")) },
+    );
+    let yaml = format!(
+        "listen: {{ https: {{ address: 127.0.0.1:0, certificate: site.pem, key: site.key }} }}\n\
+         upstream: {{ servers: [https://{}], tls: {{ ca: ca.pem }} }}\nadmission: {{ mode: open }}",
+        site.address
+    );
+    let world = World::prepared(&yaml, |directory| {
+        authority.issue(directory, "site", &["site.test"]);
+        std::fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
+    });
+    let mut client = Client::connect(world.https.unwrap()).secured(&authority.visitor(&[b"http/1.1"]), "site.test").unwrap();
+    assert_eq!(client.get("/socket", &ASK).status, 101);
+    assert_echoes(&mut client, "hello");
+    // a piece of more than one record of TLS, and nothing behind it that would push it on
+    let bytes = pattern(100_000);
+    client.send(&bytes);
+    assert!(client.take(bytes.len()).unwrap() == bytes);
+    drop(client);
+    world.until_status("/connections/open", 0);
+    site.all_closed();
 }
 
 #[test]

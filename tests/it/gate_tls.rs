@@ -222,7 +222,7 @@ fn a_proxy_header_comes_before_the_handshake() {
     );
     let authority = Authority::new();
     let world = World::prepared(&yaml, |directory| drop(authority.issue(directory, "site", &["site.test"])));
-    for protocols in [&HTTP1[..], &[]] {
+    for protocols in [HTTP1, &[]] {
         let mut client = Client::connect(world.https.unwrap());
         client.send("PROXY TCP4 192.0.2.7 192.0.2.1 40000 443\r\n");
         let mut client = client.secured(&authority.visitor(protocols), "site.test").unwrap();

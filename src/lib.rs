@@ -18,7 +18,8 @@
 //!
 //! # The life of a request
 //!
-//! accept → PROXY header, TLS → HTTP/1 or HTTP/2 → parse → facts (route, pass, ticket, client, method, what it accepts) → one load of the regime → decide →
+//! accept → PROXY header, TLS → HTTP/1 or HTTP/2 → parse → facts (route, pass, ticket, client, method, what it accepts) → one load of
+//! the regime → decide →
 //!
 //! - **open, bypass, admit**: clean headers → take a slot → upstream → clean headers → set or renew the pass → relay the body;
 //! - **wait**: the waiting room in the form that the client accepts, its ticket, and a form for an email address: what is posted goes to

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Empty, Full};
-use hyper::body::Incoming;
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
@@ -87,9 +86,13 @@ impl Body for ClientBody {
                 };
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(end) => {
+            Poll::Ready(Some(Err(broken))) => {
                 stream.heard();
-                Poll::Ready(end)
+                Poll::Ready(Some(Err(broken)))
+            }
+            Poll::Ready(None) => {
+                stream.heard();
+                stream.poll_unread(cx).map(|()| None)
             }
             Poll::Pending => {
                 stream.awaits_site();
@@ -104,7 +107,7 @@ impl Body for ClientBody {
             Content::Joined { pieces, next } => *next >= pieces.len(),
             Content::Site(body) => body.is_end_stream(),
         };
-        is_last && !matches!(&self.exchange, Some(Exchange::Stream(stream)) if stream.has_rest())
+        is_last && !matches!(&self.exchange, Some(Exchange::Stream(stream)) if stream.has_rest() || stream.has_unread())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -144,7 +147,7 @@ pub(super) struct ReadAhead {
 /// # Errors
 /// The client left, stalled for `limits.body_timeout`, or sent what is not HTTP.
 pub(super) async fn read_ahead(
-    body: Incoming,
+    mut body: Upload,
     most: usize,
     memory: &Arc<BufferMemory>,
     exchange: &Exchange,
@@ -153,7 +156,6 @@ pub(super) async fn read_ahead(
     if body.is_end_stream() {
         return Ok(read);
     }
-    let mut body = Upload { body, exchange: exchange.clone() };
     exchange.enter(Phase::Body);
     while read.bytes < most && memory.has_room() {
         let Some(frame) = body.frame().await else {

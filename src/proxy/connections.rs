@@ -184,6 +184,10 @@ impl State {
     }
 
     fn set_deadline(&self, phase: Phase) {
+        // who takes nothing is held to that, whatever else comes from it
+        if self.stalled.load(Ordering::Relaxed) {
+            return;
+        }
         match phase {
             Phase::Idle => self.deadline.set(self.limits(|limits| limits.idle_timeout)),
             Phase::Head => self.deadline.set(self.limits(|limits| limits.header_timeout)),
@@ -204,7 +208,7 @@ impl State {
         if pending {
             // from the last byte that the client took, not from each attempt
             if !self.stalled.swap(true, Ordering::Relaxed) {
-                self.set_deadline(Phase::Body);
+                self.deadline.set(self.limits(|limits| limits.body_timeout));
             }
         } else if self.stalled.load(Ordering::Relaxed) {
             self.stalled.store(false, Ordering::Relaxed);
@@ -268,7 +272,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
+        let polled = Pin::new(&mut self.wire).poll_flush(cx);
+        // what TLS takes has not left yet: that it is on its way is seen here
+        if matches!(self.wire, Wire::Tls(_)) {
+            self.state.was_written(polled.is_pending());
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

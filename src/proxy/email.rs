@@ -6,9 +6,8 @@
 use http::header::LOCATION;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use hyper::body::Incoming;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::facts;
 use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
@@ -60,7 +59,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answ
 }
 
 /// Takes an address.
-pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
     let refuse = |state: EmailState<'_>, refusal, fields: FormFields<'_>| {
         worker.shard.count(Count::EmailRefused(refusal));
@@ -80,7 +79,7 @@ pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, part
     }
     let posted = match form::read(exchange, body).await {
         Ok(posted) => posted,
-        Err(broken) => return unread(worker, regime, parts, broken),
+        Err(broken) => return unread(worker, exchange, regime, parts, broken),
     };
     let next = field(&posted, "next").unwrap_or_default();
     let next = page_asked_for(&next);

@@ -60,11 +60,26 @@ impl Exchange {
     }
 }
 
-/// A request body that is on its way from a client.
+/// A request body that is on its way from a client. What is left of one of HTTP/2 is left to its stream.
 #[derive(Debug)]
 pub(super) struct Upload {
-    pub(super) body: Incoming,
+    /// Until it is dropped.
+    body: Option<Incoming>,
     pub(super) exchange: Exchange,
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, exchange: &Exchange) -> Self {
+        Self { body: Some(body), exchange: exchange.clone() }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Exchange::Stream(stream), Some(body)) = (&self.exchange, self.body.take().filter(|body| !body.is_end_stream())) {
+            stream.leave_unread(body);
+        }
+    }
 }
 
 impl Body for Upload {
@@ -73,6 +88,7 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let Self { body, exchange } = self.get_mut();
+        let Some(body) = body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx).map_err(BodyFailure::Broken);
         match exchange {
             // its socket sees what comes, and ends what does not
@@ -82,10 +98,10 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }

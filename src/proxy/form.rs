@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
@@ -25,9 +24,9 @@ pub(super) enum Broken {
 ///
 /// # Errors
 /// Why it can't be read.
-pub(super) async fn read(exchange: &Exchange, body: Incoming) -> Result<Bytes, Broken> {
+pub(super) async fn read(exchange: &Exchange, body: Upload) -> Result<Bytes, Broken> {
     exchange.enter(Phase::Body);
-    let form = Limited::new(Upload { body, exchange: exchange.clone() }, BYTES_MAX).collect().await;
+    let form = Limited::new(body, BYTES_MAX).collect().await;
     let timed_out = exchange.has_stalled();
     exchange.enter(Phase::Busy);
     form.map(Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use super::Worker;
 use super::body::{ClientBody, read_ahead};
 use super::connections::{Phase, State};
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::facts::{self, Facts};
 use super::reserved;
 use super::respond::{self, Answer, status};
@@ -109,6 +109,7 @@ impl From<(Answer, Told)> for Handled {
 pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
     let worker = &*peer.worker;
     let (mut parts, body) = request.into_parts();
+    let body = Upload::new(body, exchange);
     let now = worker.clock.now();
 
     if parts.version == Version::HTTP_2 {
@@ -176,7 +177,7 @@ async fn enter(
     exchange: Exchange,
     regime: Arc<Regime>,
     mut parts: Parts,
-    body: Incoming,
+    body: Upload,
     facts: Facts,
     decision: Decision,
     now: Now,

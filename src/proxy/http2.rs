@@ -69,6 +69,7 @@ where
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(ERROR_RESETS_MAX);
+    let _guard = Forgetful(&session);
     let service = service_fn(|request| {
         let stream = session.begin(request.method() == Method::HEAD);
         Answering::to(&peer, Exchange::Stream(stream), request)
@@ -120,6 +121,15 @@ where
         Box::pin(linger(io)).await;
     }
     count_end(&peer.worker, &session, ended);
+}
+
+/// Breaks the ring between a session and its newest stream, if a panic has left it behind.
+struct Forgetful<'a>(&'a Session);
+
+impl Drop for Forgetful<'_> {
+    fn drop(&mut self) {
+        self.0.forget_newest();
+    }
 }
 
 fn count_end(worker: &Worker, session: &Session, ended: Option<hyper::Result<()>>) {

@@ -8,9 +8,8 @@ use std::time::Duration;
 use http::header::{LOCATION, REFRESH, RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use hyper::body::Incoming;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::facts;
 use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
@@ -82,14 +81,14 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
 }
 
 /// The button of the landing page: sets the pass, and goes to the page first asked for.
-pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
     if !is_own_origin(parts) {
         return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::BadRequest, None);
     }
     let form = match form::read(exchange, body).await {
         Ok(form) => form,
-        Err(broken) => return unread(worker, regime, parts, broken),
+        Err(broken) => return unread(worker, exchange, regime, parts, broken),
     };
     let code = field(&form, "code").unwrap_or_default();
     let came = Came::new(peer, regime, parts, &code, now);

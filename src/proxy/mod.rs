@@ -35,8 +35,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -163,14 +163,18 @@ pub struct Listener {
 pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
     let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
-    while doors.join_next().await.is_some() {}
+    while let Some(ended) = doors.join_next().await {
+        // a listener that is gone without a word would be the worst of all faults
+        if let Err(panic) = ended.map_err(JoinError::try_into_panic) {
+            std::panic::resume_unwind(panic.unwrap_or_else(|error| Box::new(error.to_string())));
+        }
+    }
     sweeper.abort();
 }
 
 async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listener) {
     let mut stage = worker.stage.clone();
-    let alive = Arc::new(Semaphore::new(0));
-    let mut started: u32 = 0;
+    let (alive, mut all_ended) = mpsc::channel(1);
     loop {
         let limit = || worker.gate.regime().policy.limits.connections;
         let place = tokio::select! {
@@ -185,8 +189,7 @@ async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listene
         };
         match accepted {
             Ok((stream, peer)) => {
-                started += 1;
-                tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Done(Arc::clone(&alive))));
+                tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Open(alive.clone())));
             }
             Err(error) => accept_failed(&worker, &error).await,
         }
@@ -194,22 +197,16 @@ async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listene
     // clients that the kernel has accepted already must not be reset: they get their answer, and no more
     while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
         let place = worker.connections.enter(|| usize::MAX).await;
-        started += 1;
-        tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Done(Arc::clone(&alive))));
+        tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Open(alive.clone())));
     }
     drop(listener);
-    // never closed, so it can't fail
-    drop(alive.acquire_many(started).await);
+    drop(alive);
+    // nothing is ever sent: it ends with the last connection
+    all_ended.recv().await;
 }
 
-/// Marks a connection as ended.
-struct Done(Arc<Semaphore>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        self.0.add_permits(1);
-    }
-}
+/// A connection that has not ended.
+struct Open(#[expect(dead_code, reason = "held, not used")] mpsc::Sender<()>);
 
 async fn until(stage: &mut watch::Receiver<Stage>, wanted: Stage) {
     // a sender that is gone ends everything
@@ -252,7 +249,7 @@ async fn connection(
     mut stream: TcpStream,
     address: SocketAddr,
     place: Place,
-    _done: Done,
+    _open: Open,
 ) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));

@@ -4,10 +4,9 @@ use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
-use hyper::body::Incoming;
 
 use super::Worker;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::form;
 use super::handle::Peer;
 use super::respond::{self, Answer, status};
@@ -30,7 +29,7 @@ pub(super) const PREFIX: &str = "/.tidegate/";
 pub(super) const HEALTH: &str = "/.tidegate/healthz";
 
 /// Answers a request for a reserved path.
-pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
     let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (path, &parts.method) {
@@ -108,7 +107,7 @@ fn waits_because(regime: &Regime, ticket: &Ticket, now: Now) -> Reason {
 }
 
 /// A form that did not come whole.
-pub(super) fn unread(worker: &Worker, regime: &Regime, parts: &Parts, broken: form::Broken) -> Answer {
+pub(super) fn unread(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, broken: form::Broken) -> Answer {
     let (kind, refusal) = match broken {
         form::Broken::TooLarge => (FailureKind::TooLarge, Refusal::BodyTooLarge),
         form::Broken::Late => (FailureKind::RequestTimeout, Refusal::BodyTimeout),
@@ -116,7 +115,9 @@ pub(super) fn unread(worker: &Worker, regime: &Regime, parts: &Parts, broken: fo
     };
     let mut answer = refused(worker, regime, parts, kind, refusal, None);
     // where the next request begins is in doubt
-    respond::close(&mut answer);
+    if exchange.is_alone() {
+        respond::close(&mut answer);
+    }
     answer
 }
 

@@ -10,7 +10,7 @@
 //! whose answer nobody waits for.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http_body::Frame;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 
 use super::connections::Phase;
@@ -28,8 +29,8 @@ use crate::deadlines::Deadline;
 use crate::upstream::BodyFailure;
 
 /// Bytes that may be read in a row without a request, a piece of a body, or an answer to give: as much as the window lets clients send
-/// for requests that were answered without their bodies.
-const UNPRODUCTIVE_BYTES_MAX: usize = 1024 * 1024;
+/// for requests that were answered without their bodies, and the heads of all those frames.
+const UNPRODUCTIVE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Reads in a row without any of these: each can be a packet with one byte of window. A client that answers a PING every 15 s on a
 /// stream that says nothing has 17 h.
@@ -37,6 +38,9 @@ const UNPRODUCTIVE_READS_MAX: u32 = 4096;
 
 /// Answers that may go unheard, less those that were heard: two whole pages of requests at once, left before anything had come.
 const UNHEARD_MAX: u32 = 200;
+
+/// Bytes of a request body that are read though nobody needs them: a photograph.
+const UNREAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A longer piece of an answer is handed over in several, so that a slow client is seen to take them.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -156,6 +160,11 @@ impl Session {
         !self.is_abusive()
     }
 
+    /// A request whose task was never spawned, and which keeps the session for ever.
+    pub(super) fn forget_newest(&self) {
+        drop(self.newest.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Something was got done.
     fn progressed(&self) {
         self.bytes.store(0, Ordering::Relaxed);
@@ -195,8 +204,10 @@ pub(super) struct Stream {
     is_head: bool,
     has_begun: AtomicBool,
     phase: AtomicU8,
-    /// Few need one.
-    deadline: OnceLock<Arc<Deadline>>,
+    /// For the next piece of the request body. Few streams need one.
+    upload: OnceLock<Arc<Deadline>>,
+    /// For room for the next piece of the answer.
+    answer: OnceLock<Arc<Deadline>>,
     /// Its task.
     task: OnceLock<Waker>,
     /// Who reads the request body: its own task, or that of the connection to the site.
@@ -204,6 +215,8 @@ pub(super) struct Stream {
     has_stalled: AtomicBool,
     /// What is left of a piece of the answer.
     rest: Mutex<Bytes>,
+    /// What is left of a request body that nobody reads, and how many bytes of it are read all the same.
+    unread: Mutex<Option<(Incoming, usize)>>,
     /// A piece was handed over since the task has last looked.
     was_handed: AtomicBool,
     was_heard: AtomicBool,
@@ -216,11 +229,13 @@ impl Stream {
             is_head,
             has_begun: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Busy as u8),
-            deadline: OnceLock::new(),
+            upload: OnceLock::new(),
+            answer: OnceLock::new(),
             task: OnceLock::new(),
             reader: Mutex::new(None),
             has_stalled: AtomicBool::new(false),
             rest: Mutex::new(Bytes::new()),
+            unread: Mutex::new(None),
             was_handed: AtomicBool::new(false),
             was_heard: AtomicBool::new(false),
         }
@@ -233,8 +248,8 @@ impl Stream {
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         if phase == Phase::Body {
-            self.await_client();
-        } else if let Some(deadline) = self.deadline.get() {
+            self.await_client(&self.upload);
+        } else if let Some(deadline) = self.upload.get() {
             deadline.clear();
         }
     }
@@ -260,7 +275,7 @@ impl Stream {
         if polled.is_ready() {
             self.session.progressed();
             if self.phase() == Phase::Body {
-                self.await_client();
+                self.await_client(&self.upload);
             }
         } else if self.has_stalled() {
             return Poll::Ready(Some(Err(BodyFailure::Stalled)));
@@ -271,9 +286,9 @@ impl Stream {
     }
 
     /// From now on, the client has `limits.body_timeout`.
-    fn await_client(&self) {
+    fn await_client(&self, deadline: &OnceLock<Arc<Deadline>>) {
         let Session { peer, .. } = &*self.session;
-        let deadline = self.deadline.get_or_init(|| {
+        let deadline = deadline.get_or_init(|| {
             let deadline = peer.worker.deadlines.watch();
             if let Some(task) = self.task.get() {
                 deadline.wakes(task);
@@ -285,7 +300,7 @@ impl Stream {
 
     /// What is left of the last piece of the answer.
     pub(super) fn next_piece(&self) -> Option<Bytes> {
-        let rest = std::mem::take(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner));
+        let rest = self.take_rest();
         (!rest.is_empty()).then(|| self.piece(rest))
     }
 
@@ -298,17 +313,63 @@ impl Stream {
         self.session.progressed();
         self.was_handed.store(true, Ordering::Relaxed);
         if bytes.len() > PIECE_BYTES {
+            self.session.peer.worker.memory.hold(bytes.len() - PIECE_BYTES);
             *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = bytes.split_off(PIECE_BYTES);
         }
         bytes
     }
 
+    /// What is left, no longer counted as held.
+    fn take_rest(&self) -> Bytes {
+        let rest = std::mem::take(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner));
+        self.session.peer.worker.memory.release(rest.len());
+        rest
+    }
+
     /// The client has taken what there is, and waits for the site.
     pub(super) fn awaits_site(&self) {
         self.was_handed.store(false, Ordering::Relaxed);
-        if let Some(deadline) = self.deadline.get() {
+        if let Some(deadline) = self.answer.get() {
             deadline.clear();
         }
+    }
+
+    /// Nobody reads this any more.
+    pub(super) fn leave_unread(&self, body: Incoming) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some((body, UNREAD_BYTES_MAX));
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Takes what is left of the request body before the answer ends: a stream that ends before its request has is reset, and some
+    /// clients then throw the answer away with it.
+    pub(super) fn poll_unread(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((body, left)) = &mut *unread {
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.session.progressed();
+                    self.enter(Phase::Body);
+                    match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                        Some(less) => *left = less,
+                        None => *unread = None,
+                    }
+                }
+                Poll::Pending if !self.has_stalled() => {
+                    // the answer is there, whole: it is the client's turn
+                    self.awaits_site();
+                    if self.phase() != Phase::Body {
+                        self.enter(Phase::Body);
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Pending | Poll::Ready(None | Some(Err(_))) => *unread = None,
+            }
+        }
+        self.enter(Phase::Busy);
+        Poll::Ready(())
     }
 
     /// The answer was handed over whole, or it is not the client's fault that it was not.
@@ -326,17 +387,29 @@ impl Stream {
 
     /// Whether its client has let it stand for too long. A body that stands still is answered.
     fn is_over(&self) -> bool {
-        let Some(deadline) = self.deadline.get().filter(|deadline| deadline.has_fired()) else { return false };
-        if self.phase() != Phase::Body {
-            return true;
+        if let Some(upload) = self.upload.get().filter(|upload| upload.has_fired()) {
+            upload.rearm();
+            // a piece may have come in this very moment
+            if self.phase() == Phase::Body {
+                self.end_upload();
+            }
         }
-        deadline.rearm();
+        self.answer.get().is_some_and(|answer| answer.has_fired())
+    }
+
+    /// Nothing more of the request body is waited for.
+    fn end_upload(&self) {
         self.has_stalled.store(true, Ordering::Relaxed);
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(reader) = reader {
             reader.wake();
         }
-        false
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        drop(self.take_rest());
     }
 }
 
@@ -353,7 +426,7 @@ async fn drive(answering: impl Future<Output = ()>, stream: Arc<Stream>) {
         let polled = answering.as_mut().poll(cx);
         // it waits with a piece in hand: for the client
         if polled.is_pending() && stream.was_handed.swap(false, Ordering::Relaxed) {
-            stream.await_client();
+            stream.await_client(&stream.answer);
         }
         polled
     })
@@ -365,6 +438,8 @@ struct Open(Arc<Stream>);
 
 impl Drop for Open {
     fn drop(&mut self) {
+        // who answers without the whole request holds its slot until the rest has come, for which nobody is timed any more
+        self.0.end_upload();
         self.0.session.ended(self.0.was_heard.load(Ordering::Relaxed));
     }
 }

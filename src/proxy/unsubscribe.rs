@@ -4,9 +4,8 @@
 //! use it from anywhere, so where the form comes from is not asked.
 
 use http::request::Parts;
-use hyper::body::Incoming;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::facts;
 use super::form::{self, field, proves};
 use super::handle::Peer;
@@ -28,7 +27,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts) -> Answer {
 }
 
 /// Deletes the address.
-pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Incoming, now: Now) -> Answer {
+pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
     let (_, client) = facts::client(&peer.state, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
@@ -37,7 +36,7 @@ pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, par
     }
     let form = match form::read(exchange, body).await {
         Ok(form) => form,
-        Err(broken) => return unread(worker, regime, parts, broken),
+        Err(broken) => return unread(worker, exchange, regime, parts, broken),
     };
     // mail programs post to the link itself, with nothing of it in the form
     let query = parts.uri.query().unwrap_or_default().as_bytes();

@@ -122,6 +122,12 @@ class Tls(World):
             spoken = self.curl(gate, version, "--write-out", " %{http_version}", "--cookie", "jar", f"https://{HOST}:{self.port}/")
             self.assertIn(Site.TITLE, spoken)
             self.assertEqual(spoken.split()[-1], wanted)
+        # a form, or more, that is answered before all of it has come: the answer is not lost with the rest
+        for size in (21, 30_000, 3_000_000):
+            (self.directory / "form").write_bytes(b"x" * size)
+            for _ in range(5):
+                posted = ["--data-binary", "@form", "--write-out", "%{http_code}", "--output", "/dev/null"]
+                self.assertEqual(self.curl(gate, "--http2", *posted, f"https://{HOST}:{self.port}/"), "503", size)
 
     def test_a_browser_waits_and_comes_in_within_tls(self):
         gate = self.serve(admission="{ mode: closed }", waiting_room="{ refresh: 1s }")

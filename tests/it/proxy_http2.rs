@@ -443,3 +443,57 @@ fn an_answer_that_is_still_coming_is_not_held_back() {
     let world = Secure::open(&site.url(), "");
     assert!(Http2::connect(&world).ask(http2_request("GET", "/", &[]), &[]).is_err());
 }
+
+/// A gate with one slot, small buffers, and a client whose upload has begun and does not end; `answer` is what the site says to its head.
+fn half_an_upload(answer: &'static str, then: impl FnOnce(&mut Http2, http::Response<h2::RecvStream>, h2::SendStream<Bytes>)) {
+    let site = Upstream::raw(move |site| {
+        while let Ok(seen) = site.head() {
+            let is_whole = seen.target == "/next";
+            site.write(if is_whole { ok("next") } else { answer.to_owned() });
+            if !is_whole {
+                return site.wait_for_end();
+            }
+        }
+    });
+    let yaml = format!(
+        "upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: 4KiB, response: 4KiB }}, queue: {{ deadline: 30s }} }}\n\
+         admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s, idle_timeout: 1h }}",
+        site.url()
+    );
+    let world = Secure::start(&yaml);
+    let mut client = Http2::connect(&world);
+    let mut sender = client.sender.clone();
+    let (answer, mut stream) = sender.send_request(http2_request("POST", "/", &[]), false).unwrap();
+    stream.send_data(Bytes::from(vec![b'x'; 20_000]), false).unwrap();
+    let answer = client.wait(async { answer.await.unwrap() });
+    then(&mut client, answer, stream);
+    // by another, whose window is its own
+    assert_eq!(Http2::connect(&world).get("/next", &[]).text(), "next", "the slot is free");
+}
+
+#[test]
+fn an_upload_that_stands_still_while_the_site_answers_gives_its_slot_back() {
+    half_an_upload("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n", |client, answer, stream| {
+        let mut body = answer.into_body();
+        assert_eq!(client.wait(async { body.data().await.unwrap().unwrap() }), "first");
+        // neither is dropped: the client is there, and says nothing
+        std::mem::forget((body, stream));
+    });
+}
+
+#[test]
+fn an_upload_that_nobody_needs_any_more_gives_its_slot_back() {
+    half_an_upload("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno\n", |client, answer, stream| {
+        assert_eq!(client.wait(async { whole(answer).await }).unwrap().status, 413);
+        std::mem::forget(stream);
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_takes_gives_its_slot_back_though_the_upload_ends() {
+    let large: &'static str = format!("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}", "x".repeat(8_000_000)).leak();
+    half_an_upload(large, |_, answer, mut stream| {
+        stream.send_data(Bytes::new(), true).unwrap();
+        std::mem::forget((answer, stream));
+    });
+}

@@ -116,11 +116,12 @@ where
         .await
     };
     let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // before the socket is gone: who sees it go may look at the figures
+    count_end(&peer.worker, &session, &ended);
     if let (Some(Ok(())), Some(io)) = (&ended, left) {
         // on the heap, since it takes room that no connection needs while it lasts
         Box::pin(linger(io)).await;
     }
-    count_end(&peer.worker, &session, ended);
 }
 
 /// Breaks the ring between a session and its newest stream, if a panic has left it behind.
@@ -132,12 +133,12 @@ impl Drop for Forgetful<'_> {
     }
 }
 
-fn count_end(worker: &Worker, session: &Session, ended: Option<hyper::Result<()>>) {
+fn count_end(worker: &Worker, session: &Session, ended: &Option<hyper::Result<()>>) {
     let refusal = match ended {
         _ if session.is_abusive() => Refusal::H2Abuse,
         None if !session.has_begun() => Refusal::HeaderTimeout,
         Some(Err(error)) => {
-            tracing::debug!(error = &error as &dyn Error, "an HTTP/2 connection ended");
+            tracing::debug!(error = error as &dyn Error, "an HTTP/2 connection ended");
             // the crate beneath hyper is not seen from here, but by its words
             let Some(words) = error.source().map(ToString::to_string).filter(|words| words.starts_with(DETECTED)) else { return };
             if words.contains(CALM) { Refusal::H2Abuse } else { Refusal::BadRequest }

@@ -183,9 +183,14 @@ impl State {
         self.set_deadline(phase);
     }
 
+    /// Whether the client takes nothing of what there is for it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
     fn set_deadline(&self, phase: Phase) {
         // who takes nothing is held to that, whatever else comes from it
-        if self.stalled.load(Ordering::Relaxed) {
+        if self.is_stalled() {
             return;
         }
         match phase {

@@ -34,8 +34,8 @@ pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Rec
             connection.as_mut().graceful_shutdown();
         }
         state.deadline.wakes(cx.waker());
-        // a head or a body that takes too long is answered; anything else just closes
-        if state.deadline.has_fired() && matches!(state.phase(), Phase::Idle | Phase::Busy) {
+        // a head or a body that takes too long is answered, if there is somebody to take it; anything else just closes
+        if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
             return Poll::Ready(None);
         }
         connection.as_mut().poll(cx).map(Some)

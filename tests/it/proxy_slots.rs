@@ -412,3 +412,36 @@ fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
     assert!(site.most_connections() >= 16, "they are used: {}", site.most_connections());
     assert!(world.metric("tidegate_max_in_flight") >= 16.0);
 }
+
+#[test]
+fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
+    let large: &'static str = format!("HTTP/1.1 200 OK\r\nContent-Length: 64000000\r\n\r\n{}", "x".repeat(64_000_000)).leak();
+    let site = Upstream::raw(move |site| {
+        while let Ok(seen) = site.head() {
+            if seen.target == "/next" {
+                site.write(ok("next"));
+            } else {
+                // without the rest of the request
+                site.write(large);
+                return site.wait_for_end();
+            }
+        }
+    });
+    let world = World::start(&format!(
+        "upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: 4KiB, response: 4KiB }}, queue: {{ deadline: 30s }} }}\n\
+         admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
+        site.url()
+    ));
+    let mut client = Client::connect_narrow(world.http);
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n");
+    client.send([vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+    site.connections(1);
+    let address = world.http;
+    let next = std::thread::spawn(move || Client::connect(address).get("/next", &[]).text());
+    until("the slot to be free for another", || {
+        // one more piece, as long as there is somebody to take it
+        client.try_send("1\r\nx\r\n").ok();
+        next.is_finished().then_some(())
+    });
+    assert_eq!(next.join().unwrap(), "next");
+}

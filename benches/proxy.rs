@@ -2,7 +2,7 @@
 //! away.
 //!
 //! 64 connections that are kept alive on both sides, one worker. Proxied: a page of 1 KiB, each connection with a pass of its own, the
-//! gate as it is by default, the others with the forwarding headers that the gate sets; `tcp-relay` is HAProxy that passes bytes on and
+//! gate as it is by default, nginx and HAProxy with the forwarding headers that the gate sets, Envoy with two of the four; `tcp-relay` is HAProxy that passes bytes on and
 //! reads none, the least that any proxy costs. Diverted: each request with a ticket that its connection has not shown just before,
 //! which draws, loses and is renewed. The others send the same head and as many bytes: nginx its error page, a file as it usually is;
 //! `nginx-memory`, HAProxy and Envoy a constant, which is the least that a front can do. TLS: 1.3, with a certificate of ECDSA over
@@ -21,6 +21,8 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "its output is the table")]
 
+#[path = "support/envoy.rs"]
+mod envoy;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/peers.rs"]
@@ -236,7 +238,7 @@ impl World {
         set_mode(gates, "mode=fixed&probability=0")?;
         fs::write(&tickets, cookies(&gates[0], "tidegate_ticket", TICKETS)?)?;
         let (head, body) = load::fetch(gates[0].diverted.context("no address")?)?;
-        let envoy = std::env::var("ENVOY").unwrap_or_else(|_| "envoy".to_owned());
+        let envoy = envoy::program();
         let mut others = Vec::new();
         for (program, name, start) in [
             ("nginx", "nginx", start_nginx as Start),

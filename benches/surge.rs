@@ -22,6 +22,8 @@
 mod calm;
 #[path = "support/cpu.rs"]
 mod cpu;
+#[path = "support/envoy.rs"]
+mod envoy;
 #[path = "support/fronts.rs"]
 mod fronts;
 #[path = "support/real.rs"]

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Context;
 use clap::ValueEnum;
 
+use super::envoy::{at, envoy};
 use super::support::{Process, free_address};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,13 +99,8 @@ fn start_haproxy(directory: &Path, site: SocketAddr, workers: u32) -> anyhow::Re
 /// thread's own.
 fn start_envoy(directory: &Path, site: SocketAddr) -> anyhow::Result<Option<Standing>> {
     let address = free_address()?;
-    let config = directory.join("envoy.yaml");
-    let at = |address: SocketAddr| format!("{{ socket_address: {{ address: {}, port_value: {} }} }}", address.ip(), address.port());
-    fs::write(&config, ENVOY.replace("LISTEN", &at(address)).replace("SITE", &at(site)))?;
-    let log = File::create(directory.join("log"))?;
-    let mut command = Command::new(std::env::var_os("ENVOY").unwrap_or_else(|| "envoy".into()));
-    command.args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "--config-path"]).arg(&config);
-    ready(command.stdout(log.try_clone()?).stderr(log), address)
+    let config = ENVOY.replace("LISTEN", &at(address));
+    ready(&mut envoy(|program| Command::new(program), directory, &config, site)?, address)
 }
 
 fn ready(command: &mut Command, address: SocketAddr) -> anyhow::Result<Option<Standing>> {
@@ -154,10 +150,4 @@ static_resources:
                       enabled: { default_value: true, runtime_key: adaptive_concurrency.enabled }
                   - name: envoy.filters.http.router
                     typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
-  clusters:
-    - name: site
-      type: STATIC
-      connect_timeout: 2s
-      circuit_breakers: { thresholds: [{ max_connections: 9000, max_pending_requests: 9000, max_requests: 9000 }] }
-      load_assignment: { cluster_name: site, endpoints: [{ lb_endpoints: [{ endpoint: { address: SITE } }] }] }
 "#;

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use super::envoy::{at, envoy};
 use super::load;
 use super::support::{Process, free_address};
 
@@ -192,33 +193,34 @@ pub(super) fn start_haproxy(setting: &Setting<'_>, head: &str, page: usize) -> a
         config.push_str(&format!(" hdr {name} {}", quoted(&value.replace('%', "%%"))));
     }
     config.push('\n');
+    let process = run_haproxy(&directory, &config, proxied, setting.pinned)?;
+    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+}
+
+fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, pinned: bool) -> anyhow::Result<Process> {
     let file = directory.join("haproxy.cfg");
     fs::write(&file, config)?;
-    let mut process = Process::start(command(setting.pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
+    let mut process = Process::start(command(pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
     process.wait_until_ready(proxied, load::PAGES[0].0)?;
-    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+    Ok(process)
 }
 
 /// Parses nothing, and passes bytes on: what any proxy costs at least.
 pub(super) fn start_relay(setting: &Setting<'_>, _head: &str, _page: usize) -> anyhow::Result<Front> {
     let (directory, site, relayed) = (setting.make("relay")?, setting.site, free_address()?);
-    let file = directory.join("haproxy.cfg");
     let config = format!(
         "global\n  maxconn 4096\n  nbthread 1\n\
          defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n\
          listen relayed\n  bind {relayed}\n  server site {site}\n"
     );
-    fs::write(&file, config)?;
-    let mut process = Process::start(command(setting.pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
-    process.wait_until_ready(relayed, load::PAGES[0].0)?;
+    let process = run_haproxy(&directory, &config, relayed, setting.pinned)?;
     Ok(Front { name: "tcp-relay", proxied: Some(relayed), diverted: None, tls: None, process, admin: None })
 }
 
-/// As its documentation has it, with the forwarding headers that the gate sets.
+/// As its documentation has it, with the two forwarding headers that it sets by itself.
 pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
     let directory = setting.make("envoy")?;
     let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
-    let at = |address: SocketAddr| format!("{{ socket_address: {{ address: {}, port_value: {} }} }}", address.ip(), address.port());
     let body = directory.join("page");
     fs::write(&body, "x".repeat(page))?;
     let headers: Vec<String> = comparable(head)
@@ -243,28 +245,11 @@ pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> any
                 .replace("MOST", &page.to_string())
         })
         .concat();
-    let config = directory.join("envoy.yaml");
-    fs::write(&config, ENVOY.replace("LISTENERS", &listeners).replace("SITE", &at(setting.site)))?;
-    let log = File::create(directory.join("log"))?;
-    let program = std::env::var_os("ENVOY").unwrap_or_else(|| "envoy".into());
-    let mut command = command(setting.pinned, 0, Path::new(&program));
-    command.args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "--config-path"]).arg(&config);
-    let mut process = Process::start(command.stdout(log.try_clone()?).stderr(log))?;
+    let config = format!("static_resources:\n  listeners:\n{listeners}");
+    let mut process = Process::start(&mut envoy(|program| command(setting.pinned, 0, program), &directory, &config, setting.site)?)?;
     process.wait_until_ready(proxied, load::PAGES[0].0).with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
     Ok(Front { name: "envoy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
 }
-
-const ENVOY: &str = r#"
-static_resources:
-  listeners:
-LISTENERS
-  clusters:
-    - name: site
-      type: STATIC
-      connect_timeout: 2s
-      circuit_breakers: { thresholds: [{ max_connections: 9000, max_pending_requests: 9000, max_requests: 9000 }] }
-      load_assignment: { cluster_name: site, endpoints: [{ lb_endpoints: [{ endpoint: { address: SITE } }] }] }
-"#;
 
 const ENVOY_LISTENER: &str = r#"
     - address: LISTEN

@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use super::Worker;
 use super::connections::Phase;
 use super::exchange::Exchange;
+use super::facts;
 use super::handle::{self, Awaited, Handled, Peer, Told};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
-use crate::rules::headers::forwarded::client_address;
 use crate::rules::uniform::unit;
 
 /// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
@@ -93,7 +93,7 @@ impl Access {
         drawn.then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
-            client: client_address(peer.state.peer, peer.state.tls, request.headers(), &regime.policy.client.trusted_proxies).address,
+            client: facts::client(&peer.state, request.headers(), regime).address,
             started: worker.clock.moment(),
         })
     }

@@ -72,7 +72,7 @@ pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, part
     if !is_own_origin(parts) {
         return refuse(EmailState::NotOurs, EmailRefusal::Origin, back_to("/"));
     }
-    let (_, client) = facts::client(&peer.state, &parts.headers, regime);
+    let (_, client) = facts::counted_client(&peer.state, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
         let retry_s = respond::seconds(wait);
         return refuse(EmailState::TooMany { retry_s }, EmailRefusal::ClientRate, back_to("/"));

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connections::{Phase, State};
+use super::respond::{self, Answer};
 use super::streams::Stream;
 use crate::upstream::BodyFailure;
 
@@ -45,9 +46,13 @@ impl Exchange {
         }
     }
 
-    /// Whether what follows a request that was not understood could be taken for another.
-    pub(super) const fn is_alone(&self) -> bool {
-        matches!(self, Self::Alone(_))
+    /// A request was not understood, or not read: what follows it on its connection may be a part of it, and is not taken for another.
+    /// Streams are told apart whatever is on them.
+    pub(super) fn end_in_doubt(&self, answer: &mut Answer) {
+        match self {
+            Self::Alone(_) => respond::close(answer),
+            Self::Stream(_) => {}
+        }
     }
 
     /// Whether its client is still there. A stream that was opened and reset in one breath is found to be gone when its task comes to

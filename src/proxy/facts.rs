@@ -35,7 +35,7 @@ pub(super) struct Facts {
 pub(super) fn read(request: &Parts, connection: &State, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
     let policy = &*regime.policy;
     let headers = &request.headers;
-    let client = forwarded::client_address(connection.peer, connection.tls, headers, &policy.client.trusted_proxies);
+    let client = client(connection, headers, regime);
     if client.forwarded_untrusted {
         shard.count(Count::UntrustedForwarded);
     }
@@ -101,9 +101,14 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
     None
 }
 
-/// Whose request it is for a reserved path, and the keyed hash by which it is counted.
-pub(super) fn client(connection: &State, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
-    let client = forwarded::client_address(connection.peer, connection.tls, headers, &regime.policy.client.trusted_proxies);
+/// Whose request it is.
+pub(super) fn client(connection: &State, headers: &HeaderMap, regime: &Regime) -> Client {
+    forwarded::client_address(connection.peer, connection.tls, headers, &regime.policy.client.trusted_proxies)
+}
+
+/// The same for a reserved path, with the keyed hash by which it is counted.
+pub(super) fn counted_client(connection: &State, headers: &HeaderMap, regime: &Regime) -> (Client, u64) {
+    let client = client(connection, headers, regime);
     let hash = client_hash(&client, regime);
     (client, hash)
 }

@@ -26,7 +26,7 @@ use crate::gate::{Decision, Regime, Visit};
 use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, UpgradeResult, VerdictLabel};
 use crate::page::FailureKind;
 use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
-use crate::rules::headers::check::{self, BadRequest};
+use crate::rules::headers::check::{self, BadRequest, Target};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
 use crate::rules::headers::{PASS_HEADER, cache, hop, http2, upgrade};
@@ -115,10 +115,11 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     if parts.version == Version::HTTP_2 {
         http2::settle(&parts.uri, &mut parts.headers);
     }
-    if let Err(bad) = check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
-        return Handled::Answered(refuse(worker, exchange, regime, &parts, bad), told("refused", bad.label()));
-    }
-    if let Some(to) = redirected(peer, regime, &parts) {
+    let target = match check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
+        Ok(target) => target,
+        Err(bad) => return Handled::Answered(refuse(worker, exchange, regime, &parts, bad), told("refused", bad.label())),
+    };
+    if let Some(to) = redirected(peer, regime, &parts, target) {
         return Handled::Answered(respond::redirect(&to), told("redirected", "https"));
     }
     if parts.uri.path().starts_with(reserved::PREFIX) {
@@ -158,16 +159,14 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
-fn redirected(peer: &Peer, regime: &Regime, parts: &Parts) -> Option<HeaderValue> {
+fn redirected(peer: &Peer, regime: &Regime, parts: &Parts, asked: Target<'_>) -> Option<HeaderValue> {
     let hosts = &regime.policy.listen.https.as_ref().filter(|https| !https.redirect.is_empty())?.redirect;
-    let is_tls = facts::client(&peer.state, &parts.headers, regime).0.scheme_https;
-    if is_tls || parts.uri.path() == reserved::HEALTH || !parts.uri.path().starts_with('/') {
+    let is_tls = facts::client(&peer.state, &parts.headers, regime).scheme_https;
+    if is_tls || asked.path == reserved::HEALTH || !asked.path.starts_with('/') {
         return None;
     }
-    let named = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = named.or_else(|| parts.headers.get(HOST).map(HeaderValue::as_bytes))?;
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    redirect::to_https(hosts, host, target).and_then(|to| HeaderValue::try_from(to).ok())
+    redirect::to_https(hosts, asked.authority?, target).and_then(|to| HeaderValue::try_from(to).ok())
 }
 
 /// Sends the request of one who may enter to the site, and answers with what comes back.
@@ -423,10 +422,7 @@ fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, 
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
     *answer.status_mut() = bad.status();
-    // what follows on this connection may be part of what was not understood
-    if exchange.is_alone() {
-        respond::close(&mut answer);
-    }
+    exchange.end_in_doubt(&mut answer);
     answer
 }
 
@@ -438,9 +434,7 @@ fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Fa
     tracing::debug!(%error, "a request body broke off");
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, kind, facts.form, status::REQUEST);
-    if exchange.is_alone() {
-        respond::close(&mut answer);
-    }
+    exchange.end_in_doubt(&mut answer);
     answer
 }
 

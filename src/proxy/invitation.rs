@@ -142,7 +142,7 @@ fn shown<'a>(regime: &Regime, code: &str, now: Now) -> Result<Shown, LandingStat
 
 impl<'a> Came<'a> {
     fn new(peer: &'a Peer, regime: &'a Regime, parts: &Parts, code: &'a str, now: Now) -> Self {
-        let (client, hash) = facts::client(&peer.state, &parts.headers, regime);
+        let (client, hash) = facts::counted_client(&peer.state, &parts.headers, regime);
         let ticket = facts::find_ticket(&cookies::find(&parts.headers), &peer.verified, regime, &peer.worker.shard);
         Self { peer, regime, client, hash, ticket, typed: if is_typed(code) { code } else { "" }, now }
     }

@@ -114,10 +114,7 @@ pub(super) fn unread(worker: &Worker, exchange: &Exchange, regime: &Regime, part
         form::Broken::Malformed => (FailureKind::BadRequest, Refusal::BadRequest),
     };
     let mut answer = refused(worker, regime, parts, kind, refusal, None);
-    // where the next request begins is in doubt
-    if exchange.is_alone() {
-        respond::close(&mut answer);
-    }
+    exchange.end_in_doubt(&mut answer);
     answer
 }
 

@@ -1,8 +1,10 @@
 //! The streams of an HTTP/2 connection: how many are open, what each client is given time for, and how much work a connection may make
 //! that is no request.
 //!
-//! A stream has a deadline of its own while its client is waited for: for a piece of the request body, or for room for a piece of the
-//! answer. The connection has one while it has no stream, and while its client takes no bytes at all.
+//! A stream has a deadline while its client is waited for: one for a piece of the request body, another for room for a piece of the
+//! answer, since both may go on at once. The connection has one while it has no stream, and while its client takes no bytes at all.
+//!
+//! A request body that nobody reads is left here, and taken before the answer ends.
 //!
 //! What the h2 crate bounds by itself: frames of a header block, the block's size, streams at once, streams reset before they were seen,
 //! streams that it has to reset, empty and small DATA frames. What it answers for as long as somebody asks is bounded here: frames

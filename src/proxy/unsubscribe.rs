@@ -29,7 +29,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts) -> Answer {
 /// Deletes the address.
 pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
-    let (_, client) = facts::client(&peer.state, &parts.headers, regime);
+    let (_, client) = facts::counted_client(&peer.state, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {
         let retry_s = respond::seconds(wait);
         return refused(worker, regime, parts, FailureKind::TooManyRequests { retry_s }, Refusal::LeaveRate, None);

@@ -14,6 +14,24 @@ from world import LIMIT_S, REPOSITORY, TEXT, Site, World, artifacts, ask, binary
 DEPLOY = REPOSITORY / "deploy"
 
 
+def in_front(test, command, front):
+    """Starts a proxy. Returns what asks through it: its answer, or None while it does not listen."""
+    program = command[0]
+    with open(artifacts() / f"{program}.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    test.addCleanup(process.wait, LIMIT_S)
+    test.addCleanup(process.terminate)
+
+    def through():
+        try:
+            return ask(front)
+        except OSError:
+            test.assertIsNone(process.poll(), f"{program} has ended")
+            return None
+
+    return through
+
+
 class Examples(unittest.TestCase):
     def test_each_example_is_a_policy(self):
         files = [REPOSITORY / "gate.yaml", DEPLOY / "gate.yaml", DEPLOY / "compose" / "gate" / "gate.yaml"]
@@ -156,18 +174,7 @@ class HaproxyInFront(World):
             self.assertEqual(text.count(written), 1, written)
             text = text.replace(written, here)
         config.write_text(text)
-        with open(artifacts() / "haproxy.log", "wb") as log:
-            process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.addCleanup(process.wait, LIMIT_S)
-        self.addCleanup(process.terminate)
-
-        def through():
-            try:
-                return ask(front)
-            except OSError:
-                self.assertIsNone(process.poll(), "haproxy has ended")
-                return None
-
+        through = in_front(self, ["haproxy", "-db", "-f", str(config)], front)
         waits = until(through, "haproxy answers")
         self.assertEqual((waits.status, waits.headers["Proxy-Status"].split(";")[0]), (503, "tidegate"))
         self.assertEqual(gate.metric("tidegate_untrusted_forwarded_total"), 0)
@@ -202,20 +209,8 @@ class NginxInFront(World):
             f"pid {self.directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\n"
             f"http {{ access_log off; {kept} include {self.directory / 'gate.conf'}; }}\n"
         )
-        with open(artifacts() / "nginx.log", "wb") as log:
-            command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
-            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.addCleanup(process.wait, LIMIT_S)
-        self.addCleanup(process.terminate)
-
-        def through():
-            try:
-                return ask(front)
-            except OSError:
-                self.assertIsNone(process.poll(), "nginx has ended")
-                return None
-
-        page = until(through, "nginx answers")
+        command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
+        page = until(in_front(self, command, front), "nginx answers")
         self.assertIn(Site.TITLE, page.body)
         self.assertIn("tidegate_pass", page.cookies())
         self.assertIsNone(self.site.requests[-1][1]["Upgrade"])

@@ -28,13 +28,8 @@ impl Authority {
     /// Writes `NAME.pem` and `NAME.key` for these hosts, and returns the certificate.
     pub(crate) fn issue(&self, directory: &Path, name: &str, hosts: &[&str]) -> CertificateDer<'static> {
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        self.issue_as(directory, name, CertificateParams::new(hosts).unwrap())
-    }
-
-    /// The same with all that a certificate can say.
-    pub(crate) fn issue_as(&self, directory: &Path, name: &str, params: CertificateParams) -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let certificate = CertificateParams::new(hosts).unwrap().signed_by(&key, &self.0).unwrap();
         std::fs::write(directory.join(format!("{name}.pem")), certificate.pem() + &self.0.pem()).unwrap();
         std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
         certificate.der().clone()

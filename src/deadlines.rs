@@ -31,6 +31,7 @@ impl Deadlines {
         let deadline = Arc::new(Deadline {
             now: Arc::clone(&self.now),
             due: AtomicU64::new(NEVER),
+            looks: AtomicU64::new(NEVER),
             fired: AtomicBool::new(false),
             waker: OnceLock::new(),
         });
@@ -47,8 +48,17 @@ impl Deadlines {
             if deadline.due.load(Ordering::Relaxed) <= now.as_micros() {
                 deadline.fire();
             }
+            if deadline.is_to_look() {
+                deadline.wake();
+            }
             true
         });
+    }
+
+    /// Wakes everybody, without anything falling due.
+    pub fn wake_all(&self) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.iter().filter_map(Weak::upgrade).for_each(|deadline| deadline.wake());
     }
 }
 
@@ -57,6 +67,8 @@ impl Deadlines {
 pub struct Deadline {
     now: Arc<AtomicU64>,
     due: AtomicU64,
+    /// When its owner is woken to look after itself.
+    looks: AtomicU64,
     fired: AtomicBool,
     waker: OnceLock<Waker>,
 }
@@ -71,6 +83,23 @@ impl Deadline {
     /// Takes the deadline away.
     pub fn clear(&self) {
         self.due.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Wakes its owner after this time, without falling due, and at each sweep from then on, until it has looked.
+    pub fn look_after(&self, after: Duration) {
+        let now = Moment::from_micros(self.now.load(Ordering::Relaxed));
+        self.looks.store(now.plus(after).plus(SWEEP).as_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether it is time to look.
+    #[must_use]
+    pub fn is_to_look(&self) -> bool {
+        self.looks.load(Ordering::Relaxed) <= self.now.load(Ordering::Relaxed)
+    }
+
+    /// It has looked, or needs not.
+    pub fn has_looked(&self) {
+        self.looks.store(NEVER, Ordering::Relaxed);
     }
 
     /// Makes it due now.
@@ -143,6 +172,28 @@ mod tests {
         deadline.set(Duration::from_secs(1));
         deadlines.sweep(Moment::from_secs(102));
         assert!(deadline.has_fired());
+    }
+
+    #[test]
+    fn who_is_to_look_is_woken_until_it_has_and_nothing_falls_due() {
+        struct Count(AtomicU64);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (deadlines, woken) = (Deadlines::default(), Arc::new(Count(AtomicU64::new(0))));
+        let deadline = deadlines.watch();
+        deadline.wakes(&Waker::from(Arc::clone(&woken)));
+        deadline.look_after(Duration::from_secs(1));
+        for (at, looks, woken_so_far) in [(1_000_000, false, 0), (1_100_000, true, 1), (1_200_000, true, 2)] {
+            deadlines.sweep(Moment::from_micros(at));
+            assert_eq!((deadline.is_to_look(), woken.0.load(Ordering::Relaxed)), (looks, woken_so_far), "at {at} µs");
+        }
+        deadline.has_looked();
+        deadlines.sweep(Moment::from_secs(100));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        assert!(!deadline.has_fired());
     }
 
     #[test]

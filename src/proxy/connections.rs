@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
@@ -25,6 +27,7 @@ pub struct Connections {
     taken: AtomicUsize,
     open: AtomicUsize,
     with_pass: AtomicUsize,
+    resting: AtomicUsize,
     upgrades: AtomicUsize,
     closed: Notify,
 }
@@ -43,10 +46,16 @@ impl Connections {
             let closed = self.closed.notified();
             let entered = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit()).then_some(taken + 1));
             if entered.is_ok() {
-                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false) };
+                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false), rests: AtomicBool::new(false) };
             }
             closed.await;
         }
+    }
+
+    /// Those between two requests that hold no buffer.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting.load(Ordering::Relaxed)
     }
 
     /// Those that are WebSockets, or ask the site to be.
@@ -79,6 +88,7 @@ pub(super) struct Place {
     all: Arc<Connections>,
     is_open: bool,
     has_pass: AtomicBool,
+    rests: AtomicBool,
 }
 
 impl Place {
@@ -99,10 +109,20 @@ impl Place {
             self.all.with_pass.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// It has given its buffers back, or has them again.
+    pub(super) fn rests(&self, rests: bool) {
+        match (self.rests.swap(rests, Ordering::Relaxed), rests) {
+            (false, true) => self.all.resting.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.all.resting.fetch_sub(1, Ordering::Relaxed),
+            (false, false) | (true, true) => 0,
+        };
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.rests(false);
         if self.has_pass.load(Ordering::Relaxed) {
             self.all.with_pass.fetch_sub(1, Ordering::Relaxed);
         }
@@ -164,11 +184,18 @@ pub(super) struct State {
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
     stalled: AtomicBool,
+    /// The last request had a body, of which some may still be on its way.
+    had_body: AtomicBool,
 }
+
+/// How long a connection is left between two requests before it gives its buffers back: the pauses within a page are shorter.
+const REST_AFTER: Duration = Duration::from_millis(100);
 
 impl State {
     pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
-        let state = Self { deadline, place, peer, tls, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+        let (stalled, had_body) = (AtomicBool::new(false), AtomicBool::new(false));
+        let state = Self { deadline, place, peer, tls, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled, had_body };
+        state.deadline.look_after(REST_AFTER);
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
         Arc::new(state)
@@ -181,6 +208,36 @@ impl State {
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.set_deadline(phase);
+        if phase == Phase::Idle {
+            self.deadline.look_after(REST_AFTER);
+        }
+    }
+
+    /// A request has come.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.enter(Phase::Busy);
+        self.had_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// Whether the connection has nothing under way, and has had nothing for some time: no byte of a request, none of an answer. It is
+    /// asked when all that there was to read and to write has been.
+    pub(super) fn may_rest(&self) -> bool {
+        if !self.deadline.is_to_look() {
+            return false;
+        }
+        // what is under way now sets the time anew when it is over
+        self.deadline.has_looked();
+        self.phase() == Phase::Idle && !self.is_stalled() && !self.had_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rests(&self) {
+        self.place.rests(true);
+    }
+
+    pub(super) fn rises(&self) {
+        self.place.rests(false);
+        // what woke it may have been no request: a part of a TLS record
+        self.deadline.look_after(REST_AFTER);
     }
 
     /// Whether the client takes nothing of what there is for it.
@@ -231,6 +288,26 @@ impl State {
 pub(super) struct Socket {
     pub(super) wire: Wire,
     pub(super) state: Arc<State>,
+    /// What was read before and is to be read again.
+    unread: Bytes,
+}
+
+impl Socket {
+    pub(super) const fn new(wire: Wire, state: Arc<State>) -> Self {
+        Self { wire, state, unread: Bytes::new() }
+    }
+
+    /// The same, with what was read of it and not used.
+    pub(super) fn unread(self, unread: Bytes) -> Self {
+        debug_assert!(self.unread.is_empty(), "what is read again comes before what is new");
+        // an empty one may still hold all of the buffer that it was a part of
+        Self { unread: if unread.is_empty() { Bytes::new() } else { unread }, ..self }
+    }
+
+    /// Waits until there is something to read, an end or an error included; takes no byte, and holds no buffer for it.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.unread.is_empty() { self.wire.poll_readable(cx) } else { Poll::Ready(()) }
+    }
 }
 
 /// The answer to a head that takes too long. hyper would close without a word.
@@ -251,6 +328,12 @@ impl AsyncRead for Socket {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(length));
+            self.state.was_read();
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.state.was_read();

@@ -15,13 +15,12 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 
+use super::Worker;
 use super::answering::Answering;
 use super::exchange::Exchange;
 use super::handle::Peer;
 use super::streams::{Session, Streams};
-use super::{Stage, Worker, until};
 use crate::metrics::{Count, Refusal};
 
 /// Streams at once: the least that RFC 9113 recommends (section 6.5.2), and a page with all that is on it.
@@ -49,7 +48,7 @@ const RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
 const ERROR_RESETS_MAX: usize = STREAMS_MAX as usize;
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<T>(peer: Arc<Peer>, io: T, mut stage: watch::Receiver<Stage>)
+pub(super) async fn serve<T>(peer: Arc<Peer>, io: T)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -78,12 +77,11 @@ where
     let io = TokioIo::new(Metered { io: Some(io), session: Arc::clone(&session), left: Arc::clone(&left) });
     let ended = {
         let mut connection = pin!(builder.serve_connection(io, service));
-        let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
         let mut has_left = false;
         poll_fn(|cx| {
             let deadline = &peer.state.deadline;
             deadline.wakes(cx.waker());
-            if !session.is_leaving() && draining.as_mut().poll(cx).is_ready() {
+            if !session.is_leaving() && peer.worker.is_closing() {
                 session.leave();
             }
             if deadline.has_fired() {

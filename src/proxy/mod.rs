@@ -136,8 +136,17 @@ impl Worker {
     }
 
     fn is_draining(&self) -> bool {
+        self.has_come_to(Stage::Draining)
+    }
+
+    /// Whether connections end with the request that is under way. Each is woken when it begins, and asks whenever it is polled.
+    fn is_closing(&self) -> bool {
+        self.has_come_to(Stage::Closing)
+    }
+
+    fn has_come_to(&self, stage: Stage) -> bool {
         // asked by every request: the first question takes no lock that all workers share
-        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= Stage::Draining
+        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= stage
     }
 
     /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.
@@ -237,9 +246,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 async fn sweep(worker: Arc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut closing = false;
     loop {
         ticks.tick().await;
         worker.deadlines.sweep(worker.clock.moment());
+        if !closing && worker.is_closing() {
+            closing = true;
+            worker.deadlines.wake_all();
+        }
     }
 }
 
@@ -253,7 +267,8 @@ async fn connection(
 ) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
-    let named = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await;
+    // on the heap, here and below: every connection would else take the room of the largest of these for as long as it is open
+    let named = Box::pin(preamble::read(&worker, &mut stream, address.ip().to_canonical())).await;
     let Some(Named { peer, tls: said_tls }) = named else { return };
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
@@ -264,7 +279,6 @@ async fn connection(
         },
     };
     let state = State::new(worker.deadlines.watch(), place, peer, is_tls, Arc::clone(&worker.gate));
-    let stage = worker.stage.clone();
     let peer = Arc::new(Peer {
         worker,
         state: Arc::clone(&state),
@@ -272,7 +286,11 @@ async fn connection(
         verified: Verified::default(),
         upgraded: Mutex::default(),
     });
-    if wire.is_http2() { http2::serve(peer, wire, stage).await } else { http1::serve(peer, Socket { wire, state }, stage).await }
+    if wire.is_http2() {
+        Box::pin(http2::serve(peer, wire)).await;
+    } else {
+        http1::serve(peer, Socket::new(wire, state)).await;
+    }
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.

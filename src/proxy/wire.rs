@@ -20,6 +20,19 @@ pub(super) enum Wire {
 }
 
 impl Wire {
+    /// Waits until there is something to read. Only after a read that found nothing: what TLS has read already is not seen on the socket,
+    /// but for whole records.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            // no appetite: there is plaintext that nobody has taken, or an end
+            Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Poll::Ready(()),
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // what is wrong with it is said by the read
+        stream.poll_read_ready(cx).map(|_| ())
+    }
+
     /// Whether HTTP/2 was agreed on, which only TLS can do: plaintext is HTTP/1.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2))

@@ -64,8 +64,13 @@ pub struct Deadline {
 impl Deadline {
     /// Sets the deadline; the sweep's granularity is added so that it never falls due early.
     pub fn set(&self, after: Duration) {
-        let now = Moment::from_micros(self.now.load(Ordering::Relaxed));
-        self.due.store(now.plus(after).plus(SWEEP).as_micros(), Ordering::Relaxed);
+        self.due.store(self.now().plus(after).plus(SWEEP).as_micros(), Ordering::Relaxed);
+    }
+
+    /// The time of the last sweep.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::from_micros(self.now.load(Ordering::Relaxed))
     }
 
     /// Takes the deadline away.

@@ -84,6 +84,8 @@ pub(super) const UPGRADE_IDLE: Span = ms(100)..=days(1);
 pub(super) const HEADER_BYTES: RangeInclusive<usize> = 8 * KIB..=MIB;
 /// Waiting for a client to send something.
 pub(super) const CLIENT_TIMEOUT: Span = ms(100)..=HOUR;
+/// Bytes a second of a body: none is no limit; no visitor's line is held to more than a mebibyte.
+pub(super) const MIN_RATE: RangeInclusive<usize> = 0..=MIB;
 /// All buffers together: one large body at least, and no more than machines have.
 pub(super) const BUFFER_MEMORY: RangeInclusive<usize> = MIB..=1024 * 1024 * MIB;
 /// Tickets a minute of one client prefix, behind which a whole country can be.

@@ -218,6 +218,7 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
         handshake_timeout,
         header_timeout,
         body_timeout,
+        min_rate,
         idle_timeout,
         upgrades,
         upgrade_idle,
@@ -230,6 +231,7 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
         yaml.key("handshake_timeout", print_duration(handshake_timeout));
         yaml.key("header_timeout", print_duration(header_timeout));
         yaml.key("body_timeout", print_duration(body_timeout));
+        yaml.key("min_rate", print_bytes(min_rate));
         yaml.key("idle_timeout", print_duration(idle_timeout));
         yaml.key("upgrades", upgrades);
         yaml.key("upgrade_idle", print_duration(upgrade_idle));

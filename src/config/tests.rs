@@ -68,6 +68,7 @@ limits:
   handshake_timeout: 4s
   header_timeout: 1s
   body_timeout: 2s
+  min_rate: 1KiB
   idle_timeout: 3s
   upgrades: 7
   upgrade_idle: 6s
@@ -197,6 +198,7 @@ limits:
   handshake_timeout: 10s
   header_timeout: 10s
   body_timeout: 30s
+  min_rate: 240
   idle_timeout: 30s
   upgrades: 1000
   upgrade_idle: 5m
@@ -498,6 +500,7 @@ fn each_bound_is_held() {
         ("limits: { header_bytes: 8192.5 }", "limits.header_bytes: 8192.5 is not a size"),
         ("limits: { header_timeout: 99ms }", "limits.header_timeout: 99ms is below 100ms"),
         ("limits: { body_timeout: 61m }", "limits.body_timeout: 61m is above 1h"),
+        ("limits: { min_rate: 2MiB }", "limits.min_rate: 2MiB is above 1MiB"),
         ("limits: { idle_timeout: 0s }", "limits.idle_timeout: 0s is below 100ms"),
         ("limits: { upgrades: -1 }", "limits.upgrades: -1 is below 0"),
         ("limits: { upgrades: 1000001 }", "limits.upgrades: 1000001 is above 1000000"),

@@ -13,9 +13,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use super::account::Account;
 use super::wire::Wire;
 use crate::deadlines::Deadline;
 use crate::gate::Gate;
+use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
 
 /// All connections of clients.
@@ -136,7 +138,7 @@ pub(super) enum Phase {
     Head,
     /// A request is being answered: no deadline of the client's.
     Busy,
-    /// A request body is awaited: `limits.body_timeout` for each piece.
+    /// A request body is awaited: `limits.body_timeout`, into which its bytes pay by `limits.min_rate`.
     Body,
 }
 
@@ -164,11 +166,25 @@ pub(super) struct State {
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
     stalled: AtomicBool,
+    /// For the body of this request.
+    upload: Account,
+    /// For what the client takes.
+    answer: Account,
 }
 
 impl State {
     pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
-        let state = Self { deadline, place, peer, tls, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+        let state = Self {
+            deadline,
+            place,
+            peer,
+            tls,
+            phase: AtomicU8::new(Phase::Idle as u8),
+            gate,
+            stalled: AtomicBool::new(false),
+            upload: Account::default(),
+            answer: Account::default(),
+        };
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
         Arc::new(state)
@@ -179,7 +195,17 @@ impl State {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
+        let before = self.phase();
         self.phase.store(phase as u8, Ordering::Relaxed);
+        if phase == Phase::Idle {
+            self.upload.renew();
+            // what it owes of this answer is not forgiven for the next
+            if !self.is_stalled() {
+                self.answer.renew();
+            }
+        } else if before == Phase::Body {
+            self.upload.rests(self.deadline.now(), self.patience());
+        }
         self.set_deadline(phase);
     }
 
@@ -196,29 +222,45 @@ impl State {
         match phase {
             Phase::Idle => self.deadline.set(self.limits(|limits| limits.idle_timeout)),
             Phase::Head => self.deadline.set(self.limits(|limits| limits.header_timeout)),
-            Phase::Body => self.deadline.set(self.limits(|limits| limits.body_timeout)),
+            Phase::Body => self.upload.awaits(&self.deadline, self.patience()),
             Phase::Busy => self.deadline.clear(),
         }
     }
 
-    fn was_read(&self) {
+    fn was_read(&self, bytes: u64) {
         match self.phase() {
             Phase::Idle => self.enter(Phase::Head),
-            Phase::Body => self.set_deadline(Phase::Body),
+            // while it is stalled this account rests, and its bytes set no deadline
+            Phase::Body => self.upload.moved(bytes, &self.deadline, self.patience()),
+            // ahead of its turn
+            Phase::Busy if !self.upload.is_full() => self.upload.moved(bytes, &self.deadline, self.patience()),
             Phase::Head | Phase::Busy => {}
         }
     }
 
-    fn was_written(&self, pending: bool) {
+    /// So many bytes have left for the client, and whether more would have if it had taken them.
+    fn was_written(&self, bytes: u64, pending: bool) {
         if pending {
-            // from the last byte that the client took, not from each attempt
+            // time is spent from the first attempt, not from each, and earned by what leaves
             if !self.stalled.swap(true, Ordering::Relaxed) {
-                self.deadline.set(self.limits(|limits| limits.body_timeout));
+                self.upload.rests(self.deadline.now(), self.patience());
+                self.answer.awaits(&self.deadline, self.patience());
             }
-        } else if self.stalled.load(Ordering::Relaxed) {
+            if bytes > 0 {
+                self.answer.moved(bytes, &self.deadline, self.patience());
+            }
+        } else if self.is_stalled() {
             self.stalled.store(false, Ordering::Relaxed);
+            self.answer.moved(bytes, &self.deadline, self.patience());
+            self.answer.rests(self.deadline.now(), self.patience());
             self.set_deadline(self.phase());
+        } else if !self.answer.is_full() {
+            self.answer.moved(bytes, &self.deadline, self.patience());
         }
+    }
+
+    fn patience(&self) -> Patience {
+        self.limits(Limits::patience)
     }
 
     pub(super) fn limits<T>(&self, of: impl Fn(&Limits) -> T) -> T {
@@ -252,8 +294,9 @@ impl AsyncRead for Socket {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.state.was_read();
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 {
+            self.state.was_read(bytes as u64);
         }
         polled
     }
@@ -261,14 +304,16 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_write(cx, buf);
-        self.state.was_written(polled.is_pending());
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
         polled
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
-        self.state.was_written(polled.is_pending());
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
         polled
     }
 
@@ -277,10 +322,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_flush(cx);
         // what TLS takes has not left yet: that it is on its way is seen here
         if matches!(self.wire, Wire::Tls(_)) {
-            self.state.was_written(polled.is_pending());
+            self.state.was_written(self.wire.sent() - before, polled.is_pending());
         }
         polled
     }

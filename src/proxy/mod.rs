@@ -4,6 +4,7 @@
 //! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
+mod account;
 mod answering;
 mod body;
 mod connections;
@@ -56,7 +57,7 @@ use handle::Peer;
 use preamble::Named;
 use respond::PageCache;
 use verified::Verified;
-use wire::Wire;
+use wire::{Counted, Wire};
 
 /// What a worker needs; all but its own parts is shared by all workers.
 #[derive(Debug)]
@@ -257,7 +258,7 @@ async fn connection(
     let Some(Named { peer, tls: said_tls }) = named else { return };
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
-        None => Wire::Plain(stream),
+        None => Wire::Plain(Counted::new(stream)),
         Some(tls) => match Box::pin(handshake(&worker, &tls, stream)).await {
             Some(stream) => Wire::Tls(stream),
             None => return,
@@ -276,9 +277,9 @@ async fn connection(
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.
-async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream) -> Option<Box<TlsStream<Counted>>> {
     let within = worker.gate.regime().policy.limits.handshake_timeout;
-    let refusal = match tokio::time::timeout(within, TlsAcceptor::from(tls.config()).accept(stream)).await {
+    let refusal = match tokio::time::timeout(within, TlsAcceptor::from(tls.config()).accept(Counted::new(stream))).await {
         Ok(Ok(stream)) => return Some(Box::new(stream)),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");

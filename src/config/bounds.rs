@@ -76,6 +76,8 @@ pub(super) const NETWORKS: RangeInclusive<usize> = 0..=1000;
 /// Connections: a tenth is kept for pass holders, so ten at least; a million file descriptors is where kernels stop.
 pub(super) const CONNECTIONS: RangeInclusive<usize> = 10..=CONNECTIONS_MAX;
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// Connections of one client prefix, behind which a whole country can be.
+pub(super) const CONNECTIONS_PER_CLIENT: RangeInclusive<usize> = 1..=CONNECTIONS_MAX;
 /// WebSockets: each is a connection, too; with none they are all refused.
 pub(super) const UPGRADES: RangeInclusive<usize> = 0..=CONNECTIONS_MAX;
 /// A WebSocket over which nothing goes: a day, for a site that sends no pings, is longer than any page stays open.

@@ -214,6 +214,7 @@ fn print_client(yaml: &mut Yaml, Client { trusted_proxies }: &Client) {
 fn print_limits(yaml: &mut Yaml, limits: Limits) {
     let Limits {
         connections,
+        connections_per_client,
         header_bytes,
         handshake_timeout,
         header_timeout,
@@ -227,6 +228,7 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
     } = limits;
     yaml.section("limits", |yaml| {
         yaml.key("connections", connections);
+        yaml.key("connections_per_client", connections_per_client);
         yaml.key("header_bytes", print_bytes(header_bytes));
         yaml.key("handshake_timeout", print_duration(handshake_timeout));
         yaml.key("header_timeout", print_duration(header_timeout));

@@ -64,6 +64,7 @@ bypass: { revoked: ["0000000000000001", batch-0000000f], not_before: "2026-02-28
 client: { trusted_proxies: [10.0.0.0/8, 192.0.2.1, "2001:db8::/32"] }
 limits:
   connections: 20
+  connections_per_client: 6
   header_bytes: 8192
   handshake_timeout: 4s
   header_timeout: 1s
@@ -194,6 +195,7 @@ client:
   trusted_proxies: []
 limits:
   connections: 10000
+  connections_per_client: 1000
   header_bytes: 32KiB
   handshake_timeout: 10s
   header_timeout: 10s
@@ -493,6 +495,7 @@ fn each_bound_is_held() {
         ("bypass: { revoked: x }", "bypass.revoked: is a text: a list is expected"),
         ("client: { trusted_proxies: [10.0.0.1/8] }", "client.trusted_proxies[0]: 10.0.0.1/8 is an address within a network"),
         ("limits: { connections: 9 }", "limits.connections: 9 is below 10"),
+        ("limits: { connections_per_client: 0 }", "limits.connections_per_client: 0 is below 1"),
         ("limits: { header_bytes: 8191 }", "limits.header_bytes: 8191 is below 8KiB"),
         ("limits: { header_bytes: 2MiB }", "limits.header_bytes: 2MiB is above 1MiB"),
         ("limits: { header_bytes: -1 }", "limits.header_bytes: -1 is below 8KiB"),

@@ -354,6 +354,7 @@ fn client(mut section: Section<'_>) -> Client {
 fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
     let limits = Limits {
         connections: section.read("connections", 10_000, whole(bounds::CONNECTIONS)),
+        connections_per_client: section.read("connections_per_client", 1000, whole(bounds::CONNECTIONS_PER_CLIENT)),
         header_bytes: section.read("header_bytes", 32 * KIB, size(bounds::HEADER_BYTES)),
         handshake_timeout: section.read("handshake_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         header_timeout: section.read("header_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),

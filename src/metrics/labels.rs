@@ -171,6 +171,8 @@ labels! {
         Upgrades => "upgrades",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
+        /// Closed unanswered: over `limits.connections_per_client`, with more than half of `limits.connections` taken.
+        ClientConnections => "client_connections",
         /// Closed unanswered: no PROXY header, or a faulty one, from a trusted proxy that has to send one.
         ProxyProtocol => "proxy_protocol",
         /// 500: the gate's own fault.

@@ -1,7 +1,8 @@
 //! The connections of clients: how many there are, who of them may stay, and how long each may take for what it does.
 //!
 //! Waiting visitors are many, and must not crowd out those who may enter: above half of the limit a waiting answer closes its
-//! connection, and the last tenth is kept for connections that showed a pass: one that comes without is answered and closed.
+//! connection, and one client may have no more than `limits.connections_per_client`; the last tenth is kept for connections that showed
+//! a pass: one that comes without is answered and closed.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,9 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::account::Account;
+use super::clients::Clients;
 use super::wire::Wire;
 use crate::deadlines::Deadline;
 use crate::gate::Gate;
+use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
 
@@ -29,6 +32,7 @@ pub struct Connections {
     with_pass: AtomicUsize,
     upgrades: AtomicUsize,
     closed: Notify,
+    clients: Clients,
 }
 
 impl Connections {
@@ -45,7 +49,7 @@ impl Connections {
             let closed = self.closed.notified();
             let entered = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit()).then_some(taken + 1));
             if entered.is_ok() {
-                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false) };
+                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false), client: None };
             }
             closed.await;
         }
@@ -63,7 +67,7 @@ impl Connections {
         taken.ok().map(|_| UpgradePlace { all: Arc::clone(self) })
     }
 
-    /// Whether a waiting answer closes its connection.
+    /// Whether connections are short: a waiting answer closes its own, and one client may not have any number.
     pub(super) fn is_short(&self, limit: usize) -> bool {
         self.open() > limit / 2
     }
@@ -81,7 +85,13 @@ pub(super) struct Place {
     all: Arc<Connections>,
     is_open: bool,
     has_pass: AtomicBool,
+    /// Whose it is, if that is counted.
+    client: Option<ClientPrefix>,
 }
+
+/// A client has as many connections as it may.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
 impl Place {
     /// Its client has come.
@@ -89,6 +99,16 @@ impl Place {
         self.is_open = true;
         self.all.open.fetch_add(1, Ordering::Relaxed);
         self
+    }
+
+    /// It is known whose it is.
+    ///
+    /// # Errors
+    /// The client has as many as it may, and connections are short: a crowd behind one address is no attack while there is room.
+    pub(super) fn belongs_to(&mut self, client: ClientPrefix, limits: &Limits) -> Result<(), TooMany> {
+        let count = self.all.clients.one_more(client);
+        self.client = Some(client);
+        if count > limits.connections_per_client && self.all.is_short(limits.connections) { Err(TooMany) } else { Ok(()) }
     }
 
     pub(super) fn has_pass(&self) -> bool {
@@ -105,6 +125,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if let Some(client) = self.client {
+            self.all.clients.one_less(client);
+        }
         if self.has_pass.load(Ordering::Relaxed) {
             self.all.with_pass.fetch_sub(1, Ordering::Relaxed);
         }

@@ -7,6 +7,7 @@
 mod account;
 mod answering;
 mod body;
+mod clients;
 mod connections;
 mod email;
 mod exchange;
@@ -46,7 +47,7 @@ use crate::deadlines::{Deadlines, SWEEP};
 use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
-use crate::rules::headers::forwarded::PeerValues;
+use crate::rules::headers::forwarded::{PeerValues, client_prefix, is_trusted};
 use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
 
@@ -249,13 +250,22 @@ async fn connection(
     tls: Option<Arc<tls::server::Server>>,
     mut stream: TcpStream,
     address: SocketAddr,
-    place: Place,
+    mut place: Place,
     _open: Open,
 ) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
     let named = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await;
     let Some(Named { peer, tls: said_tls }) = named else { return };
+    let is_one_too_many = {
+        let policy = &worker.gate.regime().policy;
+        !is_trusted(peer, &policy.client.trusted_proxies) && place.belongs_to(client_prefix(peer), &policy.limits).is_err()
+    };
+    if is_one_too_many {
+        // before TLS, which costs more than all else; an answer in plaintext would mostly be lost with the request that nobody reads
+        worker.shard.count(Count::Refused(Refusal::ClientConnections));
+        return;
+    }
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
         None => Wire::Plain(Counted::new(stream)),

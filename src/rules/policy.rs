@@ -418,6 +418,8 @@ pub struct Client {
 pub struct Limits {
     /// Connections from clients.
     pub connections: usize,
+    /// Of one client prefix, once they run short.
+    pub connections_per_client: usize,
     /// Bytes of a request head.
     pub header_bytes: usize,
     /// From the first byte of a request head to its last.

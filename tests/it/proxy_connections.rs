@@ -132,3 +132,44 @@ fn a_crowd_that_waits_leaves_room_for_those_inside() {
     }
     assert_eq!(site.seen().len(), 51);
 }
+
+#[test]
+fn one_client_may_not_have_them_all_once_they_run_short() {
+    let site = Upstream::answering("hello");
+    let world = World::open(
+        &site.url(),
+        &format!(
+            "client: {{ trusted_proxies: [127.0.0.1] }}\nlisten: {{ proxy_protocol: true }}\n\
+             limits: {{ connections: {LIMIT}, connections_per_client: 3, header_timeout: 1h }}"
+        ),
+    );
+    let come = |from: &str| {
+        let mut client = world.client();
+        client.send(format!("PROXY {from} 80\r\nGET /"));
+        client
+    };
+    let (one, other, unnamed) = ("TCP4 192.0.2.1 192.0.2.9 1", "TCP4 192.0.2.2 192.0.2.9 1", "UNKNOWN 1");
+    // a whole company, while there is room
+    let mut kept: Vec<Client> = (1..=LIMIT / 2)
+        .map(|number| {
+            let client = come(one);
+            world.until_status("/connections/open", number as u64);
+            client
+        })
+        .collect();
+    for count in 1..=2 {
+        come(one).assert_ends();
+        world.until_metric("tidegate_requests_refused_total{reason=\"client_connections\"}", |refused| refused == f64::from(count));
+    }
+    // others may have theirs, and what a trusted proxy says of itself is nobody's
+    kept.extend([come(other), come("TCP6 2001:db8::1 2001:db8::9 1"), come("TCP6 2001:db8::2 2001:db8::9 1")]);
+    kept.extend((0..4).map(|_| come(unnamed)));
+    world.until_status("/connections/open", 17);
+    for client in kept.drain(8..) {
+        drop(client);
+    }
+    world.until_status("/connections/open", 8);
+    kept.push(come(one));
+    world.until_status("/connections/open", 9);
+    assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"client_connections\"}"), 2.0);
+}

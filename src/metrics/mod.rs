@@ -268,6 +268,7 @@ mod tests {
             ("tidegate_slot_wait_seconds", "histogram"),
             ("tidegate_downstream_connections", "gauge"),
             ("tidegate_upgrades_active", "gauge"),
+            ("tidegate_idle_connections_closed_total", "counter"),
             ("tidegate_upgrades_total", "counter"),
             ("tidegate_config_reloads_total", "counter"),
             ("tidegate_config_last_applied_timestamp_seconds", "gauge"),

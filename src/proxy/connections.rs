@@ -2,7 +2,8 @@
 //!
 //! Waiting visitors are many, and must not crowd out those who may enter: above half of the limit a waiting answer closes its
 //! connection, and one client may have no more than `limits.connections_per_client`; the last tenth is kept for connections that showed
-//! a pass: one that comes without is answered and closed.
+//! a pass: one that comes without is answered and closed. To have that tenth free, idle connections without a pass are closed above
+//! nine tenths, the longest idle first; and when none is left, a hundredth of all, those with a pass among them, so that who comes gets in.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 use super::account::Account;
 use super::clients::Clients;
 use super::wire::Wire;
-use crate::deadlines::Deadline;
+use crate::deadlines::{Deadline, Wanted};
 use crate::gate::Gate;
 use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
@@ -33,6 +34,9 @@ pub struct Connections {
     upgrades: AtomicUsize,
     closed: Notify,
     clients: Clients,
+    /// Workers, and listeners that have no place for whom they would accept next.
+    workers: AtomicUsize,
+    shut_out: AtomicUsize,
 }
 
 impl Connections {
@@ -51,8 +55,22 @@ impl Connections {
             if entered.is_ok() {
                 return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false), client: None };
             }
+            let _waits = Raised::new(&self.shut_out);
             closed.await;
         }
+    }
+
+    /// One more worker takes its part in making room.
+    pub(super) fn join(&self) {
+        self.workers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many idle connections each worker is to close.
+    pub(super) fn wanted(&self, limit: usize) -> Wanted {
+        let of_others = self.open().saturating_sub(limit - limit.div_ceil(10));
+        let of_all = if self.shut_out.load(Ordering::Relaxed) > 0 { limit.div_ceil(100) } else { 0 };
+        let workers = self.workers.load(Ordering::Relaxed).max(1);
+        Wanted { of_others: of_others.div_ceil(workers), of_all: of_all.div_ceil(workers) }
     }
 
     /// Those that are WebSockets, or ask the site to be.
@@ -76,6 +94,22 @@ impl Connections {
     pub(super) fn is_reserved(&self, limit: usize) -> bool {
         let without = self.open().saturating_sub(self.with_pass.load(Ordering::Relaxed));
         without > limit - limit.div_ceil(10)
+    }
+}
+
+/// One more, until dropped.
+struct Raised<'a>(&'a AtomicUsize);
+
+impl<'a> Raised<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -210,6 +244,7 @@ impl State {
         };
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
+        state.deadline.idles(false);
         Arc::new(state)
     }
 
@@ -232,6 +267,11 @@ impl State {
         self.set_deadline(phase);
     }
 
+    /// Whether it is to go for others. One whose client has asked for something meanwhile is not.
+    pub(super) fn makes_room(&self) -> bool {
+        self.deadline.is_unwanted() && self.phase() == Phase::Idle && !self.is_stalled()
+    }
+
     /// Whether the client takes nothing of what there is for it.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
@@ -241,6 +281,11 @@ impl State {
         // who takes nothing is held to that, whatever else comes from it
         if self.is_stalled() {
             return;
+        }
+        if phase == Phase::Idle {
+            self.deadline.idles(self.place.has_pass())
+        } else {
+            self.deadline.works()
         }
         match phase {
             Phase::Idle => self.deadline.set(self.limits(|limits| limits.idle_timeout)),
@@ -266,6 +311,7 @@ impl State {
         if pending {
             // time is spent from the first attempt, not from each, and earned by what leaves
             if !self.stalled.swap(true, Ordering::Relaxed) {
+                self.deadline.works();
                 self.upload.rests(self.deadline.now(), self.patience());
                 self.answer.awaits(&self.deadline, self.patience());
             }

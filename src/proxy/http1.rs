@@ -38,7 +38,9 @@ pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Rec
         if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
             return Poll::Ready(None);
         }
-        connection.as_mut().poll(cx).map(Some)
+        let polled = connection.as_mut().poll(cx).map(Some);
+        // only now, when all that has come is read
+        if polled.is_pending() && state.makes_room() { Poll::Ready(None) } else { polled }
     })
     .await;
     match ended {

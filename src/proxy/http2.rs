@@ -94,6 +94,11 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Wire, mut stage: watch::Receiver<
                     session.set_deadline();
                 }
             }
+            if session.makes_room() && !session.is_leaving() {
+                // who is there is told by a GOAWAY, and has a round trip to take it
+                session.leave();
+                deadline.set(FAREWELL);
+            }
             loop {
                 if session.is_abusive() {
                     return Poll::Ready(None);
@@ -134,7 +139,7 @@ impl Drop for Forgetful<'_> {
 fn count_end(worker: &Worker, session: &Session, ended: &Option<hyper::Result<()>>) {
     let refusal = match ended {
         _ if session.is_abusive() => Refusal::H2Abuse,
-        None if !session.has_begun() => Refusal::HeaderTimeout,
+        None if !session.has_begun() && !session.makes_room() => Refusal::HeaderTimeout,
         Some(Err(error)) => {
             tracing::debug!(error = error as &dyn Error, "an HTTP/2 connection ended");
             // the crate beneath hyper is not seen from here, but by its words
@@ -160,6 +165,9 @@ async fn linger(mut io: impl AsyncRead + Unpin) {
     let reading = async { while io.read(&mut piece).await.is_ok_and(|bytes| bytes > 0) {} };
     drop(tokio::time::timeout(LINGER, reading).await);
 }
+
+/// How long a connection has that is told to go for others.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// As nginx has it (`lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(5);

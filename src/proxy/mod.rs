@@ -43,7 +43,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
-use crate::deadlines::{Deadlines, SWEEP};
+use crate::deadlines::{Deadlines, SWEEP, Wanted};
 use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
@@ -163,6 +163,7 @@ pub struct Listener {
 /// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
 /// bounds how long that may take.
 pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
+    worker.connections.join();
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
     let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
     while let Some(ended) = doors.join_next().await {
@@ -241,7 +242,14 @@ async fn sweep(worker: Arc<Worker>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        worker.deadlines.sweep(worker.clock.moment());
+        let now = worker.clock.moment();
+        worker.deadlines.sweep(now);
+        let wanted = worker.connections.wanted(worker.gate.regime().policy.limits.connections);
+        if wanted != Wanted::default() {
+            for _ in 0..worker.deadlines.make_room(now, wanted) {
+                worker.shard.count(Count::IdleClosed);
+            }
+        }
     }
 }
 

@@ -137,6 +137,11 @@ impl Session {
         self.is_leaving.load(Ordering::Relaxed)
     }
 
+    /// It is to go for others.
+    pub(super) fn makes_room(&self) -> bool {
+        self.is_idle() && self.peer.state.deadline.is_unwanted()
+    }
+
     pub(super) fn is_abusive(&self) -> bool {
         self.is_abusive.load(Ordering::Relaxed)
     }
@@ -152,6 +157,11 @@ impl Session {
     pub(super) fn set_deadline(&self) {
         let state = &self.peer.state;
         let limits = |of: fn(&Limits) -> Duration| state.limits(of);
+        if self.is_stuck() || !self.is_idle() {
+            state.deadline.works();
+        } else if !self.is_leaving() {
+            state.deadline.idles(state.place.has_pass());
+        }
         if self.is_stuck() || (self.is_idle() && self.is_leaving()) {
             return self.answer.awaits(&state.deadline, self.patience());
         }

@@ -108,14 +108,15 @@ struct Times {
 }
 
 const HEADING: &str = "\
-| attack | open at the end | cut    | longest life s | p50 ms without | with  | p99 ms without | with  | ratio | failed |
-|--------|-----------------|--------|----------------|----------------|-------|----------------|-------|-------|--------|";
+| attack | open at the end | cut    | longest life s | p50 ms without | with  | p99 ms without | with  | ratio | failed | gate MiB |
+|--------|-----------------|--------|----------------|----------------|-------|----------------|-------|-------|--------|----------|";
 
 struct World {
     gate: SocketAddr,
     window: Arc<Window>,
     clock: Arc<Clock>,
-    _processes: [Process; 2],
+    front: Process,
+    _site: Process,
     _directory: Directory,
 }
 
@@ -130,7 +131,7 @@ impl World {
         let (window, clock) = (Arc::new(Window::default()), Arc::new(Clock::start()));
         let visiting = (Arc::clone(&window), Arc::clone(&clock));
         drop(apart(move || slow::visit(gate, passes, visiting.0, visiting.1))?);
-        Ok(Self { gate, window, clock, _processes: [process, front], _directory: directory })
+        Ok(Self { gate, window, clock, front, _site: process, _directory: directory })
     }
 
     fn round(&self, kind: Kind, connections: usize, times: Times) -> anyhow::Result<String> {
@@ -141,6 +142,7 @@ impl World {
         pause(times.ramp);
         let mut with = self.watch(times.lasts);
         let open = attack.open();
+        let memory = self.resident_mib()?;
         attack.end();
         drop(attackers.join());
         // what was cut off is put away
@@ -148,7 +150,7 @@ impl World {
         without.merge(self.watch(times.window));
         let (p99_without, p99_with) = (without.quantile_ms(0.99), with.quantile_ms(0.99));
         Ok(format!(
-            "| {:6} | {open:>15} | {:>6} | {:>14.1} | {:>14.2} | {:>5.2} | {p99_without:>14.2} | {p99_with:>5.2} | {:>5.2} | {:>6} |",
+            "| {:6} | {open:>15} | {:>6} | {:>14.1} | {:>14.2} | {:>5.2} | {p99_without:>14.2} | {p99_with:>5.2} | {:>5.2} | {:>6} | {memory:>8} |",
             kind.name(),
             attack.cut(),
             attack.longest_s(),
@@ -157,6 +159,13 @@ impl World {
             p99_with / p99_without,
             without.failures + with.failures,
         ))
+    }
+
+    /// Memory that the gate takes now.
+    fn resident_mib(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.front.0.id()))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(resident.trim_end_matches("kB").trim().parse::<u64>()? / 1024)
     }
 
     fn watch(&self, length: Duration) -> Seen {

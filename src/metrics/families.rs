@@ -37,6 +37,7 @@ impl Counter {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn counters() -> Vec<Counter> {
     vec![
         Counter::labelled(
@@ -97,6 +98,11 @@ fn counters() -> Vec<Counter> {
             "Requests with X-Forwarded-For from a peer outside client.trusted_proxies. A large share means that the proxy in front of \
              the gate is missing from that setting, and the crowd counts as one client.",
             Count::UntrustedForwarded,
+        ),
+        Counter::plain(
+            "tidegate_idle_connections_closed_total",
+            "Idle connections that were closed because limits.connections was nearly reached: who comes back pays for a new one.",
+            Count::IdleClosed,
         ),
         Counter::labelled(
             "tidegate_upgrades_total",

@@ -272,6 +272,7 @@ mod tests {
             ("tidegate_downstream_connections", "gauge"),
             ("tidegate_downstream_connections_idle", "gauge"),
             ("tidegate_upgrades_active", "gauge"),
+            ("tidegate_idle_connections_closed_total", "counter"),
             ("tidegate_upgrades_total", "counter"),
             ("tidegate_config_reloads_total", "counter"),
             ("tidegate_config_last_applied_timestamp_seconds", "gauge"),

@@ -28,14 +28,16 @@ enum Held {
     Ended(hyper::Result<()>),
     /// There has been nothing to do for some time.
     Rests,
-    TooLate,
+    /// Too late, or in the way of others.
+    Cut,
 }
 
 /// How the rest of a connection ends.
 enum Rested {
     Readable,
     Closing,
-    TooLate,
+    /// Too late, or in the way of others.
+    Cut,
 }
 
 /// Serves a connection until it ends.
@@ -61,16 +63,20 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
                 state.deadline.wakes(cx.waker());
                 // a head or a body that takes too long is answered, if there is somebody to take it; anything else just closes
                 if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
-                    return Poll::Ready(Held::TooLate);
+                    return Poll::Ready(Held::Cut);
                 }
                 if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
                     return Poll::Ready(Held::Ended(ended));
+                }
+                // only now, when all that has come is read
+                if state.makes_room() {
+                    return Poll::Ready(Held::Cut);
                 }
                 if state.may_rest() && !closing && !peer.is_upgrading() { Poll::Ready(Held::Rests) } else { Poll::Pending }
             });
             match held.await {
                 Held::Ended(ended) => break ended,
-                Held::TooLate => return,
+                Held::Cut => return,
                 Held::Rests => connection.into_parts(),
             }
         };
@@ -79,16 +85,20 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
         state.rests();
         let rested = poll_fn(|cx| {
             if state.deadline.has_fired() {
-                return Poll::Ready(Rested::TooLate);
+                return Poll::Ready(Rested::Cut);
             }
             if peer.worker.is_closing() {
                 return Poll::Ready(Rested::Closing);
             }
-            socket.poll_readable(cx).map(|()| Rested::Readable)
+            match socket.poll_readable(cx) {
+                Poll::Ready(()) => Poll::Ready(Rested::Readable),
+                Poll::Pending if state.makes_room() => Poll::Ready(Rested::Cut),
+                Poll::Pending => Poll::Pending,
+            }
         });
         match rested.await {
             Rested::Readable => state.rises(),
-            Rested::TooLate => return,
+            Rested::Cut => return,
             Rested::Closing => return poll_fn(|cx| poll_close(&mut socket, cx)).await,
         }
     };

@@ -38,6 +38,7 @@ mod proxy_refused;
 mod proxy_relay;
 mod proxy_servers;
 mod proxy_slots;
+mod proxy_slow;
 mod proxy_streams;
 mod proxy_upgrade;
 mod proxy_upstream_tls;

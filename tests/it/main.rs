@@ -7,6 +7,7 @@
 mod support;
 
 mod floors;
+mod mutations;
 mod readme;
 
 mod gate_command;

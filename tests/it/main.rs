@@ -28,6 +28,8 @@ mod gate_ticket;
 mod gate_tls;
 mod gate_waiting;
 
+mod networks;
+
 mod proxy_connections;
 mod proxy_failures;
 mod proxy_headers;

@@ -228,3 +228,33 @@ fn http_2_is_the_same_byte_by_byte_and_when_it_breaks_off() {
     secure.until_status("/connections/open", 0);
     assert_eq!(site.seen().len(), 4);
 }
+
+/// Whoever closes a tab sends the same, so it is taken for leaving: there is a whole answer or none, and the slot is free again.
+#[test]
+fn a_client_that_ends_its_side_gets_a_whole_answer_or_none() {
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |seen: &Seen, site| {
+        if seen.target == "/slow" {
+            held.wait();
+        }
+        site.write(ok("hello"))
+    });
+    let world = World::open(&site.url(), FREE);
+    for path in ["/slow", "/"] {
+        let mut client = world.client();
+        client.send(request("GET", path, &[]));
+        if path == "/slow" {
+            site.requests(1);
+        }
+        client.finish();
+        match client.try_answer("GET") {
+            Ok(answer) => assert_eq!((path, answer.text().as_str()), ("/", "hello")),
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}"),
+        }
+        world.until_status("/connections/open", 0);
+        door.open();
+        world.until_status("/slots/in_flight", 0);
+    }
+    assert_eq!(world.get("/", &[]).text(), "hello");
+}

@@ -50,7 +50,7 @@ impl Form {
     fn post(&self, world: &World, address: &str, headers: &[&str]) -> Answer {
         let mut lines = vec![self.ticket.as_str()];
         lines.extend_from_slice(headers);
-        post(world, &self.body(address), &lines)
+        post(world, self.body(address), &lines)
     }
 }
 

@@ -6,6 +6,7 @@
 mod client;
 mod http2;
 mod process;
+mod relay;
 mod tls;
 mod upstream;
 mod wait;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub(crate) use client::{Answer, Client, request};
 pub(crate) use http2::*;
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
+pub(crate) use relay::{Carries, Cut, Relay};
 pub(crate) use tls::{Authority, visitor};
 pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};

@@ -72,7 +72,7 @@ pub enum Failure {
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Sends a request and waits for the head of its answer. A second try is made only if not a byte was sent, or the server says that it
-/// has done nothing with it (HTTP/2: it has refused the stream, or gone away before it); or if the method is idempotent, there is no
+/// has done nothing with it (HTTP/2: it has refused the stream, or wants it over HTTP/1.1, or gone away before it); or if the method is idempotent, there is no
 /// body, and the connection had been used before: it may have been closing all the while.
 ///
 /// # Errors
@@ -82,8 +82,10 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
     *request.version_mut() = Version::HTTP_11;
     upstream.gate.sent(slot.worker);
     let mut again = Again::First;
+    // a stream can't become a WebSocket
+    let mut offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
     loop {
-        let mut connection = connection(&mut slot, asked).await?;
+        let mut connection = connection(&mut slot, offer).await?;
         // what may have to be sent again is written down first
         let spare = (again == Again::First && connection.is_reused()).then(|| Spare::of(&request)).flatten();
         connection.deadline().set(slot.settings.timeouts.response);
@@ -102,6 +104,9 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
                 let retry = !refused && (failed.request.is_some() || may_be_repeated);
                 if again == Again::Second || timed_out || !retry {
                     return Err(live.failed(failed.error));
+                }
+                if failed.error.wants_http1() {
+                    offer = Offer::Http1;
                 }
                 let Some(next) = failed.request.map(|request| *request).or_else(|| spare.map(Spare::into_request)) else {
                     return Err(Failure::Timeout);
@@ -122,26 +127,26 @@ enum Again {
 }
 
 /// What came with the slot, or else what other requests of the worker share, or else a new connection.
-async fn connection(slot: &mut Slot, asked: Asked) -> Result<Connection, Failure> {
-    match slot.connection.take() {
-        // a stream can't become a WebSocket
-        Some(Connection::Http2(ride)) if asked == Asked::WebSocket => drop(ride),
-        Some(mut connection) => {
-            if connection.is_ready() || connection.is_usable().await {
-                return Ok(connection);
-            }
-            connection.close().await;
+async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
+    let came = slot.connection.take().filter(|came| offer == Offer::Http2 || matches!(came, Connection::Http1(_)));
+    let came = match came {
+        // who could have had a place on one of HTTP/2 was given none of these
+        None if offer != slot.settings.offer => slot.upstream.take_idle(slot.grant.server, slot.worker),
+        came => came,
+    };
+    if let Some(mut connection) = came {
+        if connection.is_ready() || connection.is_usable().await {
+            return Ok(connection);
         }
-        None => {}
+        connection.close().await;
     }
     // rarely needed, so it takes no room in every request
-    Box::pin(open(slot, asked)).await
+    Box::pin(open(slot, offer)).await
 }
 
-async fn open(slot: &mut Slot, asked: Asked) -> Result<Connection, Failure> {
+async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
     let upstream = Arc::clone(&slot.upstream);
     let server = slot.grant.server;
-    let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
     let leading = match offer {
         Offer::Http1 => None,
         Offer::Http2 => match join(&upstream, server, slot.worker).await {

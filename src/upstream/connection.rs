@@ -92,6 +92,14 @@ impl TransportError {
         }
     }
 
+    /// Whether the server wants the request over HTTP/1.1, as one that knows its visitors by their connections (NTLM) does.
+    pub(super) fn wants_http1(&self) -> bool {
+        match self {
+            Self::Http2(error) => error.is_remote() && error.reason() == Some(h2::Reason::HTTP_1_1_REQUIRED),
+            Self::Http1(_) | Self::Body(_) => false,
+        }
+    }
+
     /// Whether the request body, streamed from the client, is what failed.
     #[must_use]
     pub fn is_clients(&self) -> bool {

@@ -36,13 +36,13 @@ use crate::rules::time::Moment;
 use crate::tls::client::{HandshakeError, ServerTls};
 
 /// Streams of a connection at once, if the server takes more: what most servers take, and a bound to what hangs on one connection.
-const STREAMS_MAX: usize = 100;
+const STREAMS_MAX: u32 = 100;
 
 /// Bytes of one answer on the way, beside what is read ahead of its visitor: at 5 ms, 50 MB/s. What hyper holds of an answer of HTTP/1.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// Bytes of all answers on the way: as many as all streams may have.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
 /// Bytes of the head of an answer, each header with 32 more (RFC 9113, section 6.5.2): far above what sites send and servers before them
 /// let through (nginx: 4 or 8 KiB).
@@ -152,7 +152,7 @@ impl Http2 {
 
     /// Whether it takes a further request now.
     pub(super) fn has_room(&self) -> bool {
-        let most = self.sender.current_max_send_streams().min(STREAMS_MAX);
+        let most = self.sender.current_max_send_streams().min(STREAMS_MAX as usize);
         self.pulse.riders.load(Ordering::Relaxed) < most && !self.is_doubtful()
     }
 
@@ -419,9 +419,9 @@ impl Carrying {
 }
 
 /// Whether a server has done nothing with a request and will not, so that it can be sent again whatever it is (RFC 9113, section 8.7):
-/// it has refused the stream, or gone away and named the last one that it has seen.
+/// it has refused the stream, or wants it over HTTP/1.1, or has gone away and named the last one that it has seen.
 fn is_unprocessed(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+    error.is_remote() && (error.is_go_away() || matches!(error.reason(), Some(Reason::REFUSED_STREAM | Reason::HTTP_1_1_REQUIRED)))
 }
 
 /// The body of an answer. What has not been taken of it holds its window.

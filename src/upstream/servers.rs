@@ -229,6 +229,13 @@ impl Upstream {
         Join::Lead(Some(lead))
     }
 
+    /// An idle connection of HTTP/1, for a request that can't have a place on one of HTTP/2.
+    pub(super) fn take_idle(&self, server: usize, worker: usize) -> Option<Connection> {
+        let mut inner = self.lock();
+        let room = inner.slots.room(server);
+        inner.peers[server].take_idle(worker, room).map(Connection::Http1)
+    }
+
     /// A connection to a server was made. One of HTTP/2 is shared from now on, unless the policy has changed meanwhile.
     pub(super) fn opened(&self, server: usize, opened: Opened, offer: Offer, troubled: bool, worker: usize) -> Connection {
         if troubled {

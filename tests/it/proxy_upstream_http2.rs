@@ -10,7 +10,7 @@ use h2::Reason;
 use rustls::ServerConfig;
 
 use crate::support::{
-    Answer, Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, Scratch, Secure, Signed,
+    Answer, Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
     Upstream, World, frame, http2_request, request, send_all, until,
 };
 
@@ -669,6 +669,33 @@ fn a_refused_stream_is_sent_again_whatever_it_carries() {
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{}", answer.raw);
         assert_eq!((site.seen().len(), outcomes(&world, "ok"), outcomes(&world, "error")), (2, 1, 0));
     }
+}
+
+#[test]
+fn a_server_that_wants_http1_for_a_request_gets_it_so() {
+    let setting = Setting::new();
+    let site = Http2Site::raw(setting.tls(), |mut raw| {
+        Box::pin(async move {
+            if raw.protocol() == b"http/1.1" {
+                loop {
+                    raw.read_head().await;
+                    raw.read(5).await;
+                    raw.send(crate::support::ok("over 1.1")).await;
+                }
+            }
+            raw.settle(&[]).await;
+            while let Some(request) = raw.next(HEADERS).await {
+                raw.send(frame(RESET, 0, request.stream, &13_u32.to_be_bytes())).await;
+            }
+        })
+    });
+    let world = setting.gate(&site.url(), "max_in_flight: 2");
+    let mut client = world.client();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "over 1.1"), "{}", answer.raw);
+    assert_eq!((outcomes(&world, "ok"), outcomes(&world, "error"), site.accepted()), (1, 0, 2));
+    world.until_status("/upstream/0/idle", 2);
 }
 
 #[test]

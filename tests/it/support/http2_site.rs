@@ -361,8 +361,16 @@ impl Raw {
     pub(crate) async fn read_head(&mut self) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.io.read_u8().await.unwrap());
+            let Ok(byte) = self.io.read_u8().await else { return std::future::pending().await };
+            head.push(byte);
         }
+    }
+
+    /// Reads so many bytes.
+    pub(crate) async fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.io.read_exact(&mut bytes).await.unwrap();
+        bytes
     }
 
     /// Sends back what comes, until the end.

@@ -38,7 +38,8 @@ use crate::tls::client::{HandshakeError, ServerTls};
 /// Streams of a connection at once, if the server takes more: what most servers take, and a bound to what hangs on one connection.
 const STREAMS_MAX: u32 = 100;
 
-/// Bytes of one answer on the way, beside what is read ahead of its visitor: at 5 ms, 50 MB/s. What hyper holds of an answer of HTTP/1.
+/// Bytes of one answer on the way, beside what is read ahead of its visitor: at 5 ms, 50 MB/s. Less than hyper may hold of an
+/// answer of HTTP/1 (400 KiB).
 const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// Bytes of all answers on the way: as many as all streams may have.

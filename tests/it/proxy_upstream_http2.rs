@@ -642,11 +642,11 @@ fn an_upload_whose_visitor_leaves_is_reset() {
     assert_eq!((outcomes(&world, "aborted"), outcomes(&world, "error"), site.accepted()), (1, 0, 1));
 }
 
-/// A site that refuses the first stream of each connection, or those for which it is told a reason.
-fn refusing(setting: &Setting, reason: Reason) -> Http2Site {
+/// A site that resets one of its streams, counted from 1.
+fn refusing(setting: &Setting, number: usize, reason: Reason) -> Http2Site {
     Http2Site::start(setting.tls(), move |mut arrived| {
         Box::pin(async move {
-            if arrived.number() == 1 {
+            if arrived.number() == number {
                 return arrived.respond.send_reset(reason);
             }
             let (body, _) = arrived.read().await;
@@ -661,7 +661,7 @@ fn a_refused_stream_is_sent_again_whatever_it_carries() {
     let small = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello".to_owned();
     let chunked = "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n".to_owned();
     for request in [small, chunked] {
-        let site = refusing(&setting, Reason::REFUSED_STREAM);
+        let site = refusing(&setting, 1, Reason::REFUSED_STREAM);
         let world = setting.gate(&site.url(), "");
         let mut client = world.client();
         client.send(request);
@@ -702,12 +702,14 @@ fn a_server_that_wants_http1_for_a_request_gets_it_so() {
 fn a_stream_that_is_reset_for_another_reason_is_a_bad_gateway() {
     let setting = Setting::new();
     for method in ["GET", "POST"] {
-        let site = refusing(&setting, Reason::INTERNAL_ERROR);
+        let site = refusing(&setting, 2, Reason::INTERNAL_ERROR);
         let world = setting.gate(&site.url(), "");
         let mut client = world.client();
+        // not even on a connection that was used before: it is not what has ended
+        assert_eq!(client.get("/", &[]).status, 200);
         client.send(request(method, "/", &[]));
         assert_failed(&client.answer(), 502, "http_response_incomplete");
-        assert_eq!((site.seen().len(), outcomes(&world, "error")), (1, 1));
+        assert_eq!((site.seen().len(), outcomes(&world, "error")), (2, 1));
         // the connection goes on
         assert_eq!(world.get("/", &[]).status, 200);
         assert_eq!(site.accepted(), 1);
@@ -886,6 +888,51 @@ fn a_server_that_agrees_on_http2_and_says_nothing_is_not_connected() {
     assert_failed(&world.get("/", &[]), 502, "connection_terminated");
     assert_eq!(outcomes(&world, "connect"), 1);
     world.until_status("/slots/in_flight", 0);
+}
+
+#[test]
+fn nobody_waits_for_one_connection_after_the_other_that_can_not_be_made() {
+    let setting = Setting::new();
+    let silent = Http2Site::raw(setting.tls(), |mut raw| Box::pin(async move { raw.wait_for_end().await }));
+    let world = setting.gate(&silent.url(), "max_in_flight: 8, timeouts: { connect: 300ms }");
+    for client in &mut asking(&world, 8) {
+        assert_failed(&client.answer(), 504, "connection_timeout");
+    }
+    // one that is tried for all, and then all
+    assert_eq!((silent.accepted(), outcomes(&world, "connect")), (8, 8));
+    world.until_status("/slots/in_flight", 0);
+}
+
+#[test]
+fn who_leaves_while_a_connection_is_made_leaves_it_to_the_next() {
+    let setting = Setting::new();
+    let hatch = Hatch::new();
+    let opens = hatch.clone();
+    let site = Http2Site::raw(setting.tls(), move |mut raw| {
+        let opens = opens.clone();
+        Box::pin(async move {
+            if raw.number == 0 {
+                return raw.wait_for_end().await;
+            }
+            opens.wait().await;
+            raw.settle(&[]).await;
+            while let Some(request) = raw.next(HEADERS).await {
+                raw.answer(request.stream).await;
+            }
+        })
+    });
+    let world = setting.gate(&site.url(), "max_in_flight: 8, timeouts: { connect: 30s }");
+    let mut first = asking(&world, 1);
+    site.until_open(1);
+    let mut others = asking(&world, 4);
+    world.until_status("/slots/in_flight", 5);
+    first.remove(0).reset();
+    world.until_status("/slots/in_flight", 4);
+    hatch.open();
+    for client in &mut others {
+        assert_eq!(client.answer().status, 200);
+    }
+    assert_eq!(site.accepted(), 2);
 }
 
 #[test]

@@ -71,9 +71,14 @@ pub enum Failure {
 /// An answer later than this is counted as `slow`: what people call slow, and no input of the law.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// How often a request is sent over HTTP/2 at most, as long as nothing is done with it: a server that takes few requests on a connection
+/// (nginx: `keepalive_requests`) turns away those that were on their way with the last, and may do so on the next connection, too.
+const TRIES_MAX: u32 = 5;
+
 /// Sends a request and waits for the head of its answer. A second try is made only if not a byte was sent, or the server says that it
-/// has done nothing with it (HTTP/2: it has refused the stream, or wants it over HTTP/1.1, or gone away before it); or if the method is idempotent, there is no
-/// body, and the connection had been used before: it may have been closing all the while.
+/// has done nothing with it (HTTP/2: it has refused the stream, wants the request over HTTP/1.1, or has gone away before it; then further
+/// ones, too); or if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all
+/// the while.
 ///
 /// # Errors
 /// Why there is no answer. It is counted already.
@@ -81,13 +86,13 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
     let upstream = Arc::clone(&slot.upstream);
     *request.version_mut() = Version::HTTP_11;
     upstream.gate.sent(slot.worker);
-    let mut again = Again::First;
+    let mut tries = 1;
     // a stream can't become a WebSocket
     let mut offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
     loop {
         let mut connection = connection(&mut slot, offer).await?;
         // what may have to be sent again is written down first
-        let spare = (again == Again::First && connection.is_reused()).then(|| Spare::of(&request)).flatten();
+        let spare = (tries == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
         connection.deadline().set(slot.settings.timeouts.response);
         let started = upstream.clock.moment();
         let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout: slot.settings.timeouts.response };
@@ -100,9 +105,12 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
             Err(failed) => {
                 let timed_out = live.connection.deadline().has_fired();
                 let refused = !live.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
-                let may_be_repeated = spare.is_some() && failed.error.is_of_connection();
-                let retry = !refused && (failed.request.is_some() || may_be_repeated);
-                if again == Again::Second || timed_out || !retry {
+                let retry = match (&failed.request, &failed.error) {
+                    (Some(_), TransportError::Http2(_)) => tries < TRIES_MAX,
+                    (Some(_), TransportError::Http1(_) | TransportError::Body(_)) => tries == 1,
+                    (None, error) => spare.is_some() && error.is_of_connection(),
+                };
+                if timed_out || refused || !retry {
                     return Err(live.failed(failed.error));
                 }
                 if failed.error.wants_http1() {
@@ -114,16 +122,10 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
                 request = next;
                 slot = live.slot;
                 live.connection.close().await;
-                again = Again::Second;
+                tries += 1;
             }
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
-    First,
-    Second,
 }
 
 /// What came with the slot, or else what other requests of the worker share, or else a new connection.

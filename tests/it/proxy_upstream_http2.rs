@@ -787,6 +787,29 @@ fn what_a_server_has_not_seen_when_it_goes_is_sent_again() {
 }
 
 #[test]
+fn what_is_turned_away_is_sent_again_and_again_but_not_for_ever() {
+    let setting = Setting::new();
+    for (going, status) in [(4, 200), (5, 502)] {
+        let site = Http2Site::raw(setting.tls(), move |mut raw| {
+            Box::pin(async move {
+                raw.settle(&[]).await;
+                let Some(request) = raw.next(HEADERS).await else { return };
+                if raw.number < going {
+                    raw.send(goaway(0, 0)).await;
+                } else {
+                    raw.answer(request.stream).await;
+                }
+                raw.wait_for_end().await;
+            })
+        });
+        let world = setting.gate(&site.url(), "");
+        let mut client = world.client();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+        assert_eq!((client.answer().status, site.accepted()), (status, 5));
+    }
+}
+
+#[test]
 fn what_a_server_has_seen_when_it_goes_is_not() {
     let setting = Setting::new();
     let site = Http2Site::raw(setting.tls(), |mut raw| {

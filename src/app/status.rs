@@ -19,6 +19,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) queue: usize,
     pub(super) slots: u32,
     pub(super) connections: usize,
+    pub(super) idle: usize,
     pub(super) upgrades: usize,
     /// Whether an address can be taken now.
     pub(super) email_writable: bool,
@@ -131,7 +132,7 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
             "writable": snapshot.email_writable,
         },
         "invitations": invitations(snapshot.invitations),
-        "connections": { "open": snapshot.connections, "limit": regime.policy.limits.connections },
+        "connections": { "open": snapshot.connections, "idle": snapshot.idle, "limit": regime.policy.limits.connections },
         "upgrades": { "open": snapshot.upgrades, "limit": regime.policy.limits.upgrades },
         "newcomers_last_minute": { "admit": newcomers.0, "wait": newcomers.1 },
         "observed": observed(regime, newcomers),

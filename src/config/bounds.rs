@@ -76,6 +76,8 @@ pub(super) const NETWORKS: RangeInclusive<usize> = 0..=1000;
 /// Connections: a tenth is kept for pass holders, so ten at least; a million file descriptors is where kernels stop.
 pub(super) const CONNECTIONS: RangeInclusive<usize> = 10..=CONNECTIONS_MAX;
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// Connections of one client prefix, behind which a whole country can be.
+pub(super) const CONNECTIONS_PER_CLIENT: RangeInclusive<usize> = 1..=CONNECTIONS_MAX;
 /// WebSockets: each is a connection, too; with none they are all refused.
 pub(super) const UPGRADES: RangeInclusive<usize> = 0..=CONNECTIONS_MAX;
 /// A WebSocket over which nothing goes: a day, for a site that sends no pings, is longer than any page stays open.
@@ -84,6 +86,8 @@ pub(super) const UPGRADE_IDLE: Span = ms(100)..=days(1);
 pub(super) const HEADER_BYTES: RangeInclusive<usize> = 8 * KIB..=MIB;
 /// Waiting for a client to send something.
 pub(super) const CLIENT_TIMEOUT: Span = ms(100)..=HOUR;
+/// Bytes a second of a body: none is no limit; no visitor's line is held to more than a mebibyte.
+pub(super) const MIN_RATE: RangeInclusive<usize> = 0..=MIB;
 /// All buffers together: one large body at least, and no more than machines have.
 pub(super) const BUFFER_MEMORY: RangeInclusive<usize> = MIB..=1024 * 1024 * MIB;
 /// Tickets a minute of one client prefix, behind which a whole country can be.

@@ -215,10 +215,12 @@ fn print_client(yaml: &mut Yaml, Client { trusted_proxies }: &Client) {
 fn print_limits(yaml: &mut Yaml, limits: Limits) {
     let Limits {
         connections,
+        connections_per_client,
         header_bytes,
         handshake_timeout,
         header_timeout,
         body_timeout,
+        min_rate,
         idle_timeout,
         upgrades,
         upgrade_idle,
@@ -227,10 +229,12 @@ fn print_limits(yaml: &mut Yaml, limits: Limits) {
     } = limits;
     yaml.section("limits", |yaml| {
         yaml.key("connections", connections);
+        yaml.key("connections_per_client", connections_per_client);
         yaml.key("header_bytes", print_bytes(header_bytes));
         yaml.key("handshake_timeout", print_duration(handshake_timeout));
         yaml.key("header_timeout", print_duration(header_timeout));
         yaml.key("body_timeout", print_duration(body_timeout));
+        yaml.key("min_rate", print_bytes(min_rate));
         yaml.key("idle_timeout", print_duration(idle_timeout));
         yaml.key("upgrades", upgrades);
         yaml.key("upgrade_idle", print_duration(upgrade_idle));

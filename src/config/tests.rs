@@ -65,10 +65,12 @@ bypass: { revoked: ["0000000000000001", batch-0000000f], not_before: "2026-02-28
 client: { trusted_proxies: [10.0.0.0/8, 192.0.2.1, "2001:db8::/32"] }
 limits:
   connections: 20
+  connections_per_client: 6
   header_bytes: 8192
   handshake_timeout: 4s
   header_timeout: 1s
   body_timeout: 2s
+  min_rate: 1KiB
   idle_timeout: 3s
   upgrades: 7
   upgrade_idle: 6s
@@ -195,10 +197,12 @@ client:
   trusted_proxies: []
 limits:
   connections: 10000
+  connections_per_client: 1000
   header_bytes: 32KiB
   handshake_timeout: 10s
   header_timeout: 10s
   body_timeout: 30s
+  min_rate: 240
   idle_timeout: 30s
   upgrades: 1000
   upgrade_idle: 5m
@@ -494,6 +498,7 @@ fn each_bound_is_held() {
         ("bypass: { revoked: x }", "bypass.revoked: is a text: a list is expected"),
         ("client: { trusted_proxies: [10.0.0.1/8] }", "client.trusted_proxies[0]: 10.0.0.1/8 is an address within a network"),
         ("limits: { connections: 9 }", "limits.connections: 9 is below 10"),
+        ("limits: { connections_per_client: 0 }", "limits.connections_per_client: 0 is below 1"),
         ("limits: { header_bytes: 8191 }", "limits.header_bytes: 8191 is below 8KiB"),
         ("limits: { header_bytes: 2MiB }", "limits.header_bytes: 2MiB is above 1MiB"),
         ("limits: { header_bytes: -1 }", "limits.header_bytes: -1 is below 8KiB"),
@@ -501,6 +506,7 @@ fn each_bound_is_held() {
         ("limits: { header_bytes: 8192.5 }", "limits.header_bytes: 8192.5 is not a size"),
         ("limits: { header_timeout: 99ms }", "limits.header_timeout: 99ms is below 100ms"),
         ("limits: { body_timeout: 61m }", "limits.body_timeout: 61m is above 1h"),
+        ("limits: { min_rate: 2MiB }", "limits.min_rate: 2MiB is above 1MiB"),
         ("limits: { idle_timeout: 0s }", "limits.idle_timeout: 0s is below 100ms"),
         ("limits: { upgrades: -1 }", "limits.upgrades: -1 is below 0"),
         ("limits: { upgrades: 1000001 }", "limits.upgrades: 1000001 is above 1000000"),

@@ -356,10 +356,12 @@ fn client(mut section: Section<'_>) -> Client {
 fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
     let limits = Limits {
         connections: section.read("connections", 10_000, whole(bounds::CONNECTIONS)),
+        connections_per_client: section.read("connections_per_client", 1000, whole(bounds::CONNECTIONS_PER_CLIENT)),
         header_bytes: section.read("header_bytes", 32 * KIB, size(bounds::HEADER_BYTES)),
         handshake_timeout: section.read("handshake_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         header_timeout: section.read("header_timeout", secs(10), duration(bounds::CLIENT_TIMEOUT)),
         body_timeout: section.read("body_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),
+        min_rate: section.read("min_rate", 240, size(bounds::MIN_RATE)),
         idle_timeout: section.read("idle_timeout", secs(30), duration(bounds::CLIENT_TIMEOUT)),
         upgrades: section.read("upgrades", 1000, whole(bounds::UPGRADES)),
         upgrade_idle: section.read("upgrade_idle", secs(5 * 60), duration(bounds::UPGRADE_IDLE)),

@@ -37,6 +37,7 @@ impl Counter {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn counters() -> Vec<Counter> {
     vec![
         Counter::labelled(
@@ -97,6 +98,11 @@ fn counters() -> Vec<Counter> {
             "Requests with X-Forwarded-For from a peer outside client.trusted_proxies. A large share means that the proxy in front of \
              the gate is missing from that setting, and the crowd counts as one client.",
             Count::UntrustedForwarded,
+        ),
+        Counter::plain(
+            "tidegate_idle_connections_closed_total",
+            "Idle connections that were closed because limits.connections was nearly reached: who comes back pays for a new one.",
+            Count::IdleClosed,
         ),
         Counter::labelled(
             "tidegate_upgrades_total",
@@ -167,6 +173,10 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
         Gauge::MaxInFlight => ("tidegate_max_in_flight", "Slots of each server: requests that may be at it at once, as told or as found."),
         Gauge::SlotQueueLength => ("tidegate_slot_queue_length", "Requests that may enter and wait for a slot now."),
         Gauge::DownstreamConnections => ("tidegate_downstream_connections", "Connections from clients that are open now."),
+        Gauge::DownstreamConnectionsIdle => (
+            "tidegate_downstream_connections_idle",
+            "Of these, connections of HTTP/1 that have had no request under way for a tenth of a second or more, and hold no buffers.",
+        ),
         Gauge::CertificateExpires => (
             "tidegate_certificate_expires_timestamp_seconds",
             "When the first of the certificates that visitors are shown expires, in seconds since 1970. +Inf without TLS.",

@@ -151,7 +151,7 @@ labels! {
         HandshakeTimeout => "handshake_timeout",
         /// 408: the request head took longer than `limits.header_timeout`.
         HeaderTimeout => "header_timeout",
-        /// 408: the request body stood still for longer than `limits.body_timeout`.
+        /// 408: the request body used `limits.body_timeout` up: it stood still, or came slower than `limits.min_rate`.
         BodyTimeout => "body_timeout",
         /// 413: a body larger than a reserved path takes.
         BodyTooLarge => "body_too_large",
@@ -171,6 +171,8 @@ labels! {
         Upgrades => "upgrades",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
+        /// Closed unanswered: over `limits.connections_per_client`, with more than half of `limits.connections` taken.
+        ClientConnections => "client_connections",
         /// Closed unanswered: no PROXY header, or a faulty one, from a trusted proxy that has to send one.
         ProxyProtocol => "proxy_protocol",
         /// 500: the gate's own fault.

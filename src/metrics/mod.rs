@@ -50,6 +50,8 @@ pub enum Gauge {
     SlotQueueLength,
     /// Open connections from clients.
     DownstreamConnections,
+    /// Of these, those of HTTP/1 between two requests, which hold no buffers.
+    DownstreamConnectionsIdle,
     /// When the first of the certificates that are shown expires, seconds since 1970.
     CertificateExpires,
     /// Open WebSockets.
@@ -88,6 +90,7 @@ impl Gauge {
         Self::MaxInFlight,
         Self::SlotQueueLength,
         Self::DownstreamConnections,
+        Self::DownstreamConnectionsIdle,
         Self::CertificateExpires,
         Self::UpgradesActive,
         Self::ConfigLastApplied,
@@ -267,7 +270,9 @@ mod tests {
             ("tidegate_slot_queue_length", "gauge"),
             ("tidegate_slot_wait_seconds", "histogram"),
             ("tidegate_downstream_connections", "gauge"),
+            ("tidegate_downstream_connections_idle", "gauge"),
             ("tidegate_upgrades_active", "gauge"),
+            ("tidegate_idle_connections_closed_total", "counter"),
             ("tidegate_upgrades_total", "counter"),
             ("tidegate_config_reloads_total", "counter"),
             ("tidegate_config_last_applied_timestamp_seconds", "gauge"),

@@ -27,6 +27,8 @@ pub enum Count {
     Refused(Refusal),
     /// A request with X-Forwarded-For from a peer that is not in `client.trusted_proxies`.
     UntrustedForwarded,
+    /// An idle connection that was told to go for others.
+    IdleClosed,
     /// A request for a WebSocket that went to the site.
     Upgrade(UpgradeResult),
     /// A reload of gate.yaml.
@@ -54,7 +56,8 @@ const REDEEMED: usize = INVITATIONS + InvitationResult::ALL.len();
 const OBSERVED: usize = REDEEMED + 1;
 const NEWCOMERS: usize = OBSERVED + ObservedLabel::ALL.len();
 const UPGRADES: usize = NEWCOMERS + NewcomerLabel::ALL.len();
-const COUNTS: usize = UPGRADES + UpgradeResult::ALL.len();
+const IDLE_CLOSED: usize = UPGRADES + UpgradeResult::ALL.len();
+const COUNTS: usize = IDLE_CLOSED + 1;
 
 impl Count {
     /// Where it stands in a shard.
@@ -67,6 +70,7 @@ impl Count {
             Self::TokenRejected(reason) => TOKENS + reason as usize,
             Self::Refused(reason) => REFUSALS + reason as usize,
             Self::UntrustedForwarded => UNTRUSTED,
+            Self::IdleClosed => IDLE_CLOSED,
             Self::Upgrade(result) => UPGRADES + result as usize,
             Self::Reload(result) => RELOADS + result as usize,
             Self::EmailAccepted => EMAILS,
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_count_has_a_place_of_its_own() {
-        let mut all: Vec<Count> = vec![Count::UntrustedForwarded, Count::EmailAccepted, Count::InvitationRedeemed];
+        let mut all: Vec<Count> = vec![Count::UntrustedForwarded, Count::IdleClosed, Count::EmailAccepted, Count::InvitationRedeemed];
         all.extend(VerdictLabel::ALL.iter().map(|label| Count::Request(*label)));
         all.extend(OutcomeLabel::ALL.iter().map(|label| Count::Outcome(*label)));
         all.extend(TokenRejection::ALL.iter().map(|label| Count::TokenRejected(*label)));

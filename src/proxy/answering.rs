@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::Worker;
-use super::connections::Phase;
 use super::exchange::Exchange;
 use super::facts;
 use super::handle::{self, Awaited, Handled, Peer, Told};
@@ -28,7 +27,7 @@ pub(super) enum Answering {
 impl Answering {
     pub(super) fn to(peer: &Arc<Peer>, exchange: Exchange, request: Request<Incoming>) -> Self {
         let worker = &*peer.worker;
-        exchange.enter(Phase::Busy);
+        exchange.begin(!request.body().is_end_stream());
         let regime = worker.gate.regime();
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));

@@ -1,7 +1,9 @@
 //! The connections of clients: how many there are, who of them may stay, and how long each may take for what it does.
 //!
 //! Waiting visitors are many, and must not crowd out those who may enter: above half of the limit a waiting answer closes its
-//! connection, and the last tenth is kept for connections that showed a pass: one that comes without is answered and closed.
+//! connection, and one client may have no more than `limits.connections_per_client`; the last tenth is kept for connections that showed
+//! a pass: one that comes without is answered and closed. To have that tenth free, idle connections without a pass are closed above
+//! nine tenths, the longest idle first; and when none is left, a hundredth of all, those with a pass among them, so that who comes gets in.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,13 +11,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use super::account::Account;
+use super::clients::Clients;
 use super::wire::Wire;
-use crate::deadlines::Deadline;
+use crate::deadlines::{Deadline, Wanted};
 use crate::gate::Gate;
+use crate::rules::headers::forwarded::ClientPrefix;
+use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
 
 /// All connections of clients.
@@ -25,8 +33,13 @@ pub struct Connections {
     taken: AtomicUsize,
     open: AtomicUsize,
     with_pass: AtomicUsize,
+    resting: AtomicUsize,
     upgrades: AtomicUsize,
     closed: Notify,
+    clients: Clients,
+    /// Workers, and listeners that have no place for whom they would accept next.
+    workers: AtomicUsize,
+    shut_out: AtomicUsize,
 }
 
 impl Connections {
@@ -43,10 +56,31 @@ impl Connections {
             let closed = self.closed.notified();
             let entered = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit()).then_some(taken + 1));
             if entered.is_ok() {
-                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false) };
+                let (has_pass, rests) = (AtomicBool::new(false), AtomicBool::new(false));
+                return Place { all: Arc::clone(self), is_open: false, has_pass, rests, client: None };
             }
+            let _waits = Raised::new(&self.shut_out);
             closed.await;
         }
+    }
+
+    /// Those between two requests that hold no buffer.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting.load(Ordering::Relaxed)
+    }
+
+    /// One more worker takes its part in making room.
+    pub(super) fn join(&self) {
+        self.workers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many idle connections each worker is to close.
+    pub(super) fn wanted(&self, limit: usize) -> Wanted {
+        let of_others = self.open().saturating_sub(limit - limit.div_ceil(10));
+        let of_all = if self.shut_out.load(Ordering::Relaxed) > 0 { limit.div_ceil(100) } else { 0 };
+        let workers = self.workers.load(Ordering::Relaxed).max(1);
+        Wanted { of_others: of_others.div_ceil(workers), of_all: of_all.div_ceil(workers) }
     }
 
     /// Those that are WebSockets, or ask the site to be.
@@ -61,7 +95,7 @@ impl Connections {
         taken.ok().map(|_| UpgradePlace { all: Arc::clone(self) })
     }
 
-    /// Whether a waiting answer closes its connection.
+    /// Whether connections are short: a waiting answer closes its own, and one client may not have any number.
     pub(super) fn is_short(&self, limit: usize) -> bool {
         self.open() > limit / 2
     }
@@ -73,13 +107,36 @@ impl Connections {
     }
 }
 
+/// One more, until dropped.
+struct Raised<'a>(&'a AtomicUsize);
+
+impl<'a> Raised<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The place of one connection among all; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     all: Arc<Connections>,
     is_open: bool,
     has_pass: AtomicBool,
+    rests: AtomicBool,
+    /// Whose it is, if that is counted.
+    client: Option<ClientPrefix>,
 }
+
+/// A client has as many connections as it may.
+#[derive(Debug)]
+pub(super) struct TooMany;
 
 impl Place {
     /// Its client has come.
@@ -87,6 +144,16 @@ impl Place {
         self.is_open = true;
         self.all.open.fetch_add(1, Ordering::Relaxed);
         self
+    }
+
+    /// It is known whose it is.
+    ///
+    /// # Errors
+    /// The client has as many as it may, and connections are short: a crowd behind one address is no attack while there is room.
+    pub(super) fn belongs_to(&mut self, client: ClientPrefix, limits: &Limits) -> Result<(), TooMany> {
+        let count = self.all.clients.one_more(client);
+        self.client = Some(client);
+        if count > limits.connections_per_client && self.all.is_short(limits.connections) { Err(TooMany) } else { Ok(()) }
     }
 
     pub(super) fn has_pass(&self) -> bool {
@@ -99,10 +166,23 @@ impl Place {
             self.all.with_pass.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// It has given its buffers back, or has them again.
+    pub(super) fn rests(&self, rests: bool) {
+        match (self.rests.swap(rests, Ordering::Relaxed), rests) {
+            (false, true) => self.all.resting.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.all.resting.fetch_sub(1, Ordering::Relaxed),
+            (false, false) | (true, true) => 0,
+        };
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.rests(false);
+        if let Some(client) = self.client {
+            self.all.clients.one_less(client);
+        }
         if self.has_pass.load(Ordering::Relaxed) {
             self.all.with_pass.fetch_sub(1, Ordering::Relaxed);
         }
@@ -136,7 +216,7 @@ pub(super) enum Phase {
     Head,
     /// A request is being answered: no deadline of the client's.
     Busy,
-    /// A request body is awaited: `limits.body_timeout` for each piece.
+    /// A request body is awaited: `limits.body_timeout`, into which its bytes pay by `limits.min_rate`.
     Body,
 }
 
@@ -164,13 +244,35 @@ pub(super) struct State {
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
     stalled: AtomicBool,
+    /// The last request had a body, of which some may still be on its way.
+    had_body: AtomicBool,
+    /// For the body of this request.
+    upload: Account,
+    /// For what the client takes.
+    answer: Account,
 }
+
+/// How long a connection is left between two requests before it gives its buffers back: the pauses within a page are shorter.
+const REST_AFTER: Duration = Duration::from_millis(100);
 
 impl State {
     pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
-        let state = Self { deadline, place, peer, tls, phase: AtomicU8::new(Phase::Idle as u8), gate, stalled: AtomicBool::new(false) };
+        let state = Self {
+            deadline,
+            place,
+            peer,
+            tls,
+            phase: AtomicU8::new(Phase::Idle as u8),
+            gate,
+            stalled: AtomicBool::new(false),
+            had_body: AtomicBool::new(false),
+            upload: Account::default(),
+            answer: Account::default(),
+        };
+        state.deadline.look_after(REST_AFTER);
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
+        state.deadline.idles(false);
         Arc::new(state)
     }
 
@@ -179,8 +281,53 @@ impl State {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
+        let before = self.phase();
         self.phase.store(phase as u8, Ordering::Relaxed);
+        if phase == Phase::Idle {
+            self.upload.renew();
+            // what it owes of this answer is not forgiven for the next
+            if !self.is_stalled() {
+                self.answer.renew();
+            }
+        } else if before == Phase::Body {
+            self.upload.rests(self.deadline.now(), self.patience());
+        }
         self.set_deadline(phase);
+        if phase == Phase::Idle {
+            self.deadline.look_after(REST_AFTER);
+        }
+    }
+
+    /// A request has come.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.enter(Phase::Busy);
+        self.had_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// Whether the connection has nothing under way, and has had nothing for some time: no byte of a request, none of an answer. It is
+    /// asked when all that there was to read and to write has been.
+    pub(super) fn may_rest(&self) -> bool {
+        if !self.deadline.is_to_look() {
+            return false;
+        }
+        // what is under way now sets the time anew when it is over
+        self.deadline.has_looked();
+        self.phase() == Phase::Idle && !self.is_stalled() && !self.had_body.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rests(&self) {
+        self.place.rests(true);
+    }
+
+    pub(super) fn rises(&self) {
+        self.place.rests(false);
+        // what woke it may have been no request: a part of a TLS record
+        self.deadline.look_after(REST_AFTER);
+    }
+
+    /// Whether it is to go for others. One whose client has asked for something meanwhile is not.
+    pub(super) fn makes_room(&self) -> bool {
+        self.deadline.is_unwanted() && self.phase() == Phase::Idle && !self.is_stalled()
     }
 
     /// Whether the client takes nothing of what there is for it.
@@ -193,32 +340,54 @@ impl State {
         if self.is_stalled() {
             return;
         }
+        if phase == Phase::Idle {
+            self.deadline.idles(self.place.has_pass())
+        } else {
+            self.deadline.works()
+        }
         match phase {
             Phase::Idle => self.deadline.set(self.limits(|limits| limits.idle_timeout)),
             Phase::Head => self.deadline.set(self.limits(|limits| limits.header_timeout)),
-            Phase::Body => self.deadline.set(self.limits(|limits| limits.body_timeout)),
+            Phase::Body => self.upload.awaits(&self.deadline, self.patience()),
             Phase::Busy => self.deadline.clear(),
         }
     }
 
-    fn was_read(&self) {
+    fn was_read(&self, bytes: u64) {
         match self.phase() {
             Phase::Idle => self.enter(Phase::Head),
-            Phase::Body => self.set_deadline(Phase::Body),
+            // while it is stalled this account rests, and its bytes set no deadline
+            Phase::Body => self.upload.moved(bytes, &self.deadline, self.patience()),
+            // ahead of its turn
+            Phase::Busy if !self.upload.is_full() => self.upload.moved(bytes, &self.deadline, self.patience()),
             Phase::Head | Phase::Busy => {}
         }
     }
 
-    fn was_written(&self, pending: bool) {
+    /// So many bytes have left for the client, and whether more would have if it had taken them.
+    fn was_written(&self, bytes: u64, pending: bool) {
         if pending {
-            // from the last byte that the client took, not from each attempt
+            // time is spent from the first attempt, not from each, and earned by what leaves
             if !self.stalled.swap(true, Ordering::Relaxed) {
-                self.deadline.set(self.limits(|limits| limits.body_timeout));
+                self.deadline.works();
+                self.upload.rests(self.deadline.now(), self.patience());
+                self.answer.awaits(&self.deadline, self.patience());
             }
-        } else if self.stalled.load(Ordering::Relaxed) {
+            if bytes > 0 {
+                self.answer.moved(bytes, &self.deadline, self.patience());
+            }
+        } else if self.is_stalled() {
             self.stalled.store(false, Ordering::Relaxed);
+            self.answer.moved(bytes, &self.deadline, self.patience());
+            self.answer.rests(self.deadline.now(), self.patience());
             self.set_deadline(self.phase());
+        } else if !self.answer.is_full() {
+            self.answer.moved(bytes, &self.deadline, self.patience());
         }
+    }
+
+    fn patience(&self) -> Patience {
+        self.limits(Limits::patience)
     }
 
     pub(super) fn limits<T>(&self, of: impl Fn(&Limits) -> T) -> T {
@@ -231,6 +400,26 @@ impl State {
 pub(super) struct Socket {
     pub(super) wire: Wire,
     pub(super) state: Arc<State>,
+    /// What was read before and is to be read again.
+    unread: Bytes,
+}
+
+impl Socket {
+    pub(super) const fn new(wire: Wire, state: Arc<State>) -> Self {
+        Self { wire, state, unread: Bytes::new() }
+    }
+
+    /// The same, with what was read of it and not used.
+    pub(super) fn unread(self, unread: Bytes) -> Self {
+        debug_assert!(self.unread.is_empty(), "what is read again comes before what is new");
+        // an empty one may still hold all of the buffer that it was a part of
+        Self { unread: if unread.is_empty() { Bytes::new() } else { unread }, ..self }
+    }
+
+    /// Waits until there is something to read, an end or an error included; takes no byte, and holds no buffer for it.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.unread.is_empty() { self.wire.poll_readable(cx) } else { Poll::Ready(()) }
+    }
 }
 
 /// The answer to a head that takes too long. hyper would close without a word.
@@ -251,9 +440,16 @@ impl AsyncRead for Socket {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buf.remaining());
+            buf.put_slice(&self.unread.split_to(length));
+            self.state.was_read(length as u64);
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.state.was_read();
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 {
+            self.state.was_read(bytes as u64);
         }
         polled
     }
@@ -261,14 +457,16 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_write(cx, buf);
-        self.state.was_written(polled.is_pending());
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
         polled
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
-        self.state.was_written(polled.is_pending());
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
         polled
     }
 
@@ -277,10 +475,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.wire.sent();
         let polled = Pin::new(&mut self.wire).poll_flush(cx);
         // what TLS takes has not left yet: that it is on its way is seen here
         if matches!(self.wire, Wire::Tls(_)) {
-            self.state.was_written(polled.is_pending());
+            self.state.was_written(self.wire.sent() - before, polled.is_pending());
         }
         polled
     }

@@ -24,6 +24,14 @@ pub(super) enum Exchange {
 }
 
 impl Exchange {
+    /// Its request is here.
+    pub(super) fn begin(&self, has_body: bool) {
+        match self {
+            Self::Alone(state) => state.begin(has_body),
+            Self::Stream(stream) => stream.enter(Phase::Busy),
+        }
+    }
+
     pub(super) fn enter(&self, phase: Phase) {
         match self {
             Self::Alone(state) => state.enter(phase),

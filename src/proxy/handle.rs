@@ -57,6 +57,11 @@ impl Peer {
         self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether it is about to become something else than a connection of requests.
+    pub(super) fn is_upgrading(&self) -> bool {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn becomes(&self, upgraded: Box<Upgraded>) {
         *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgraded);
     }

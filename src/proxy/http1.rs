@@ -1,56 +1,124 @@
 //! One connection that speaks HTTP/1: hyper's own server, with our deadlines; and the WebSocket that it may become.
+//!
+//! hyper keeps ten kilobytes and more of buffers for a connection, and most connections are between two requests. One that stays so for a
+//! while is taken out of hyper's hands, and is no more than a socket until something comes.
+//!
+//! Always holds: only a connection that has nothing under way is taken apart (`State::may_rest`). What was left of a body would else be
+//! read as a request.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
+use tokio::io::AsyncWrite as _;
 
+use super::Worker;
 use super::answering::Answering;
 use super::connections::{Phase, Socket, State};
 use super::exchange::Exchange;
 use super::handle::Peer;
-use super::{Stage, Worker, until};
 use crate::metrics::{Count, Refusal};
 
+/// How hyper's hold on a connection ends.
+enum Held {
+    Ended(hyper::Result<()>),
+    /// There has been nothing to do for some time.
+    Rests,
+    /// Too late, or in the way of others.
+    Cut,
+}
+
+/// How the rest of a connection ends.
+enum Rested {
+    Readable,
+    Closing,
+    /// Too late, or in the way of others.
+    Cut,
+}
+
 /// Serves a connection until it ends.
-pub(super) async fn serve(peer: Arc<Peer>, socket: Socket, mut stage: watch::Receiver<Stage>) {
+pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
     let state = Arc::clone(&peer.state);
     let header_bytes = peer.worker.gate.regime().policy.limits.header_bytes;
-    let io = TokioIo::new(socket);
     let service = service_fn(|request| Answering::to(&peer, Exchange::Alone(Arc::clone(&state)), request));
-    let mut http = http1::Builder::new();
-    http.max_buf_size(header_bytes).max_header_size(header_bytes);
-    let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
-    let mut closing = false;
-    let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
-    let ended = poll_fn(|cx| {
-        if !closing && draining.as_mut().poll(cx).is_ready() {
-            closing = true;
-            connection.as_mut().graceful_shutdown();
+    let take = |socket| {
+        let mut http = http1::Builder::new();
+        http.max_buf_size(header_bytes).max_header_size(header_bytes);
+        Box::new(http.serve_connection(TokioIo::new(socket), service).with_upgrades())
+    };
+    let ended = loop {
+        // nothing of hyper's may be left while the connection rests, not even its place on the heap
+        let parts = {
+            let mut connection = take(socket);
+            let mut closing = false;
+            let held = poll_fn(|cx| {
+                if !closing && peer.worker.is_closing() {
+                    closing = true;
+                    Pin::new(&mut *connection).graceful_shutdown();
+                }
+                state.deadline.wakes(cx.waker());
+                // a head or a body that takes too long is answered, if there is somebody to take it; anything else just closes
+                if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
+                    return Poll::Ready(Held::Cut);
+                }
+                if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                    return Poll::Ready(Held::Ended(ended));
+                }
+                // only now, when all that has come is read
+                if state.makes_room() {
+                    return Poll::Ready(Held::Cut);
+                }
+                if state.may_rest() && !closing && !peer.is_upgrading() { Poll::Ready(Held::Rests) } else { Poll::Pending }
+            });
+            match held.await {
+                Held::Ended(ended) => break ended,
+                Held::Cut => return,
+                Held::Rests => connection.into_parts(),
+            }
+        };
+        let Some(parts) = parts else { break Ok(()) };
+        socket = parts.io.into_inner().unread(parts.read_buf);
+        state.rests();
+        let rested = poll_fn(|cx| {
+            if state.deadline.has_fired() {
+                return Poll::Ready(Rested::Cut);
+            }
+            if peer.worker.is_closing() {
+                return Poll::Ready(Rested::Closing);
+            }
+            match socket.poll_readable(cx) {
+                Poll::Ready(()) => Poll::Ready(Rested::Readable),
+                Poll::Pending if state.makes_room() => Poll::Ready(Rested::Cut),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        match rested.await {
+            Rested::Readable => state.rises(),
+            Rested::Cut => return,
+            Rested::Closing => return poll_fn(|cx| poll_close(&mut socket, cx)).await,
         }
-        state.deadline.wakes(cx.waker());
-        // a head or a body that takes too long is answered, if there is somebody to take it; anything else just closes
-        if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
-            return Poll::Ready(None);
-        }
-        connection.as_mut().poll(cx).map(Some)
-    })
-    .await;
+    };
     match ended {
         // on the heap, since hardly any connection needs the room
-        Some(Ok(())) => {
+        Ok(()) => {
             if let Some(upgraded) = peer.take_upgraded() {
                 Box::pin(upgraded.run(&peer)).await;
             }
         }
-        Some(Err(error)) => count_error(&peer.worker, &state, &error),
-        None => {}
+        Err(error) => count_error(&peer.worker, &state, &error),
     }
+}
+
+/// Says that nothing follows, for as long as the client has time to take it.
+fn poll_close(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<()> {
+    if socket.state.deadline.has_fired() {
+        return Poll::Ready(());
+    }
+    Pin::new(socket).poll_shutdown(cx).map(drop)
 }
 
 /// What hyper answers by itself: 400, 414, 431; and the 408 of a head that takes too long.

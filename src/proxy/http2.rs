@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,13 +15,13 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 
+use super::Worker;
 use super::answering::Answering;
 use super::exchange::Exchange;
 use super::handle::Peer;
 use super::streams::{Session, Streams};
-use super::{Stage, Worker, until};
+use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
 
 /// Streams at once: the least that RFC 9113 recommends (section 6.5.2), and a page with all that is on it.
@@ -49,10 +49,7 @@ const RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
 const ERROR_RESETS_MAX: usize = STREAMS_MAX as usize;
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<T>(peer: Arc<Peer>, io: T, mut stage: watch::Receiver<Stage>)
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) async fn serve(peer: Arc<Peer>, io: Wire) {
     let (idle_timeout, header_bytes) = peer.state.limits(|limits| (limits.idle_timeout, limits.header_bytes));
     let session = Session::new(Arc::clone(&peer));
     let mut builder = http2::Builder::new(Streams(Arc::clone(&session)));
@@ -78,12 +75,11 @@ where
     let io = TokioIo::new(Metered { io: Some(io), session: Arc::clone(&session), left: Arc::clone(&left) });
     let ended = {
         let mut connection = pin!(builder.serve_connection(io, service));
-        let mut draining = pin!(async move { until(&mut stage, Stage::Closing).await });
         let mut has_left = false;
         poll_fn(|cx| {
             let deadline = &peer.state.deadline;
             deadline.wakes(cx.waker());
-            if !session.is_leaving() && draining.as_mut().poll(cx).is_ready() {
+            if !session.is_leaving() && peer.worker.is_closing() {
                 session.leave();
             }
             if deadline.has_fired() {
@@ -95,6 +91,11 @@ where
                     session.leave();
                     session.set_deadline();
                 }
+            }
+            if session.makes_room() && !session.is_leaving() {
+                // who is there is told by a GOAWAY, and has a round trip to take it
+                session.leave();
+                deadline.set(FAREWELL);
             }
             loop {
                 if session.is_abusive() {
@@ -136,7 +137,7 @@ impl Drop for Forgetful<'_> {
 fn count_end(worker: &Worker, session: &Session, ended: &Option<hyper::Result<()>>) {
     let refusal = match ended {
         _ if session.is_abusive() => Refusal::H2Abuse,
-        None if !session.has_begun() => Refusal::HeaderTimeout,
+        None if !session.has_begun() && !session.makes_room() => Refusal::HeaderTimeout,
         Some(Err(error)) => {
             tracing::debug!(error = error as &dyn Error, "an HTTP/2 connection ended");
             // the crate beneath hyper is not seen from here, but by its words
@@ -163,34 +164,47 @@ async fn linger(mut io: impl AsyncRead + Unpin) {
     drop(tokio::time::timeout(LINGER, reading).await);
 }
 
+/// How long a connection has that is told to go for others.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// As nginx has it (`lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A client's socket, whose bytes are counted.
-struct Metered<T> {
+struct Metered {
     /// Until it is dropped.
-    io: Option<T>,
+    io: Option<Wire>,
     session: Arc<Session>,
     /// Where it is left for who closes it.
-    left: Arc<Mutex<Option<T>>>,
+    left: Arc<Mutex<Option<Wire>>>,
 }
 
-impl<T: Unpin> Metered<T> {
-    fn io(&mut self) -> io::Result<Pin<&mut T>> {
-        self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+impl Metered {
+    fn io(&mut self) -> io::Result<&mut Wire> {
+        self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Writes somehow, and counts what has left by it.
+    fn write<R>(&mut self, write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        let io = self.io()?;
+        let before = io.sent();
+        let polled = write(Pin::new(io));
+        let sent = io.sent() - before;
+        self.session.was_written(sent, polled.is_pending());
+        polled
     }
 }
 
-impl<T> Drop for Metered<T> {
+impl Drop for Metered {
     fn drop(&mut self) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.io.take();
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+impl AsyncRead for Metered {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = self.io()?.poll_read(cx, buf);
+        let polled = Pin::new(self.io()?).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
         if bytes > 0 && !self.session.may_read(bytes) {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
@@ -199,17 +213,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = self.io()?.poll_write(cx, buf);
-        self.session.was_written(&polled);
-        polled
+        self.write(|io| io.poll_write(cx, buf))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let polled = self.io()?.poll_write_vectored(cx, bufs);
-        self.session.was_written(&polled);
-        polled
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.write(|io| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -217,12 +227,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.io()?.poll_flush(cx);
-        self.session.was_flushed(&polled);
+        let polled = self.write(|io| io.poll_flush(cx));
+        if polled.is_ready() {
+            self.session.was_flushed();
+        }
         polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io()?.poll_shutdown(cx)
+        Pin::new(self.io()?).poll_shutdown(cx)
     }
 }

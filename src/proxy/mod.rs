@@ -4,8 +4,10 @@
 //! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
 //! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
 
+mod account;
 mod answering;
 mod body;
+mod clients;
 mod connections;
 mod email;
 mod exchange;
@@ -41,11 +43,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::clock::Clock;
-use crate::deadlines::{Deadlines, SWEEP};
+use crate::deadlines::{Deadlines, SWEEP, Wanted};
 use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
-use crate::rules::headers::forwarded::PeerValues;
+use crate::rules::headers::forwarded::{PeerValues, client_prefix, is_trusted};
 use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
 
@@ -56,7 +58,7 @@ use handle::Peer;
 use preamble::Named;
 use respond::PageCache;
 use verified::Verified;
-use wire::Wire;
+use wire::{Counted, Wire};
 
 /// What a worker needs; all but its own parts is shared by all workers.
 #[derive(Debug)]
@@ -136,8 +138,17 @@ impl Worker {
     }
 
     fn is_draining(&self) -> bool {
+        self.has_come_to(Stage::Draining)
+    }
+
+    /// Whether connections end with the request that is under way. Each is woken when it begins, and asks whenever it is polled.
+    fn is_closing(&self) -> bool {
+        self.has_come_to(Stage::Closing)
+    }
+
+    fn has_come_to(&self, stage: Stage) -> bool {
         // asked by every request: the first question takes no lock that all workers share
-        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= Stage::Draining
+        self.stage.has_changed().unwrap_or(true) && *self.stage.borrow() >= stage
     }
 
     /// The next number of splitmix64: distinct for 2^64 calls, and no secret, since what it names is signed.
@@ -161,6 +172,7 @@ pub struct Listener {
 /// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
 /// bounds how long that may take.
 pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
+    worker.connections.join();
     let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
     let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
     while let Some(ended) = doors.join_next().await {
@@ -237,9 +249,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 async fn sweep(worker: Arc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut closing = false;
     loop {
         ticks.tick().await;
-        worker.deadlines.sweep(worker.clock.moment());
+        let now = worker.clock.moment();
+        worker.deadlines.sweep(now);
+        let wanted = worker.connections.wanted(worker.gate.regime().policy.limits.connections);
+        if wanted != Wanted::default() {
+            for _ in 0..worker.deadlines.make_room(now, wanted) {
+                worker.shard.count(Count::IdleClosed);
+            }
+        }
+        if !closing && worker.is_closing() {
+            closing = true;
+            worker.deadlines.wake_all();
+        }
     }
 }
 
@@ -248,23 +272,32 @@ async fn connection(
     tls: Option<Arc<tls::server::Server>>,
     mut stream: TcpStream,
     address: SocketAddr,
-    place: Place,
+    mut place: Place,
     _open: Open,
 ) {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
-    let named = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await;
+    // on the heap, here and below: every connection would else take the room of the largest of these for as long as it is open
+    let named = Box::pin(preamble::read(&worker, &mut stream, address.ip().to_canonical())).await;
     let Some(Named { peer, tls: said_tls }) = named else { return };
+    let is_one_too_many = {
+        let policy = &worker.gate.regime().policy;
+        !is_trusted(peer, &policy.client.trusted_proxies) && place.belongs_to(client_prefix(peer), &policy.limits).is_err()
+    };
+    if is_one_too_many {
+        // before TLS, which costs more than all else; an answer in plaintext would mostly be lost with the request that nobody reads
+        worker.shard.count(Count::Refused(Refusal::ClientConnections));
+        return;
+    }
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
-        None => Wire::Plain(stream),
+        None => Wire::Plain(Counted::new(stream)),
         Some(tls) => match Box::pin(handshake(&worker, &tls, stream)).await {
             Some(stream) => Wire::Tls(stream),
             None => return,
         },
     };
     let state = State::new(worker.deadlines.watch(), place, peer, is_tls, Arc::clone(&worker.gate));
-    let stage = worker.stage.clone();
     let peer = Arc::new(Peer {
         worker,
         state: Arc::clone(&state),
@@ -272,13 +305,17 @@ async fn connection(
         verified: Verified::default(),
         upgraded: Mutex::default(),
     });
-    if wire.is_http2() { http2::serve(peer, wire, stage).await } else { http1::serve(peer, Socket { wire, state }, stage).await }
+    if wire.is_http2() {
+        Box::pin(http2::serve(peer, wire)).await;
+    } else {
+        http1::serve(peer, Socket::new(wire, state)).await;
+    }
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.
-async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream) -> Option<Box<TlsStream<Counted>>> {
     let within = worker.gate.regime().policy.limits.handshake_timeout;
-    let refusal = match tokio::time::timeout(within, TlsAcceptor::from(tls.config()).accept(stream)).await {
+    let refusal = match tokio::time::timeout(within, TlsAcceptor::from(tls.config()).accept(Counted::new(stream))).await {
         Ok(Ok(stream)) => return Some(Box::new(stream)),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");

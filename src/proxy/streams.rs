@@ -2,7 +2,9 @@
 //! that is no request.
 //!
 //! A stream has a deadline while its client is waited for: one for a piece of the request body, another for room for a piece of the
-//! answer, since both may go on at once. The connection has one while it has no stream, and while its client takes no bytes at all.
+//! answer, since both may go on at once. The connection has one while it has no stream, and while its client does not take all that there
+//! is. Bytes pay for time by `limits.min_rate`: those of a request body for its stream, and those that leave for the connection, as much
+//! for each open stream; a stream is not blamed for what its connection can't take.
 //!
 //! A request body that nobody reads is left here, and taken before the answer ends.
 //!
@@ -11,9 +13,8 @@
 //! that are no request and no body (PING, SETTINGS, WINDOW_UPDATE, PRIORITY), by their bytes since something was got done; and requests
 //! whose answer nobody waits for.
 
-use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,10 +25,14 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 
+use super::account::Account;
 use super::connections::Phase;
 use super::handle::Peer;
 use super::respond::Answer;
 use crate::deadlines::Deadline;
+use crate::rules::patience::Patience;
+use crate::rules::policy::Limits;
+use crate::rules::time::Moment;
 use crate::upstream::BodyFailure;
 
 /// Bytes that may be read in a row without a request, a piece of a body, or an answer to give: as much as the window lets clients send
@@ -55,6 +60,11 @@ pub(super) struct Session {
     has_begun: AtomicBool,
     /// A write has found the client's window closed.
     is_stuck: AtomicBool,
+    /// For what the client takes.
+    answer: Account,
+    /// Microseconds that it was stuck for, up to `stuck_since` if it is now.
+    stuck_us: AtomicU64,
+    stuck_since: AtomicU64,
     is_leaving: AtomicBool,
     is_abusive: AtomicBool,
     unheard: AtomicU32,
@@ -71,6 +81,9 @@ impl Session {
             open: AtomicUsize::new(0),
             has_begun: AtomicBool::new(false),
             is_stuck: AtomicBool::new(false),
+            answer: Account::default(),
+            stuck_us: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(0),
             is_leaving: AtomicBool::new(false),
             is_abusive: AtomicBool::new(false),
             unheard: AtomicU32::new(0),
@@ -124,6 +137,11 @@ impl Session {
         self.is_leaving.load(Ordering::Relaxed)
     }
 
+    /// It is to go for others.
+    pub(super) fn makes_room(&self) -> bool {
+        self.is_idle() && self.peer.state.deadline.is_unwanted()
+    }
+
     pub(super) fn is_abusive(&self) -> bool {
         self.is_abusive.load(Ordering::Relaxed)
     }
@@ -138,13 +156,22 @@ impl Session {
     /// Sets the connection's deadline for what it is doing now.
     pub(super) fn set_deadline(&self) {
         let state = &self.peer.state;
-        let limits = |of: fn(&crate::rules::policy::Limits) -> Duration| state.limits(of);
-        if self.is_stuck() {
-            state.deadline.set(limits(|limits| limits.body_timeout));
-        } else if !self.is_idle() {
+        let limits = |of: fn(&Limits) -> Duration| state.limits(of);
+        if self.is_stuck() || !self.is_idle() {
+            state.deadline.works();
+        } else if !self.is_leaving() {
+            state.deadline.idles(state.place.has_pass());
+        }
+        if self.is_stuck() || (self.is_idle() && self.is_leaving()) {
+            return self.answer.awaits(&state.deadline, self.patience());
+        }
+        if self.is_idle() {
+            self.answer.renew();
+        } else {
+            self.answer.rests(state.deadline.now(), self.patience());
+        }
+        if !self.is_idle() {
             state.deadline.clear();
-        } else if self.is_leaving() {
-            state.deadline.set(limits(|limits| limits.body_timeout));
         } else if self.has_begun() {
             state.deadline.set(limits(|limits| limits.idle_timeout));
         } else {
@@ -173,29 +200,43 @@ impl Session {
         self.reads.store(0, Ordering::Relaxed);
     }
 
-    /// What TLS takes has not left yet, so a write that succeeds says nothing.
-    pub(super) fn was_written(&self, polled: &Poll<io::Result<usize>>) {
-        match polled {
-            Poll::Pending => self.got_stuck(),
-            // what is left of the last answers goes slowly
-            Poll::Ready(_) if self.is_leaving() && self.is_idle() => self.set_deadline(),
-            Poll::Ready(_) => {}
+    /// So many bytes have left for the client, and whether more would have if it had taken them.
+    pub(super) fn was_written(&self, bytes: u64, pending: bool) {
+        // time is spent since the client last took all that there was, not since each attempt
+        if pending && !self.is_stuck.swap(true, Ordering::Relaxed) {
+            self.stuck_since.store(self.now().as_micros(), Ordering::Relaxed);
+            self.set_deadline();
+        }
+        if bytes > 0 && !self.answer.is_full() {
+            self.answer.moved(bytes, &self.peer.state.deadline, self.patience());
         }
     }
 
-    pub(super) fn was_flushed(&self, polled: &Poll<io::Result<()>>) {
-        if polled.is_pending() {
-            self.got_stuck();
-        } else if self.is_stuck.swap(false, Ordering::Relaxed) {
+    /// The client has taken all that there was.
+    pub(super) fn was_flushed(&self) {
+        if self.is_stuck() {
+            let stuck = u64::try_from(self.stuck().as_micros()).unwrap_or(u64::MAX);
+            self.stuck_us.store(stuck, Ordering::Relaxed);
+            self.is_stuck.store(false, Ordering::Relaxed);
             self.set_deadline();
         }
     }
 
-    fn got_stuck(&self) {
-        // since the client last took all that there was, not since each attempt
-        if !self.is_stuck.swap(true, Ordering::Relaxed) {
-            self.set_deadline();
-        }
+    /// How long it was stuck for, in all its life.
+    fn stuck(&self) -> Duration {
+        let now =
+            if self.is_stuck() { self.now().since(Moment::from_micros(self.stuck_since.load(Ordering::Relaxed))) } else { Duration::ZERO };
+        Duration::from_micros(self.stuck_us.load(Ordering::Relaxed)) + now
+    }
+
+    fn now(&self) -> Moment {
+        self.peer.state.deadline.now()
+    }
+
+    /// What is taken is taken for all open streams, and each may expect its rate.
+    fn patience(&self) -> Patience {
+        let patience = self.peer.state.limits(Limits::patience);
+        Patience { rate: patience.rate.saturating_mul(self.open.load(Ordering::Relaxed).max(1)), ..patience }
     }
 }
 
@@ -208,8 +249,11 @@ pub(super) struct Stream {
     phase: AtomicU8,
     /// For the next piece of the request body. Few streams need one.
     upload: OnceLock<Arc<Deadline>>,
+    upload_account: Account,
     /// For room for the next piece of the answer.
     answer: OnceLock<Arc<Deadline>>,
+    /// How long the connection had been stuck for when this was last set, in microseconds.
+    stuck_before: AtomicU64,
     /// Its task.
     task: OnceLock<Waker>,
     /// Who reads the request body: its own task, or that of the connection to the site.
@@ -232,7 +276,9 @@ impl Stream {
             has_begun: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Busy as u8),
             upload: OnceLock::new(),
+            upload_account: Account::default(),
             answer: OnceLock::new(),
+            stuck_before: AtomicU64::new(0),
             task: OnceLock::new(),
             reader: Mutex::new(None),
             has_stalled: AtomicBool::new(false),
@@ -250,8 +296,9 @@ impl Stream {
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         if phase == Phase::Body {
-            self.await_client(&self.upload);
+            self.upload_account.awaits(self.deadline(&self.upload), self.patience());
         } else if let Some(deadline) = self.upload.get() {
+            self.upload_account.rests(deadline.now(), self.patience());
             deadline.clear();
         }
     }
@@ -274,11 +321,9 @@ impl Stream {
         polled: Poll<Option<Result<Frame<Bytes>, BodyFailure>>>,
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        if polled.is_ready() {
+        if let Poll::Ready(came) = &polled {
             self.session.progressed();
-            if self.phase() == Phase::Body {
-                self.await_client(&self.upload);
-            }
+            self.came(came.as_ref().and_then(|frame| frame.as_ref().ok()));
         } else if self.has_stalled() {
             return Poll::Ready(Some(Err(BodyFailure::Stalled)));
         } else {
@@ -287,17 +332,46 @@ impl Stream {
         polled
     }
 
-    /// From now on, the client has `limits.body_timeout`.
-    fn await_client(&self, deadline: &OnceLock<Arc<Deadline>>) {
-        let Session { peer, .. } = &*self.session;
-        let deadline = deadline.get_or_init(|| {
-            let deadline = peer.worker.deadlines.watch();
+    /// A frame of the request body has come.
+    fn came(&self, frame: Option<&Frame<Bytes>>) {
+        let Some(deadline) = self.upload.get() else { return };
+        let bytes = frame.and_then(Frame::data_ref).map_or(0, Bytes::len);
+        self.upload_account.moved(bytes as u64, deadline, self.patience());
+    }
+
+    /// A piece of the answer waits for room with the client.
+    fn await_room(&self) {
+        let stuck = u64::try_from(self.session.stuck().as_micros()).unwrap_or(u64::MAX);
+        self.stuck_before.store(stuck, Ordering::Relaxed);
+        self.deadline(&self.answer).set(self.patience().longest);
+    }
+
+    /// Whether there was none for too long, not counting the time in which the connection itself was stuck: that is the connection's.
+    fn is_without_room(&self) -> bool {
+        let Some(deadline) = self.answer.get().filter(|deadline| deadline.has_fired()) else { return false };
+        let stuck = self.session.stuck();
+        let more = stuck.saturating_sub(Duration::from_micros(self.stuck_before.load(Ordering::Relaxed)));
+        if more.is_zero() {
+            return true;
+        }
+        deadline.rearm();
+        self.stuck_before.store(u64::try_from(stuck.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        deadline.set(more);
+        false
+    }
+
+    fn deadline<'a>(&self, deadline: &'a OnceLock<Arc<Deadline>>) -> &'a Arc<Deadline> {
+        deadline.get_or_init(|| {
+            let deadline = self.session.peer.worker.deadlines.watch();
             if let Some(task) = self.task.get() {
                 deadline.wakes(task);
             }
             deadline
-        });
-        deadline.set(peer.state.limits(|limits| limits.body_timeout));
+        })
+    }
+
+    fn patience(&self) -> Patience {
+        self.session.peer.state.limits(Limits::patience)
     }
 
     /// What is left of the last piece of the answer.
@@ -354,6 +428,7 @@ impl Stream {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.session.progressed();
                     self.enter(Phase::Body);
+                    self.came(Some(&frame));
                     match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
                         Some(less) => *left = less,
                         None => *unread = None,
@@ -396,7 +471,7 @@ impl Stream {
                 self.end_upload();
             }
         }
-        self.answer.get().is_some_and(|answer| answer.has_fired())
+        self.is_without_room()
     }
 
     /// Nothing more of the request body is waited for.
@@ -428,7 +503,7 @@ async fn drive(answering: impl Future<Output = ()>, stream: Arc<Stream>) {
         let polled = answering.as_mut().poll(cx);
         // it waits with a piece in hand: for the client
         if polled.is_pending() && stream.was_handed.swap(false, Ordering::Relaxed) {
-            stream.await_client(&stream.answer);
+            stream.await_room();
         }
         polled
     })

@@ -75,6 +75,7 @@ impl Upgraded {
         let worker = &peer.worker;
         let Some(client) = stream(client).await else { return };
         let Some(site) = site.stream().await else { return };
+        peer.state.deadline.works();
         let deadlines = [Arc::clone(&peer.state.deadline), worker.deadlines.watch(), worker.deadlines.watch()];
         let mut stage = worker.stage.clone();
         let patience = || {

@@ -13,8 +13,9 @@ use crate::rules::token::{Pass, Ticket};
 /// The last genuine tokens of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Verified {
-    pass: Mutex<Option<Known<Pass>>>,
-    ticket: Mutex<Option<Known<Ticket>>>,
+    // on the heap: few connections show one of each, and many none
+    pass: Mutex<Option<Box<Known<Pass>>>>,
+    ticket: Mutex<Option<Box<Known<Ticket>>>>,
 }
 
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Verified {
 }
 
 fn recall<T: Copy>(
-    known: &Mutex<Option<Known<T>>>,
+    known: &Mutex<Option<Box<Known<T>>>>,
     keys: &Arc<Keyring>,
     text: &[u8],
     verify: impl Fn(&Keyring, &[u8]) -> Result<T, Rejected>,
@@ -50,7 +51,7 @@ fn recall<T: Copy>(
         return Ok(known.token);
     }
     let token = verify(keys, text)?;
-    *known = Some(Known { keys: Arc::clone(keys), text: text.to_vec(), token });
+    *known = Some(Box::new(Known { keys: Arc::clone(keys), text: text.to_vec(), token }));
     Ok(token)
 }
 

@@ -1,4 +1,4 @@
-//! The bytes of a connection: as they come, or out of TLS.
+//! The bytes of a connection: as they come, or out of TLS; and how many of them have left.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,15 +14,36 @@ use crate::tls::server::HTTP2;
 #[derive(Debug)]
 pub(super) enum Wire {
     /// As they come.
-    Plain(TcpStream),
+    Plain(Counted),
     /// Out of TLS. On the heap: its state is many times that of a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Counted>>),
 }
 
 impl Wire {
+    /// Waits until there is something to read. Only after a read that found nothing: what TLS has read already is not seen on the socket,
+    /// but for whole records.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            // no appetite: there is plaintext that nobody has taken, or an end
+            Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Poll::Ready(()),
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // what is wrong with it is said by the read
+        stream.stream.poll_read_ready(cx).map(|_| ())
+    }
+
     /// Whether HTTP/2 was agreed on, which only TLS can do: plaintext is HTTP/1.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2))
+    }
+
+    /// Bytes that have left so far: what TLS has taken may not have.
+    pub(super) fn sent(&self) -> u64 {
+        match self {
+            Self::Plain(stream) => stream.sent,
+            Self::Tls(stream) => stream.get_ref().0.sent,
+        }
     }
 }
 
@@ -64,5 +85,55 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, poll_shutdown(cx))
+    }
+}
+
+/// A socket that counts what it has sent.
+#[derive(Debug)]
+pub(super) struct Counted {
+    stream: TcpStream,
+    sent: u64,
+}
+
+impl Counted {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, sent: 0 }
+    }
+
+    fn count(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.sent += bytes as u64;
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

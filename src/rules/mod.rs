@@ -16,6 +16,7 @@ pub mod line;
 pub mod negotiate;
 pub mod outlook;
 pub mod pacing;
+pub mod patience;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod rate;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::patience::Patience;
 use super::routes::Routes;
 use super::time::UnixTime;
 
@@ -439,12 +440,16 @@ pub struct Client {
 pub struct Limits {
     /// Connections from clients.
     pub connections: usize,
+    /// Of one client prefix, once they run short.
+    pub connections_per_client: usize,
     /// Bytes of a request head.
     pub header_bytes: usize,
     /// From the first byte of a request head to its last.
     pub header_timeout: Duration,
-    /// Without a byte of a request body.
+    /// Without a byte of a request body, or of an answer that is there.
     pub body_timeout: Duration,
+    /// Bytes a second of either, over time; 0 is no limit.
+    pub min_rate: usize,
     /// Between requests.
     pub idle_timeout: Duration,
     /// For a TLS handshake, from its first byte to its last.
@@ -457,6 +462,14 @@ pub struct Limits {
     pub buffer_memory: usize,
     /// Tickets given to one client prefix a minute.
     pub tickets_per_client: u32,
+}
+
+impl Limits {
+    /// How long one is waited for who owes a piece of a body, or does not take one.
+    #[must_use]
+    pub const fn patience(&self) -> Patience {
+        Patience { longest: self.body_timeout, rate: self.min_rate }
+    }
 }
 
 /// `shutdown`

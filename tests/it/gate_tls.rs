@@ -169,6 +169,12 @@ fn a_handshake_that_fails_or_hangs_is_counted_and_closed() {
     }
     until("the timeouts to be counted", || (refused("handshake_timeout") == 2).then_some(()));
 
+    // nor half a greeting that goes on and on
+    let mut trickling = Client::connect(address);
+    trickling.send([0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xfc]);
+    until("the gate to take no more", || trickling.try_send([0]).is_err().then_some(()));
+    until("the timeout to be counted", || (refused("handshake_timeout") == 3).then_some(()));
+
     // after it, a head that takes too long is told so, as in plaintext
     let mut slow = connect(&world, &authority.visitor(HTTP1), "site.test");
     slow.send("GET / HT");

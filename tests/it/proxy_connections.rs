@@ -1,12 +1,18 @@
 //! The limit of connections: who waits must not crowd out those who may enter.
 
-use crate::support::{Client, Upstream, World, request};
+use crate::support::{Client, Door, Http2, Secure, Upstream, World, ok, request};
 
 const LIMIT: usize = 20;
 
 /// A gate with few connections, closed by hand once a pass has been handed out.
 fn gate(site: &Upstream, more: &str) -> (World, String) {
-    let world = World::open(&site.url(), &format!("limits: {{ connections: {LIMIT}{more} }}"));
+    gate_of(LIMIT, site, more)
+}
+
+/// The same, with so many.
+fn gate_of(limit: usize, site: &Upstream, more: &str) -> (World, String) {
+    let routes = "routes: [{ path: /free, gate: open }]";
+    let world = World::open(&site.url(), &format!("{routes}\nlimits: {{ connections: {limit}{more} }}"));
     let pass = world.pass();
     assert_eq!(world.admin_post("/mode", "application/json", r#"{"mode":"closed"}"#).status, 200);
     world.until_status("/connections/open", 0);
@@ -59,22 +65,28 @@ fn above_half_of_the_limit_a_waiting_answer_closes_its_connection() {
 #[test]
 fn the_last_tenth_is_kept_for_those_with_a_pass() {
     let site = Upstream::answering("hello");
-    let (world, pass) = gate(&site, "");
-    // 18 that say nothing: what they are is not known
-    let silent: Vec<Client> = (0..LIMIT - LIMIT / 10).map(|_| world.client()).collect();
-    world.until_status("/connections/open", 18);
+    let (world, pass) = gate_of(30, &site, ", header_timeout: 1h");
+    // 27 that have begun to say something: what they are is not known
+    let silent: Vec<Client> = (0..27)
+        .map(|_| {
+            let mut client = world.client();
+            client.send("GET /");
+            client
+        })
+        .collect();
+    world.until_status("/connections/open", 27);
     let mut member = world.client();
     for _ in 0..3 {
         let answer = member.get("/", &[&pass]);
         assert_eq!((answer.status, answer.header("connection")), (200, None));
     }
-    // the last place: answered, and given back
+    // one of the last places: answered, and given back
     for _ in 0..3 {
         let mut stranger = world.client();
-        let answer = stranger.get("/healthz", &[]);
+        let answer = stranger.get("/free", &[]);
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
         stranger.assert_ends();
-        world.until_status("/connections/open", 19);
+        world.until_status("/connections/open", 28);
     }
     let mut other = world.client();
     assert_eq!(other.get("/", &[&pass]).header("connection"), None);
@@ -131,4 +143,125 @@ fn a_crowd_that_waits_leaves_room_for_those_inside() {
         one.join().unwrap();
     }
     assert_eq!(site.seen().len(), 51);
+}
+
+#[test]
+fn one_client_may_not_have_them_all_once_they_run_short() {
+    let site = Upstream::answering("hello");
+    let world = World::open(
+        &site.url(),
+        &format!(
+            "client: {{ trusted_proxies: [127.0.0.1] }}\nlisten: {{ proxy_protocol: true }}\n\
+             limits: {{ connections: {LIMIT}, connections_per_client: 3, header_timeout: 1h }}"
+        ),
+    );
+    let come = |from: &str| {
+        let mut client = world.client();
+        client.send(format!("PROXY {from} 80\r\nGET /"));
+        client
+    };
+    let (one, other, unnamed) = ("TCP4 192.0.2.1 192.0.2.9 1", "TCP4 192.0.2.2 192.0.2.9 1", "UNKNOWN 1");
+    // a whole company, while there is room
+    let mut kept: Vec<Client> = (1..=LIMIT / 2)
+        .map(|number| {
+            let client = come(one);
+            world.until_status("/connections/open", number as u64);
+            client
+        })
+        .collect();
+    for count in 1..=2 {
+        come(one).assert_ends();
+        world.until_metric("tidegate_requests_refused_total{reason=\"client_connections\"}", |refused| refused == f64::from(count));
+    }
+    // others may have theirs, and what a trusted proxy says of itself is nobody's
+    kept.extend([come(other), come("TCP6 2001:db8::1 2001:db8::9 1"), come("TCP6 2001:db8::2 2001:db8::9 1")]);
+    kept.extend((0..4).map(|_| come(unnamed)));
+    world.until_status("/connections/open", 17);
+    for client in kept.drain(8..) {
+        drop(client);
+    }
+    world.until_status("/connections/open", 8);
+    kept.push(come(one));
+    world.until_status("/connections/open", 9);
+    assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"client_connections\"}"), 2.0);
+}
+
+/// Connections that have had an answer, or say nothing at all, in this order.
+fn idle(world: &World, count: usize, headers: &[&str]) -> Vec<Client> {
+    let client = |number| {
+        let mut client = world.client();
+        if number % 3 > 0 || !headers.is_empty() {
+            assert_eq!(client.get("/free", headers).text(), "hello");
+        }
+        client
+    };
+    (0..count).map(client).collect()
+}
+
+const PATIENT: &str = ", header_timeout: 1h, idle_timeout: 1h";
+
+#[test]
+fn the_longest_idle_make_room_for_who_comes() {
+    let door = Door::default();
+    let held = door.clone();
+    let site = Upstream::start(move |seen, site| {
+        if seen.header("x-slow").is_some() {
+            held.wait();
+        }
+        site.write(ok("hello"))
+    });
+    let (world, pass) = gate(&site, PATIENT);
+    // older than all others: one that is busy, one that has begun to ask, and two with a pass
+    let (mut busy, mut beginning) = (world.client(), world.client());
+    busy.send(request("GET", "/free", &["X-Slow: yes"]));
+    beginning.send("GET /free HTTP/1.1\r\n");
+    let mut members = idle(&world, 2, &[&pass]);
+    let mut strangers = idle(&world, 14, &[]);
+    world.until_status("/connections/open", 18);
+    assert_eq!(world.count("tidegate_idle_connections_closed_total"), 0);
+    let mut newcomers = Vec::new();
+    for stranger in &mut strangers[..5] {
+        let mut newcomer = world.client();
+        assert_eq!(newcomer.get("/free", &[]).text(), "hello");
+        newcomers.push(newcomer);
+        stranger.assert_ends();
+        world.until_status("/connections/open", 18);
+    }
+    door.open();
+    assert_eq!(busy.answer().text(), "hello");
+    beginning.send("Host: test\r\n\r\n");
+    assert_eq!(beginning.answer().text(), "hello");
+    for client in members.iter_mut().chain(&mut strangers[5..]).chain(&mut newcomers) {
+        assert_eq!(client.get("/free", &[]).text(), "hello");
+    }
+}
+
+#[test]
+fn when_all_are_taken_those_with_a_pass_make_room_too() {
+    let site = Upstream::answering("hello");
+    let (world, pass) = gate(&site, PATIENT);
+    let mut members = idle(&world, LIMIT, &[&pass]);
+    let mut stranger = world.client();
+    assert_eq!(stranger.get("/free", &[]).text(), "hello");
+    members[0].assert_ends();
+    assert_eq!(members[LIMIT - 1].get("/free", &[&pass]).text(), "hello");
+}
+
+#[test]
+fn who_makes_room_is_told_so_over_http_2() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), &format!("limits: {{ connections: {LIMIT}{PATIENT} }}"));
+    let (mut asked, silent) = (Http2::connect(&world), Http2::connect(&world));
+    assert_eq!(asked.get("/", &[]).text(), "hello");
+    world.until_status("/connections/open", 2);
+    let crowd: Vec<Client> = (0..LIMIT - 2)
+        .map(|_| {
+            let mut client = world.client();
+            client.send("GET /");
+            client
+        })
+        .collect();
+    assert!(asked.ended_by_the_gate() && silent.ended_by_the_gate(), "not by an error");
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 0);
+    drop(crowd);
 }

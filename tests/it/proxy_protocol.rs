@@ -208,6 +208,11 @@ fn a_header_that_does_not_come_has_its_time() {
         gate.closed(&bytes.escape_ascii().to_string(), client);
         gate.refused(count + 1);
     }
+    // nor for one that goes on and on
+    let mut client = gate.world.client();
+    client.send(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\x00");
+    until("the gate to take no more", || client.try_send([0]).is_err().then_some(()));
+    gate.refused(5);
     // in time, and the request has its own time after it
     let mut client = gate.world.client();
     client.send("PROXY TCP4 192.0.2.1 127.0.0.1 54321 80\r\nGET / HTTP/1.1\r\n");

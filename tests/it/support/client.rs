@@ -54,6 +54,8 @@ impl Client {
     pub(crate) fn connect_narrow(address: SocketAddr) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
+        // in packets as they are on a network: the gate's kernel keeps room for many of them
+        socket.set_tcp_mss(1000).unwrap();
         socket.connect(&address.into()).unwrap();
         Self::over(socket.into())
     }

@@ -1,0 +1,46 @@
+"""slowhttptest, a tool that others test servers with: whatever it is slow at, the gate answers others and cuts it."""
+
+import csv
+import subprocess
+
+from world import LIMIT_S, World, until
+
+CONNECTIONS = 200
+
+# What it is slow at, a byte or a line a second.
+ATTACKS = {
+    "heads": ["-H", "-i", "1"],
+    "bodies": ["-B", "-i", "1", "-s", "100000"],
+    "ranges": ["-R", "-a", "5", "-b", "2000"],
+    "reads": ["-X", "-n", "1", "-w", "10", "-y", "20", "-z", "5"],
+}
+
+
+class Slow(World):
+    def attack(self, gate, kind, cookies):
+        """Attacks until all of it is cut, or it gives up; then, second by second, whether others were answered."""
+        report = self.directory / kind
+        load = ["-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", "15", "-p", "10", "-g", "-o", report]
+        shown = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        command = ["slowhttptest", *load, *ATTACKS[kind], "-u", f"{gate.url}/", "-j", shown]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
+            self.addCleanup(process.kill)
+            until(lambda: gate.status()["connections"]["open"] > 10 or process.poll() is not None, "it has begun")
+            # it may not notice: what it does not take stands between it and the end
+            until(lambda: gate.status()["connections"]["open"] <= 1, "its connections are cut")
+            self.assertTrue(gate.is_inside(cookies))
+            self.assertEqual(process.wait(LIMIT_S), 0)
+        with open(f"{report}.csv", newline="") as file:
+            return [int(second["Service Available"]) for second in csv.DictReader(file)]
+
+    def test_it_is_cut_and_others_are_answered(self):
+        gate = self.serve(
+            limits="{ connections: 1000, header_timeout: 2s, body_timeout: 2s, idle_timeout: 2s }", session="{ rate: 100000 }"
+        )
+        inside = gate.enter()
+        for kind in ATTACKS:
+            with self.subTest(kind):
+                available = self.attack(gate, kind, inside)
+                self.assertTrue(available and all(available), available)
+        refused = {reason: gate.metric(f'tidegate_requests_refused_total{{reason="{reason}"}}') for reason in ("header_timeout", "body_timeout")}
+        self.assertEqual(refused, {"header_timeout": CONNECTIONS, "body_timeout": CONNECTIONS})

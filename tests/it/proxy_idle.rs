@@ -1,0 +1,125 @@
+//! Connections of HTTP/1 between two requests: they give their buffers back, and nobody notices.
+
+use std::time::Duration;
+
+use crate::support::{Authority, Client, Upstream, World, request};
+
+fn gate(site: &Upstream, more: &str) -> World {
+    World::open(&site.url(), more)
+}
+
+#[test]
+fn an_idle_connection_rests_and_is_served_on() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "");
+    let mut clients: Vec<Client> = (0..3).map(|_| world.client()).collect();
+    for round in 0..3 {
+        for client in &mut clients {
+            let answer = client.get("/", &[]);
+            assert_eq!((answer.status, answer.text().as_str(), answer.header("connection")), (200, "hello", None), "{round}");
+        }
+        world.until_status("/connections/idle", 3);
+    }
+    world.until_metric("tidegate_downstream_connections_idle", |idle| idle == 3.0);
+    // two at once, behind each other
+    for client in &mut clients {
+        client.send(request("GET", "/one", &[]) + &request("GET", "/two", &[]));
+        assert_eq!((client.answer().status, client.answer().status), (200, 200));
+    }
+    let paths: Vec<String> = site.seen().iter().map(|seen| seen.target.clone()).collect();
+    assert_eq!(paths.iter().filter(|path| path.as_str() != "/").count(), 6, "{paths:?}");
+    world.until_status("/connections/idle", 3);
+    drop(clients);
+    world.until_status("/connections/open", 0);
+    assert_eq!(world.status().pointer("/connections/idle").unwrap(), 0);
+}
+
+#[test]
+fn one_that_has_sent_nothing_yet_rests_too() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "");
+    let mut early = world.client();
+    world.until_status("/connections/idle", 1);
+    assert_eq!(early.get("/", &[]).status, 200);
+}
+
+#[test]
+fn a_head_that_comes_in_pieces_wakes_it() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "limits: { header_timeout: 1s }");
+    let mut client = world.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    for _ in 0..2 {
+        world.until_status("/connections/idle", 1);
+        client.send("GET /pieces HTTP/1.1\r\nHo");
+        world.until_status("/connections/idle", 0);
+        client.send("st: site.test\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    world.until_status("/connections/idle", 1);
+    client.send("GET /never");
+    assert_eq!(client.answer().status, 408, "its head has a deadline as ever");
+    client.assert_ends();
+}
+
+/// What may be left of a body must never be read as a request, so who has sent one is not touched until the next request is over.
+#[test]
+fn one_whose_last_request_had_a_body_does_not_rest() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "");
+    let (mut poster, mut reader) = (world.client(), world.client());
+    poster.send("POST /form HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\na=b&c");
+    assert_eq!(poster.answer().status, 200);
+    assert_eq!(reader.get("/", &[]).status, 200);
+    // it came to its end later than the other
+    world.until_status("/connections/idle", 1);
+    assert_eq!(world.status().pointer("/connections/open").unwrap(), 2);
+    assert_eq!(poster.get("/", &[]).status, 200);
+    world.until_status("/connections/idle", 2);
+}
+
+#[test]
+fn it_rests_within_tls() {
+    let site = Upstream::answering("hello");
+    let authority = Authority::new();
+    let yaml = format!(
+        "upstream: {{ servers: [{}] }}\nadmission: {{ mode: open }}\nlisten: {{ https: {{ address: 127.0.0.1:0, certificate: site.pem, key: site.key }} }}",
+        site.url()
+    );
+    let world = World::prepared(&yaml, |directory| drop(authority.issue(directory, "site", &["site.test"])));
+    let mut client = Client::connect(world.https.unwrap()).secured(&authority.visitor(&[b"http/1.1"]), "site.test").unwrap();
+    for _ in 0..3 {
+        // a head in two records, of which the gate may find both at once, or one
+        client.send("GET / HTTP/1.1\r\nHo");
+        client.send("st: site.test\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+        world.until_status("/connections/idle", 1);
+    }
+    drop(client);
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn it_is_closed_when_it_has_been_idle_for_too_long() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "limits: { idle_timeout: 1s }");
+    let mut client = world.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    world.until_status("/connections/idle", 1);
+    client.assert_ends();
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn it_is_closed_at_once_when_the_gate_ends() {
+    let site = Upstream::answering("hello");
+    let mut world = gate(&site, "");
+    let mut client = world.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    world.until_status("/connections/idle", 1);
+    let running = world.running.take().unwrap();
+    // it would else hold up the end for as long as it may be idle
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, Duration::from_secs(60)));
+    client.assert_ends();
+    ending.join().unwrap();
+}

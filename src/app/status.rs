@@ -10,7 +10,7 @@ use crate::metrics::{Count, Metrics, NewcomerLabel, OutcomeLabel};
 use crate::reload::Outcome;
 use crate::rules::policy::{MaxInFlight, Mode};
 use crate::rules::time::{Now, UnixTime};
-use crate::upstream::ServerStatus;
+use crate::upstream::{Protocol, ServerStatus};
 
 /// All that a status is made of.
 pub(super) struct Snapshot<'a> {
@@ -119,8 +119,9 @@ pub(super) fn status(snapshot: &Snapshot<'_>) -> Value {
         "upstream": servers
             .iter()
             .map(|server| {
-                let ServerStatus { label, up, in_flight, idle, trouble } = server;
-                json!({ "server": label, "up": up, "in_flight": in_flight, "idle": idle, "trouble": trouble })
+                let ServerStatus { label, up, in_flight, idle, protocol, trouble } = server;
+                let protocol = protocol.map(Protocol::name);
+                json!({ "server": label, "up": up, "in_flight": in_flight, "idle": idle, "protocol": protocol, "trouble": trouble })
             })
             .collect::<Vec<_>>(),
         "email_queue": {

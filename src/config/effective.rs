@@ -82,10 +82,11 @@ fn print_admin(yaml: &mut Yaml, Admin { listen, token_file }: &Admin) {
     });
 }
 
-fn print_upstream(yaml: &mut Yaml, Upstream { servers, tls, max_in_flight, queue, timeouts, buffer }: &Upstream) {
+fn print_upstream(yaml: &mut Yaml, Upstream { servers, tls, http2, max_in_flight, queue, timeouts, buffer }: &Upstream) {
     yaml.section("upstream", |yaml| {
         yaml.list("servers", servers.iter().map(|server| quoted(&server.label)));
         print_upstream_tls(yaml, tls.as_ref());
+        yaml.key("http2", http2.name());
         match max_in_flight {
             MaxInFlight::Auto => yaml.key("max_in_flight", "auto"),
             MaxInFlight::Fixed(limit) => yaml.key("max_in_flight", limit),

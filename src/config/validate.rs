@@ -8,7 +8,8 @@ use std::path::Path;
 
 use crate::rules::policy::{
     Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
-    Login, MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
+    Login, MaxInFlight, Mode, Order, Policy, Security, Server, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamHttp2,
+    UpstreamTls, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 
@@ -126,6 +127,7 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Upstream {
     let upstream = Upstream {
         servers,
         tls: upstream_tls(section.section("tls"), scheme, base),
+        http2: section.read("http2", UpstreamHttp2::Auto, word(HTTP2)),
         max_in_flight: section.read("max_in_flight", MaxInFlight::Auto, value::max_in_flight),
         queue: slot_queue(section.section("queue")),
         timeouts: timeouts(section.section("timeouts")),
@@ -399,6 +401,8 @@ const fn loopback(port: u16) -> SocketAddr {
 /// `fixed` takes its probability from the key beside it.
 const MODES: &[(&str, Mode)] =
     &[("auto", Mode::Auto), ("open", Mode::Open), ("closed", Mode::Closed), ("fixed", Mode::Fixed(0.0)), ("observe", Mode::Observe)];
+
+const HTTP2: &[(&str, UpstreamHttp2)] = &[("auto", UpstreamHttp2::Auto), ("off", UpstreamHttp2::Off)];
 
 const ORDERS: &[(&str, Order)] = &[("lottery", Order::Lottery), ("arrival", Order::Arrival)];
 

@@ -107,6 +107,8 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// How all of them are spoken to over TLS; `None` if they are in plaintext.
     pub tls: Option<UpstreamTls>,
+    /// Whether HTTP/2 is spoken to servers that offer it.
+    pub http2: UpstreamHttp2,
     /// Slots of each server: requests in flight and idle connections together.
     pub max_in_flight: MaxInFlight,
     /// The slot queue.
@@ -115,6 +117,26 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// Read-ahead, so that slow clients hold no slot.
     pub buffer: Buffer,
+}
+
+/// `upstream.http2`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamHttp2 {
+    /// With those that agree on it in the TLS handshake.
+    Auto,
+    /// With none.
+    Off,
+}
+
+impl UpstreamHttp2 {
+    /// As gate.yaml names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// `upstream.max_in_flight`

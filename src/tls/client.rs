@@ -35,10 +35,25 @@ pub struct ClientTls {
 /// TLS to one server.
 #[derive(Debug)]
 pub struct ServerTls {
-    config: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
     name: String,
     fingerprint: u64,
 }
+
+/// What a server is offered to be spoken to in (ALPN), the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2, or else HTTP/1.1.
+    Http2,
+}
+
+/// HTTP/2 over TLS, as ALPN calls it (RFC 9113, section 3.2).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Why a file of `upstream.tls` can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -95,24 +110,27 @@ impl ClientTls {
         authorities.hash(&mut made_from);
         let roots = roots(ca.as_deref(), authorities)?;
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?.with_root_certificates(roots);
-        let mut config = match identity {
+        let config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let certified = certified_by(identity, &mut made_from)?;
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config, server_name: server_name.clone(), fingerprint: made_from.finish() })
     }
 
     /// TLS to a server, by its name or address. Its sessions are kept apart from those of others, which could do nothing with them.
     #[must_use]
     pub fn towards(&self, host: &str) -> ServerTls {
-        let mut config = self.config.clone();
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let mut http1 = self.config.clone();
+        http1.resumption = Resumption::in_memory_sessions(SESSIONS);
+        // a session can be resumed for either: what is spoken is agreed on anew
+        let mut http2 = http1.clone();
+        http1.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        http2.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
-        ServerTls { config: Arc::new(config), name, fingerprint: self.fingerprint }
+        ServerTls { http1: Arc::new(http1), http2: Arc::new(http2), name, fingerprint: self.fingerprint }
     }
 }
 
@@ -127,11 +145,15 @@ impl ServerTls {
     ///
     /// # Errors
     /// Why the server is not to be spoken to.
-    pub async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    pub async fn handshake(&self, stream: TcpStream, offer: Offer) -> Result<TlsStream<TcpStream>, HandshakeError> {
         let name = ServerName::try_from(self.name.clone())
             // names in a policy are such
             .map_err(|error| HandshakeError::Broken(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await.map_err(HandshakeError::of)
+        let config = match offer {
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
+        };
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(HandshakeError::of)
     }
 }
 

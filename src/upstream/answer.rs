@@ -14,17 +14,19 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, 
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
+use tokio::sync::watch;
 
-use super::connection::{ConnectError, Connection, RequestBody, Sent, Switched};
+use super::connection::{ConnectError, Connection, Opened, RequestBody, Sent, SiteBody, Switched, TransportError};
+use super::http2::Ride;
 use super::relay::{self, AnswerBody};
-use super::{BodyFailure, Slot};
+use super::servers::Join;
+use super::{BodyFailure, Slot, Upstream};
 use crate::deadlines::Deadline;
 use crate::metrics::{OutcomeLabel, Timing};
 use crate::rules::headers::upgrade::switches_to_websocket;
+use crate::rules::policy::Timeouts;
 use crate::rules::time::Moment;
-use crate::tls::client::HandshakeError;
+use crate::tls::client::{HandshakeError, Offer};
 
 /// An answer of the site.
 #[derive(Debug)]
@@ -57,20 +59,26 @@ pub enum Failure {
     Timeout,
     /// The connection ended, or what came was not HTTP.
     #[error("the upstream server's answer broke off")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] TransportError),
     /// It switched protocols though the request did not ask for it, or to another protocol.
     #[error("the upstream server switched protocols unasked")]
     Switched,
     /// The request body could not be read from the client.
     #[error("the client's request body broke off")]
-    Client(#[source] hyper::Error),
+    Client(#[source] TransportError),
 }
 
 /// An answer later than this is counted as `slow`: what people call slow, and no input of the law.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Sends a request and waits for the head of its answer. A second try is made, on a fresh connection, only if not a byte was sent, or
-/// if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all the while.
+/// How often a request is sent over HTTP/2 at most, as long as nothing is done with it: a server that takes few requests on a connection
+/// (nginx: `keepalive_requests`) turns away those that were on their way with the last, and may do so on the next connection, too.
+const TRIES_MAX: u32 = 5;
+
+/// Sends a request and waits for the head of its answer. A second try is made only if not a byte was sent, or the server says that it
+/// has done nothing with it (HTTP/2: it has refused the stream, wants the request over HTTP/1.1, or has gone away before it; then further
+/// ones, too); or if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all
+/// the while.
 ///
 /// # Errors
 /// Why there is no answer. It is counted already.
@@ -78,14 +86,16 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
     let upstream = Arc::clone(&slot.upstream);
     *request.version_mut() = Version::HTTP_11;
     upstream.gate.sent(slot.worker);
-    let mut again = Again::First;
+    let mut tries = 1;
+    // a stream can't become a WebSocket
+    let mut offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
     loop {
-        let mut connection = connection(&mut slot).await?;
+        let mut connection = connection(&mut slot, offer).await?;
         // what may have to be sent again is written down first
-        let spare = (again == Again::First && connection.reused).then(|| Spare::of(&request)).flatten();
-        connection.deadline.set(slot.settings.timeouts.response);
+        let spare = (tries == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
+        connection.deadline().set(slot.settings.timeouts.response);
         let started = upstream.clock.moment();
-        let patience = Patience { deadline: Arc::clone(&connection.deadline), timeout: slot.settings.timeouts.response };
+        let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout: slot.settings.timeouts.response };
         let sending = connection.send(request.map(|body| timed(body, patience)));
         let mut exchange = Exchange { live: Some(Live { slot, connection, started, asked }), sending };
         let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
@@ -93,51 +103,91 @@ pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Aske
         match sent {
             Ok(answer) => return live.answered(answer),
             Err(failed) => {
-                let timed_out = live.connection.deadline.has_fired();
-                let refused = !live.connection.reused && HandshakeError::late(failed.error()).is_some();
-                let retry = !refused && (failed.message().is_some() || spare.is_some());
-                if again == Again::Second || timed_out || !retry {
-                    return Err(live.failed(failed));
+                let timed_out = live.connection.deadline().has_fired();
+                let refused = !live.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
+                let retry = match (&failed.request, &failed.error) {
+                    (Some(_), TransportError::Http2(_)) => tries < TRIES_MAX,
+                    (Some(_), TransportError::Http1(_) | TransportError::Body(_)) => tries == 1,
+                    (None, error) => spare.is_some() && error.is_of_connection(),
+                };
+                if timed_out || refused || !retry {
+                    return Err(live.failed(failed.error));
                 }
-                let (back, _) = take_message(failed);
-                let Some(next) = back.or_else(|| spare.map(Spare::into_request)) else { return Err(Failure::Timeout) };
+                if failed.error.wants_http1() {
+                    offer = Offer::Http1;
+                }
+                let Some(next) = failed.request.map(|request| *request).or_else(|| spare.map(Spare::into_request)) else {
+                    return Err(Failure::Timeout);
+                };
                 request = next;
                 slot = live.slot;
                 live.connection.close().await;
-                again = Again::Second;
+                tries += 1;
             }
         }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
-    First,
-    Second,
-}
-
-/// The connection that came with the slot, or a new one.
-async fn connection(slot: &mut Slot) -> Result<Connection, Failure> {
-    if let Some(mut connection) = slot.connection.take() {
+/// What came with the slot, or else what other requests of the worker share, or else a new connection.
+async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
+    let came = slot.connection.take().filter(|came| offer == Offer::Http2 || matches!(came, Connection::Http1(_)));
+    let came = match came {
+        // who could have had a place on one of HTTP/2 was given none of these
+        None if offer != slot.settings.offer => slot.upstream.take_idle(slot.grant.server, slot.worker),
+        came => came,
+    };
+    if let Some(mut connection) = came {
         if connection.is_ready() || connection.is_usable().await {
             return Ok(connection);
         }
         connection.close().await;
     }
-    let upstream = Arc::clone(&slot.upstream);
-    let (way, troubled) = upstream.way_to(slot.grant.server);
-    let worker = &upstream.workers[slot.worker];
     // rarely needed, so it takes no room in every request
-    match Box::pin(Connection::open(way, slot.settings.timeouts.connect, &worker.deadlines, slot.worker)).await {
-        Ok(connection) => {
-            if troubled {
-                upstream.reached(slot.grant.server);
-            }
+    Box::pin(open(slot, offer)).await
+}
+
+async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
+    let upstream = Arc::clone(&slot.upstream);
+    let server = slot.grant.server;
+    let leading = match offer {
+        Offer::Http1 => None,
+        Offer::Http2 => match join(&upstream, server, slot.worker).await {
+            Ok(ride) => return Ok(Connection::Http2(ride)),
+            // dropped, it tells those who wait to look again
+            Err(leading) => leading,
+        },
+    };
+    let (way, troubled) = upstream.way_to(server, offer);
+    let worker = &upstream.workers[slot.worker];
+    let Timeouts { connect, response, .. } = slot.settings.timeouts;
+    match Opened::at(way, connect, response, &worker.deadlines, slot.worker).await {
+        Ok(opened) => {
+            let connection = upstream.opened(server, opened, offer, troubled, slot.worker);
+            drop(leading);
             Ok(connection)
         }
         Err(error) => {
-            upstream.doubt_address(slot.grant.server);
+            if let Some(leading) = leading {
+                leading.send_replace(());
+            }
+            upstream.doubt_address(server);
             Err(unreached(slot, error))
+        }
+    }
+}
+
+/// A place on a connection that the worker's requests share, once there is one; or else what to hold while one is made.
+async fn join(upstream: &Upstream, server: usize, worker: usize) -> Result<Ride, Option<watch::Sender<()>>> {
+    loop {
+        match upstream.join(server, worker) {
+            Join::Ride(ride) => return Ok(ride),
+            Join::Lead(leading) => return Err(leading),
+            Join::Wait(mut made) => {
+                // if none could be made, nobody waits for the next who can't: all try at once
+                if made.changed().await.is_ok() {
+                    return Err(None);
+                }
+            }
         }
     }
 }
@@ -221,10 +271,6 @@ impl Body for Timed {
     }
 }
 
-fn take_message(mut failed: TrySendError<Request<RequestBody>>) -> (Option<Request<RequestBody>>, hyper::Error) {
-    (failed.take_message(), failed.into_error())
-}
-
 /// A request under way.
 struct Exchange {
     live: Option<Live>,
@@ -246,14 +292,14 @@ impl Drop for Exchange {
         tokio::spawn(async move {
             match sending.await {
                 Ok(answer) => drop(live.answered(answer)),
-                Err(failed) => drop(live.failed(failed)),
+                Err(failed) => drop(live.failed(failed.error)),
             }
         });
     }
 }
 
 impl Live {
-    fn answered(self, mut answer: Response<Incoming>) -> Result<Answered, Failure> {
+    fn answered(self, mut answer: Response<SiteBody>) -> Result<Answered, Failure> {
         let Self { mut slot, connection, started, asked } = self;
         let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches && (asked != Asked::WebSocket || !switches_to_websocket(answer.headers())) {
@@ -277,7 +323,7 @@ impl Live {
         };
         if switched.is_some() {
             // the request is over, and the slot free; the connection is nobody else's any more
-            connection.deadline.clear();
+            connection.deadline().clear();
             slot.observe(outcome, good);
             return Ok(Answered { head, body: AnswerBody::Piece(None), switched });
         }
@@ -285,23 +331,22 @@ impl Live {
         let closes = head.version == Version::HTTP_10
             || head.headers.get_all(header::CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         if body.is_end_stream() {
-            connection.deadline.clear();
+            connection.deadline().clear();
         }
         let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes });
         Ok(Answered { head, body, switched })
     }
 
-    fn failed(self, failed: TrySendError<Request<RequestBody>>) -> Failure {
+    fn failed(self, error: TransportError) -> Failure {
         let Self { mut slot, connection, .. } = self;
-        let (_, error) = take_message(failed);
-        let failure = if connection.deadline.has_fired() {
+        let failure = if connection.deadline().has_fired() {
             slot.good(false);
             slot.observe(OutcomeLabel::Timeout, false);
             Failure::Timeout
-        } else if is_clients(&error) {
+        } else if error.is_clients() {
             slot.aborted();
             Failure::Client(error)
-        } else if let Some(refused) = HandshakeError::late(&error).filter(|_| !connection.reused) {
+        } else if let Some(refused) = HandshakeError::late(&error).filter(|_| !connection.is_reused()) {
             unreached(&mut slot, ConnectError::Tls(refused))
         } else {
             slot.good(false);
@@ -311,16 +356,4 @@ impl Live {
         slot.finish_closed(connection);
         failure
     }
-}
-
-/// Whether an exchange failed because the request body, streamed from the client, did.
-fn is_clients(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if error.is::<BodyFailure>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

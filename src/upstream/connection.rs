@@ -1,29 +1,31 @@
-//! One connection to a server: made, driven by a task of its own, used for one request at a time.
+//! How a server is reached, and what carries one request to it: a connection of HTTP/1.1 that is its own meanwhile (`http1.rs`), or a
+//! stream of one of HTTP/2 that it shares (`http2.rs`).
 
-use std::future::{Future, poll_fn};
+use std::error::Error;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
 
+use super::http1::Http1;
+use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
-use crate::rules::time::Moment;
-use crate::tls::client::{HandshakeError, ServerTls};
+use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 
 /// What carries a request body to a server.
 pub type RequestBody = Either<Either<Empty<Bytes>, Full<Bytes>>, UnsyncBoxBody<Bytes, BodyFailure>>;
@@ -42,7 +44,7 @@ pub enum BodyFailure {
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// None within `upstream.timeouts.connect`, TLS included.
+    /// None within `upstream.timeouts.connect`, TLS included, and of HTTP/2 the server's settings.
     #[error("no connection in time")]
     Timeout,
     /// No TCP connection.
@@ -51,6 +53,71 @@ pub enum ConnectError {
     /// TCP, and no TLS over it.
     #[error("no TLS")]
     Tls(#[source] HandshakeError),
+    /// TLS, and no HTTP/2 within it, though the server has agreed on it.
+    #[error("no HTTP/2")]
+    Http2(#[source] h2::Error),
+}
+
+/// What an exchange has ended with.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// On a connection of its own.
+    #[error(transparent)]
+    Http1(hyper::Error),
+    /// On a stream.
+    #[error(transparent)]
+    Http2(h2::Error),
+    /// The request body ended it.
+    #[error(transparent)]
+    Body(BodyFailure),
+}
+
+impl TransportError {
+    /// Whether what came from the server was not HTTP as it should be.
+    #[must_use]
+    pub fn is_protocol(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_parse(),
+            Self::Http2(error) => error.is_library(),
+            Self::Body(_) => false,
+        }
+    }
+
+    /// Whether the connection is what failed, and not this exchange on it alone.
+    pub(super) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(error) => !error.is_reset(),
+            Self::Body(_) => false,
+        }
+    }
+
+    /// Whether the server wants the request over HTTP/1.1, as one that knows its visitors by their connections (NTLM) does.
+    pub(super) fn wants_http1(&self) -> bool {
+        match self {
+            Self::Http2(error) => error.is_remote() && error.reason() == Some(h2::Reason::HTTP_1_1_REQUIRED),
+            Self::Http1(_) | Self::Body(_) => false,
+        }
+    }
+
+    /// Whether the request body, streamed from the client, is what failed.
+    #[must_use]
+    pub fn is_clients(&self) -> bool {
+        match self {
+            Self::Http1(error) => {
+                let mut source = error.source();
+                while let Some(error) = source {
+                    if error.is::<BodyFailure>() {
+                        return true;
+                    }
+                    source = error.source();
+                }
+                false
+            }
+            Self::Http2(_) => false,
+            Self::Body(_) => true,
+        }
+    }
 }
 
 /// How a server is reached.
@@ -59,6 +126,7 @@ pub(super) struct Way {
     pub(super) addresses: Arc<[SocketAddr]>,
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
+    pub(super) offer: Offer,
 }
 
 /// A connection on which a server was reached.
@@ -68,72 +136,139 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection to a server.
-#[derive(Debug)]
-pub(super) struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    /// By which settings it was made.
-    tls: Option<Arc<ServerTls>>,
-    /// The response deadline; the driver closes the connection when it falls due.
-    pub(super) deadline: Arc<Deadline>,
-    /// The worker whose runtime drives it.
-    pub(super) worker: usize,
-    /// It has carried a request before.
-    pub(super) reused: bool,
-    /// When it was last given back.
-    pub(super) idle_since: Moment,
-    /// Closed by the driver, once it has closed the socket.
-    ended: oneshot::Receiver<()>,
+/// What a new connection speaks.
+pub(super) enum Opened {
+    Http1(Http1),
+    Http2(Arc<Http2>),
 }
 
-/// The answer to a request, or the request back if not a byte of it was sent.
-pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+/// What carries one request.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Http1(Http1),
+    Http2(Ride),
+}
+
+/// The answer to a request, or why there is none.
+pub(super) type Sent = Result<Response<SiteBody>, SendError>;
+
+/// A request had no answer.
+#[derive(Debug)]
+pub(super) struct SendError {
+    /// The request, if the server has done nothing with it: not a byte of it was sent, or the server has said so.
+    pub(super) request: Option<Box<Request<RequestBody>>>,
+    pub(super) error: TransportError,
+}
+
+impl Opened {
+    /// Connects to the first of the addresses that answers, and begins to speak what was agreed on.
+    pub(super) async fn at(
+        way: Way,
+        timeout: Duration,
+        patience: Duration,
+        deadlines: &Deadlines,
+        worker: usize,
+    ) -> Result<Self, ConnectError> {
+        let opening = async {
+            let stream = begin(&way).await?;
+            let deadline = deadlines.watch();
+            match (stream, way.tls) {
+                (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
+                    Http2::begin(stream, tls, deadline, patience, worker).await.map(Self::Http2)
+                }
+                (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(Self::Http1),
+            }
+        };
+        tokio::time::timeout(timeout, opening).await.unwrap_or(Err(ConnectError::Timeout))
+    }
+}
 
 impl Connection {
-    /// Connects to the first of the addresses that answers.
-    pub(super) async fn open(way: Way, timeout: Duration, deadlines: &Deadlines, worker: usize) -> Result<Self, ConnectError> {
-        let stream = reach(&way, timeout).await?;
-        let deadline = deadlines.watch();
-        let driven = match stream {
-            Stream::Plain(stream) => drive(stream, Arc::clone(&deadline)).await,
-            Stream::Tls(stream) => drive(stream, Arc::clone(&deadline)).await,
-        };
-        let (sender, ended) = driven.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
-        Ok(Self { sender, tls: way.tls, deadline, worker, reused: false, idle_since: Moment::default(), ended })
-    }
-
-    /// Whether it was made by these settings, and not by what stood in a policy or in a file before.
-    pub(super) fn is_by(&self, tls: Option<&Arc<ServerTls>>) -> bool {
-        match (&self.tls, tls) {
-            (None, None) => true,
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            (None, Some(_)) | (Some(_), None) => false,
+    /// The response deadline; when it falls due, what carries the request is closed.
+    pub(super) const fn deadline(&self) -> &Arc<Deadline> {
+        match self {
+            Self::Http1(connection) => &connection.deadline,
+            Self::Http2(ride) => &ride.deadline,
         }
     }
 
-    /// Closes it, whatever is under way, and returns when it is closed.
-    pub(super) async fn close(self) {
-        self.deadline.fire();
-        // an error is what the end of the driver looks like
-        drop(self.ended.await);
+    /// Whether what carries the request has carried another before: it may have been closing all the while.
+    pub(super) const fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.reused,
+            Self::Http2(ride) => ride.reused,
+        }
     }
 
-    /// Sends a request. The future must be polled to its end, or the connection closes.
+    /// Ends what carries the request, whatever is under way: a connection of its own is closed, a stream reset. Returns when it is.
+    pub(super) async fn close(self) {
+        match self {
+            Self::Http1(connection) => connection.close().await,
+            Self::Http2(ride) => ride.close().await,
+        }
+    }
+
+    /// Sends a request. The future must be polled to its end.
     pub(super) fn send(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Sent> + Send>> {
-        Box::pin(self.sender.try_send_request(request))
+        match self {
+            Self::Http1(connection) => connection.send(request),
+            Self::Http2(ride) => ride.send(request),
+        }
     }
 
     /// Waits until it can take a request; `false` if it never will.
     pub(super) async fn is_usable(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        match self {
+            Self::Http1(connection) => connection.is_usable().await,
+            Self::Http2(_) => true,
+        }
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        match self {
+            Self::Http1(connection) => connection.is_ready(),
+            Self::Http2(_) => true,
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.deadline.has_fired()
+        match self {
+            Self::Http1(connection) => connection.is_closed(),
+            Self::Http2(_) => false,
+        }
+    }
+}
+
+/// The body of an answer, as it comes from a server.
+#[derive(Debug)]
+pub(super) enum SiteBody {
+    Http1(Incoming),
+    Http2(Http2Body),
+}
+
+impl Body for SiteBody {
+    type Data = Bytes;
+    type Error = TransportError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(TransportError::Http1),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(TransportError::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
     }
 }
 
@@ -149,7 +284,7 @@ pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Carrier for S {}
 
 impl Switched {
-    pub(super) fn of(answer: &mut Response<Incoming>) -> Self {
+    pub(super) fn of(answer: &mut Response<SiteBody>) -> Self {
         Self { upgrade: hyper::upgrade::on(answer) }
     }
 
@@ -165,41 +300,18 @@ impl Switched {
     }
 }
 
-/// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so.
+/// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so, within a time.
 pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, ConnectError> {
-    let reaching = async {
-        let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
-        stream.set_nodelay(true).map_err(ConnectError::Socket)?;
-        match &way.tls {
-            None => Ok(Stream::Plain(stream)),
-            Some(tls) => tls.handshake(stream).await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls),
-        }
-    };
-    tokio::time::timeout(timeout, reaching).await.unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(timeout, begin(way)).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-/// Speaks HTTP on a stream, in a task of its own, until the stream ends or the deadline falls due. The receiver is closed when it is over.
-async fn drive<S>(stream: S, watched: Arc<Deadline>) -> hyper::Result<(http1::SendRequest<RequestBody>, oneshot::Receiver<()>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-    let (running, ended) = oneshot::channel();
-    tokio::spawn(async move {
-        // dropped after the connection
-        let _running: oneshot::Sender<()> = running;
-        let mut connection = pin!(connection.with_upgrades());
-        poll_fn(|cx| {
-            watched.wakes(cx.waker());
-            if watched.has_fired() {
-                return Poll::Ready(());
-            }
-            // how it ended is told to the request that was under way
-            connection.as_mut().poll(cx).map(drop)
-        })
-        .await;
-    });
-    Ok((sender, ended))
+async fn begin(way: &Way) -> Result<Stream, ConnectError> {
+    let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
+    stream.set_nodelay(true).map_err(ConnectError::Socket)?;
+    match &way.tls {
+        None => Ok(Stream::Plain(stream)),
+        Some(tls) => tls.handshake(stream, way.offer).await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls),
+    }
 }
 
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {

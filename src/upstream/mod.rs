@@ -3,14 +3,22 @@
 //! One short lock over slots, idle connections and the queue; nothing waits while holding it. A slot is given back when the upstream
 //! has really finished: also when the client has left, which frees no worker of the site.
 //!
-//! Always holds: connections to a server, busy and idle together, are never more than its slots; but for those of who must not be held
-//! up, which are as many as there are such requests. A connection that has switched protocols is beside them: its request was over with
-//! the answer, and what a site keeps for an open WebSocket is no worker that others wait for. `limits.upgrades` counts those.
+//! Always holds: requests at a server are never more than its slots, of all workers and over whatever they go; nor are they together with
+//! the idle connections of HTTP/1, each of which holds a worker of a prefork server. But for requests that must not be held up, which come
+//! beside. A connection that has switched protocols is beside them, too: its request was over with the answer, and what a site keeps for
+//! an open WebSocket is no worker that others wait for. `limits.upgrades` counts those.
+//!
+//! An idle connection of HTTP/2 takes no slot: a server that speaks it serves its connections by events, and has workers for requests
+//! (Apache refuses HTTP/2 under prefork). So those are beside the slots, and bounded by themselves: they are never more than the slots,
+//! but that each worker may keep one. A worker's requests share one for as long as the server takes more on it.
 
 mod answer;
 mod connection;
+mod http1;
+mod http2;
 mod relay;
 mod servers;
+mod upload;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,12 +33,12 @@ use crate::rules::concurrency::ServerLimit;
 use crate::rules::policy;
 use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
-use crate::tls::client::ClientTls;
+use crate::tls::client::{ClientTls, Offer};
 
 pub use answer::{Answered, Asked, Failure, send};
-pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched};
+pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError};
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
-pub use servers::{ServerStatus, maintain};
+pub use servers::{Protocol, ServerStatus, maintain};
 
 use connection::Connection;
 use servers::Peer;
@@ -65,6 +73,8 @@ struct Inner {
 struct Settings {
     timeouts: policy::Timeouts,
     response_buffer: usize,
+    /// What servers are offered, but for WebSockets.
+    offer: Offer,
 }
 
 /// Someone who waits for a slot.
@@ -139,10 +149,17 @@ impl Upstream {
             peer.live = true;
             peer.follow(tls);
         }
-        for peer in inner.peers.iter_mut().filter(|peer| !peer.live) {
-            peer.idle.clear();
-        }
         inner.settings = settings(policy);
+        let offer = inner.settings.offer;
+        for peer in &mut inner.peers {
+            if !peer.live {
+                peer.idle.clear();
+            }
+            if !peer.live || offer == Offer::Http1 {
+                // what is under way on them goes on
+                peer.shared.clear();
+            }
+        }
         let granted = self.grant(&mut inner, now);
         drop(inner);
         hand_out(granted);
@@ -190,8 +207,7 @@ impl Upstream {
         }
         let Inner { slots, peers, .. } = &mut *inner;
         for (place, peer) in peers.iter_mut().enumerate() {
-            // an idle connection holds a worker too
-            peer.idle.drain(..peer.idle.len().saturating_sub(slots.room(place) as usize));
+            peer.close_idle_above(slots.room(place));
         }
         let granted = self.grant(&mut inner, self.clock.moment());
         drop(inner);
@@ -232,7 +248,13 @@ impl Upstream {
 
     fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize) -> Slot {
         let room = inner.slots.room(grant.server);
-        let connection = inner.peers[grant.server].take_idle(worker, room);
+        let peer = &mut inner.peers[grant.server];
+        let connection = if let Some(ride) = peer.board(worker, &self.workers[worker].deadlines) {
+            peer.close_idle_above(room);
+            Some(Connection::Http2(ride))
+        } else {
+            peer.take_idle(worker, room).map(Connection::Http1)
+        };
         Slot { upstream: Arc::clone(self), grant, ask, worker, settings: inner.settings, connection, outcome: None }
     }
 
@@ -317,15 +339,24 @@ impl Drop for Slot {
             }
             Some(false) | None => {}
         }
-        if let Some(mut connection) = self.connection.take() {
-            let free = inner.slots.room(server);
-            let peer = &mut inner.peers[server];
-            let is_good = !connection.is_closed() && connection.is_by(peer.tls.as_ref());
-            if peer.live && is_good && peer.idle.len() < free as usize {
-                connection.idle_since = now;
-                connection.reused = true;
-                peer.idle.push(connection);
+        match self.connection.take() {
+            Some(Connection::Http1(mut connection)) => {
+                let free = inner.slots.room(server);
+                let peer = &mut inner.peers[server];
+                let is_good = !connection.is_closed() && connection.is_by(peer.tls.as_ref());
+                if peer.live && is_good && peer.idle.len() < free as usize {
+                    connection.idle_since = now;
+                    connection.reused = true;
+                    peer.idle.push(connection);
+                }
             }
+            Some(Connection::Http2(ride)) => {
+                let shared = Arc::clone(&ride.connection);
+                drop(ride);
+                let free = inner.slots.room(server);
+                inner.peers[server].alight(&shared, free);
+            }
+            None => {}
         }
         let granted = upstream.grant(&mut inner, now);
         drop(inner);
@@ -354,5 +385,9 @@ fn bounds(policy: &policy::Policy, gate: &Gate) -> Bounds {
 }
 
 const fn settings(policy: &policy::Policy) -> Settings {
-    Settings { timeouts: policy.upstream.timeouts, response_buffer: policy.upstream.buffer.response }
+    let offer = match (policy.upstream.http2, &policy.upstream.tls) {
+        (policy::UpstreamHttp2::Auto, Some(_)) => Offer::Http2,
+        (policy::UpstreamHttp2::Auto, None) | (policy::UpstreamHttp2::Off, _) => Offer::Http1,
+    };
+    Settings { timeouts: policy.upstream.timeouts, response_buffer: policy.upstream.buffer.response, offer }
 }

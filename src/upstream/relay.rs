@@ -14,10 +14,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::Slot;
-use super::connection::Connection;
+use super::connection::{Connection, SiteBody};
 use crate::metrics::OutcomeLabel;
 
 /// The memory that all body buffers together may take.
@@ -89,7 +88,7 @@ pub(super) struct Held {
 }
 
 /// The body of an answer whose head has just come.
-pub(super) fn answer_body(mut body: Incoming, held: Held) -> AnswerBody {
+pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
     if body.is_end_stream() {
         held.done();
         return AnswerBody::Piece(None);
@@ -133,15 +132,15 @@ pub(super) fn answer_body(mut body: Incoming, held: Held) -> AnswerBody {
 }
 
 /// Reads ahead of the client.
-async fn pump(mut body: Incoming, held: Held, shared: Arc<Shared>) {
+async fn pump(mut body: SiteBody, held: Held, shared: Arc<Shared>) {
     let most = held.slot.settings.response_buffer;
     let timeout = held.slot.settings.timeouts.response;
     let mut drained = 0;
     loop {
         // while the client is slow, the upstream is not to blame
-        held.connection.deadline.clear();
+        held.connection.deadline().clear();
         let abandoned = shared.room(most).await;
-        held.connection.deadline.set(timeout);
+        held.connection.deadline().set(timeout);
         match body.frame().await {
             Some(Ok(frame)) if abandoned => {
                 drained += frame.data_ref().map_or(0, Bytes::len);
@@ -166,7 +165,7 @@ impl Held {
     /// The upstream is done: the connection can be used again, at once or as soon as it says so.
     fn done(mut self) {
         self.slot.observe(self.outcome, self.good);
-        self.connection.deadline.clear();
+        self.connection.deadline().clear();
         if !self.reusable || self.connection.is_closed() {
             return self.slot.finish_closed(self.connection);
         }
@@ -184,13 +183,13 @@ impl Held {
 
     /// The answer broke off, or stood still for the response timeout.
     fn broke(mut self) {
-        let outcome = if self.connection.deadline.has_fired() { OutcomeLabel::Timeout } else { OutcomeLabel::Error };
+        let outcome = if self.connection.deadline().has_fired() { OutcomeLabel::Timeout } else { OutcomeLabel::Error };
         self.slot.good(false);
         self.slot.observe(outcome, false);
         self.slot.finish_closed(self.connection);
     }
 
-    /// The client has left, and what is left of the answer is not worth the slot: the connection closes.
+    /// The client has left, and what is left of the answer is not worth the slot: the connection closes, or of HTTP/2 the stream.
     fn cut(self) {
         self.slot.observe(OutcomeLabel::Aborted, self.good);
         self.slot.finish_closed(self.connection);

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
+use tokio::sync::watch;
 
 use super::Upstream;
-use super::connection::{ConnectError, Connection, Way, reach};
+use super::connection::{ConnectError, Connection, Opened, Way, reach};
+use super::http1::Http1;
+use super::http2::{Http2, Ride};
+use crate::deadlines::Deadlines;
 use crate::rules::policy::Server;
 use crate::rules::time::Moment;
 use crate::store::chain;
-use crate::tls::client::{ClientTls, ServerTls};
+use crate::tls::client::{ClientTls, Offer, ServerTls};
 
 /// One server.
 #[derive(Debug)]
@@ -21,7 +25,13 @@ pub(super) struct Peer {
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
-    pub(super) idle: Vec<Connection>,
+    pub(super) idle: Vec<Http1>,
+    /// Those of HTTP/2, idle or not. Oldest first, and used first, so that the newest can fall idle.
+    pub(super) shared: Vec<Arc<Http2>>,
+    /// For which workers one is being made that others wait for; over when the sender is gone.
+    making: Vec<(usize, watch::Receiver<()>)>,
+    /// What the last connection spoke that could have spoken either.
+    speaks: Option<Protocol>,
     /// Still named by the policy.
     pub(super) live: bool,
     resolved: Option<Moment>,
@@ -30,6 +40,36 @@ pub(super) struct Peer {
     trouble: Option<String>,
     /// When the log was last told of trouble.
     told: Option<Moment>,
+}
+
+/// What a server is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+impl Protocol {
+    /// As it is usually called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// How a request comes to a connection that may be shared.
+pub(super) enum Join {
+    /// There is one.
+    Ride(Ride),
+    /// Somebody makes one: look again when the sender is gone, or make one if it sends: then that has failed.
+    Wait(watch::Receiver<()>),
+    /// Make one; others wait until this is dropped, if it is there.
+    Lead(Option<watch::Sender<()>>),
 }
 
 /// A server as the operator sees it.
@@ -43,6 +83,8 @@ pub struct ServerStatus {
     pub in_flight: u32,
     /// Idle connections to it.
     pub idle: usize,
+    /// What it is spoken to in; `None` until that is agreed on.
+    pub protocol: Option<Protocol>,
     /// Why the last connection to it could not be made; `None` if it could.
     pub trouble: Option<String>,
 }
@@ -64,8 +106,20 @@ impl Peer {
         let literal = server.host.parse::<IpAddr>().ok();
         let addresses = literal.map(|ip| SocketAddr::new(ip, server.port)).into_iter().collect();
         let tls = tls.map(|tls| Arc::new(tls.towards(&server.host)));
-        let (idle, live, busy_with_probe) = (Vec::new(), true, false);
-        Self { server, addresses, tls, idle, live, resolved: None, busy_with_probe, trouble: None, told: None }
+        Self {
+            server,
+            addresses,
+            tls,
+            idle: Vec::new(),
+            shared: Vec::new(),
+            making: Vec::new(),
+            speaks: None,
+            live: true,
+            resolved: None,
+            busy_with_probe: false,
+            trouble: None,
+            told: None,
+        }
     }
 
     /// The settings of a policy. If they have changed, what was connected by the old ones is not used again.
@@ -75,16 +129,44 @@ impl Peer {
         }
         self.tls = tls.map(|tls| Arc::new(tls.towards(&self.server.host)));
         self.idle.retain(|connection| connection.is_by(self.tls.as_ref()));
+        self.shared.retain(|connection| connection.is_by(self.tls.as_ref()));
     }
 
-    fn way(&self) -> Way {
-        Way { addresses: Arc::clone(&self.addresses), tls: self.tls.clone() }
+    fn way(&self, offer: Offer) -> Way {
+        Way { addresses: Arc::clone(&self.addresses), tls: self.tls.clone(), offer }
+    }
+
+    /// A place on a connection of HTTP/2 of the worker, if there is one.
+    pub(super) fn board(&mut self, worker: usize, deadlines: &Deadlines) -> Option<Ride> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        self.shared.retain(|shared| shared.worker != worker || !shared.is_leaving());
+        let shared = self.shared.iter().find(|shared| shared.worker == worker && shared.has_room())?;
+        Some(shared.board(deadlines.watch()))
+    }
+
+    /// A request has left a connection of HTTP/2. `room` is how many idle ones there may be, but for one of each worker.
+    pub(super) fn alight(&mut self, left: &Arc<Http2>, room: u32) {
+        if !left.is_idle() {
+            return;
+        }
+        let is_only = self.shared.iter().filter(|shared| shared.worker == left.worker).nth(1).is_none();
+        let idle = self.shared.iter().filter(|shared| shared.is_idle()).count();
+        if left.is_doubtful() || (!is_only && idle > room as usize) {
+            self.shared.retain(|shared| !Arc::ptr_eq(shared, left));
+        }
+    }
+
+    /// Closes idle connections of HTTP/1 that are too many: each holds a worker.
+    pub(super) fn close_idle_above(&mut self, room: u32) {
+        self.idle.drain(..self.idle.len().saturating_sub(room as usize));
     }
 
     /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection.
     ///
     /// `room` is how many connections may exist beside the busy ones, the one asked for not counted.
-    pub(super) fn take_idle(&mut self, worker: usize, room: u32) -> Option<Connection> {
+    pub(super) fn take_idle(&mut self, worker: usize, room: u32) -> Option<Http1> {
         if self.idle.is_empty() {
             return None;
         }
@@ -111,17 +193,73 @@ impl Upstream {
             label: peer.server.label.clone(),
             up: inner.slots.is_up(place),
             in_flight: inner.slots.busy(place),
-            idle: peer.idle.len(),
+            idle: peer.idle.len() + peer.shared.iter().filter(|shared| shared.is_idle()).count(),
+            protocol: match inner.settings.offer {
+                Offer::Http1 => Some(Protocol::Http1),
+                Offer::Http2 => peer.speaks,
+            },
             trouble: peer.trouble.clone(),
         })
         .collect()
     }
 
     /// How a server is reached, and whether it could not be the last time.
-    pub(super) fn way_to(&self, server: usize) -> (Way, bool) {
+    pub(super) fn way_to(&self, server: usize, offer: Offer) -> (Way, bool) {
         let inner = self.lock();
         let peer = &inner.peers[server];
-        (peer.way(), peer.trouble.is_some())
+        (peer.way(offer), peer.trouble.is_some())
+    }
+
+    /// A place on a connection that the requests of a worker share, or who makes one: one does, and not each of those that come at once.
+    pub(super) fn join(&self, server: usize, worker: usize) -> Join {
+        let mut inner = self.lock();
+        let peer = &mut inner.peers[server];
+        if let Some(ride) = peer.board(worker, &self.workers[worker].deadlines) {
+            return Join::Ride(ride);
+        }
+        if peer.speaks == Some(Protocol::Http1) {
+            return Join::Lead(None);
+        }
+        peer.making.retain(|(_, made)| made.has_changed().is_ok());
+        if let Some((_, made)) = peer.making.iter().find(|(of, _)| *of == worker) {
+            return Join::Wait(made.clone());
+        }
+        let (lead, made) = watch::channel(());
+        peer.making.push((worker, made));
+        Join::Lead(Some(lead))
+    }
+
+    /// An idle connection of HTTP/1, for a request that can't have a place on one of HTTP/2.
+    pub(super) fn take_idle(&self, server: usize, worker: usize) -> Option<Connection> {
+        let mut inner = self.lock();
+        let room = inner.slots.room(server);
+        inner.peers[server].take_idle(worker, room).map(Connection::Http1)
+    }
+
+    /// A connection to a server was made. One of HTTP/2 is shared from now on, unless the policy has changed meanwhile.
+    pub(super) fn opened(&self, server: usize, opened: Opened, offer: Offer, troubled: bool, worker: usize) -> Connection {
+        if troubled {
+            self.reached(server);
+        }
+        match opened {
+            Opened::Http1(connection) => {
+                if offer == Offer::Http2 {
+                    self.lock().peers[server].speaks = Some(Protocol::Http1);
+                }
+                Connection::Http1(connection)
+            }
+            Opened::Http2(shared) => {
+                let ride = shared.board(self.workers[worker].deadlines.watch());
+                let mut inner = self.lock();
+                let is_wanted = inner.settings.offer == Offer::Http2;
+                let peer = &mut inner.peers[server];
+                peer.speaks = Some(Protocol::Http2);
+                if is_wanted && peer.live && shared.is_by(peer.tls.as_ref()) {
+                    peer.shared.push(shared);
+                }
+                Connection::Http2(ride)
+            }
+        }
     }
 
     /// A connection to a server was made.
@@ -154,6 +292,7 @@ impl Upstream {
         let keep = inner.settings.timeouts.idle;
         for peer in &mut inner.peers {
             peer.idle.retain(|connection| !connection.is_closed() && now.since(connection.idle_since) < keep);
+            peer.shared.retain(|shared| !shared.is_leaving() && !shared.is_idle_for(keep, now));
         }
     }
 
@@ -172,11 +311,12 @@ impl Upstream {
     fn servers_to_probe(&self, now: Moment) -> Vec<(usize, Way)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        let offer = inner.settings.offer;
         let mut due = Vec::new();
         for (place, peer) in inner.peers.iter_mut().enumerate() {
             if peer.live && !peer.busy_with_probe && inner.slots.health(place).wants_probe(now) {
                 peer.busy_with_probe = true;
-                due.push((place, peer.way()));
+                due.push((place, peer.way(offer)));
             }
         }
         due

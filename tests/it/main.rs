@@ -44,5 +44,6 @@ mod proxy_slots;
 mod proxy_slow;
 mod proxy_streams;
 mod proxy_upgrade;
+mod proxy_upstream_http2;
 mod proxy_upstream_tls;
 mod smuggling;

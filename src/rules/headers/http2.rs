@@ -1,6 +1,8 @@
-//! What a request of HTTP/2 says in its own way, written as HTTP/1.1 does, so that everything after reads one form only.
+//! What a request of HTTP/2 says in its own way, written as HTTP/1.1 does, so that everything in between reads one form only; and back,
+//! for a server that is spoken to in HTTP/2.
 
-use http::header::{COOKIE, HOST};
+use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, Parts, Scheme};
 use http::{HeaderMap, HeaderValue, Uri};
 
 /// Makes one Cookie line of the crumbs in which they may come (RFC 9113, section 8.2.3), and a `Host` of `:authority` if there is none
@@ -13,6 +15,27 @@ pub fn settle(uri: &Uri, headers: &mut HeaderMap) {
     {
         headers.insert(HOST, host);
     }
+}
+
+/// Writes a request of HTTP/1.1 that was stripped ([`super::hop::strip_request`]) as one of HTTP/2: what frames it or belongs to its
+/// connection goes (RFC 9113, section 8.2.2), and `Host` becomes `:authority` (section 8.3.1). Returns the whole target.
+///
+/// A `Host` that is no authority, as an empty one, stays what it is.
+pub fn to_http2(uri: Uri, headers: &mut HeaderMap) -> Uri {
+    for name in [CONNECTION, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    if headers.get(TE).is_some_and(|te| te != "trailers") {
+        headers.remove(TE);
+    }
+    let Some(authority) = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok()) else { return uri };
+    let mut parts = Parts::default();
+    parts.scheme = Some(Scheme::HTTPS);
+    parts.authority = Some(authority);
+    parts.path_and_query = uri.path_and_query().cloned();
+    let Ok(whole) = Uri::from_parts(parts) else { return uri };
+    headers.remove(HOST);
+    whole
 }
 
 fn join_crumbs(headers: &mut HeaderMap) {
@@ -49,6 +72,29 @@ mod tests {
         let crumbs = [("host", "a"), ("cookie", "a=b"), ("cookie", "c=d; e=f"), ("cookie", "")];
         assert_eq!(settled("/", &crumbs), owned(&[("host", "a"), ("cookie", "a=b; c=d; e=f; ")]));
         assert_eq!(settled("/", &[("host", "a"), ("cookie", "a=b;c")]), owned(&[("host", "a"), ("cookie", "a=b;c")]));
+    }
+
+    fn sent(target: &str, list: &[(&'static str, &'static str)]) -> (String, Vec<(String, String)>) {
+        let mut headers = HeaderMap::new();
+        for &(name, value) in list {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let uri = to_http2(target.parse().unwrap(), &mut headers);
+        (uri.to_string(), headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect())
+    }
+
+    #[test]
+    fn the_host_is_the_authority_of_what_is_sent() {
+        assert_eq!(sent("/a?b", &[("host", "a.example:81"), ("x", "1")]), ("https://a.example:81/a?b".to_owned(), owned(&[("x", "1")])));
+        assert_eq!(sent("*", &[("host", "[::1]")]).1, owned(&[]));
+        // what is no authority is sent as it came
+        assert_eq!(sent("/a", &[("host", "")]), ("/a".to_owned(), owned(&[("host", "")])));
+    }
+
+    #[test]
+    fn nothing_is_sent_that_belongs_to_a_connection_of_http1() {
+        let all = [("host", "a"), ("connection", "te"), ("te", "trailers"), ("transfer-encoding", "chunked"), ("cookie", "a=b; c=d")];
+        assert_eq!(sent("/", &all).1, owned(&[("te", "trailers"), ("cookie", "a=b; c=d")]));
     }
 
     #[test]

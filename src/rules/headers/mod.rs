@@ -12,6 +12,8 @@
 //! 4. [`cookies::strip_ours`].
 //! 5. [`forwarded::set_forwarding`] adds what the site should know of the client.
 //!
+//! 6. [`http2::to_http2`], for a server that is spoken to in HTTP/2.
+//!
 //! An answer goes through [`hop::strip_response`] and [`cookies::strip_from_site`], then our cookie is appended, then
 //! [`cache::make_private`].
 //!

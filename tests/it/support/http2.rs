@@ -290,7 +290,11 @@ impl Frames {
     }
 }
 
-async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
+/// Reads a frame.
+///
+/// # Errors
+/// If the connection ends first.
+pub(crate) async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
     let mut head = [0; 9];
     io.read_exact(&mut head).await?;
     let [a, b, c, kind, flags, rest @ ..] = head;

@@ -5,6 +5,7 @@
 
 mod client;
 mod http2;
+mod http2_site;
 mod process;
 mod relay;
 mod tls;
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 pub(crate) use client::{Answer, Client, request};
 pub(crate) use http2::*;
+pub(crate) use http2_site::*;
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};
 pub(crate) use relay::{Carries, Cut, Relay};
-pub(crate) use tls::{Authority, visitor};
+pub(crate) use tls::{Authority, Signed, visitor};
 pub(crate) use upstream::{Seen, Site, Upstream, Vacant, ok};
 pub(crate) use wait::{Door, until};
 pub(crate) use world::World;

@@ -104,6 +104,13 @@ impl Signed {
         self.server_by(rustls::ALL_VERSIONS, None)
     }
 
+    /// TLS of a site that shows it, and speaks HTTP/2 with who wants to.
+    pub(crate) fn server_http2(&self) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.server());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     /// TLS of a site that shows it, speaks these versions, and if there is an authority for clients wants a certificate of that one.
     pub(crate) fn server_by(&self, versions: &[&'static SupportedProtocolVersion], clients: Option<&Authority>) -> Arc<ServerConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -117,7 +124,7 @@ impl Signed {
         };
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
         let mut config = builder.with_single_cert(vec![self.certificate.der().clone()], key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(config)
     }
 }

@@ -1,4 +1,4 @@
-//! Micro-benchmarks of the rules that run for every request.
+//! Micro-benchmarks of the rules that run for every request, and of the pages that are made for some.
 #![expect(clippy::expect_used, reason = "the inputs are literals")]
 
 use std::hint::black_box;
@@ -10,9 +10,9 @@ use criterion::{BatchSize, Criterion};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tidegate::config;
 use tidegate::gate::{Gate, Remembered, Site, Visit};
-use tidegate::page::Pages;
+use tidegate::page::{self, EmailTerms, FormFields, Pages, WaitEstimate, WaitText, WaitingJson, WaitingState, WaitingView};
 use tidegate::rules::draw::{Epoch, Stake, wins};
-use tidegate::rules::headers::{check, cookies, forwarded, hop};
+use tidegate::rules::headers::{cache, check, cookies, forwarded, hop, http2};
 use tidegate::rules::keyring::{Key, Keyring, SiteSecret};
 use tidegate::rules::time::{Moment, Now, UnixTime};
 use tidegate::rules::token::{Pass, Ticket, VisitorId};
@@ -20,8 +20,10 @@ use tidegate::rules::token::{Pass, Ticket, VisitorId};
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     headers(&mut criterion);
+    answers(&mut criterion);
     tokens(&mut criterion);
     admission(&mut criterion);
+    pages(&mut criterion);
     criterion.final_summary();
 }
 
@@ -39,20 +41,20 @@ fn headers(criterion: &mut Criterion) {
         bencher.iter(|| check::check_request(&Method::GET, black_box(&uri), Version::HTTP_11, black_box(&plain)).is_ok());
     });
 
-    // cloning a map costs more than what is measured, so it stands outside; maps that hyper uses again have room for more
-    let copy = |map: &HeaderMap| {
-        let mut map = map.clone();
-        map.reserve(16);
-        map
-    };
-    let mut on_copy = |name: &str, map: &HeaderMap, rule: &mut dyn FnMut(&mut HeaderMap)| {
-        criterion.bench_function(name, |bencher| bencher.iter_batched_ref(|| copy(map), |map| rule(map), BatchSize::SmallInput));
-    };
+    let mut on_copy = |name: &str, map: &HeaderMap, rule: &mut dyn FnMut(&mut HeaderMap)| on_copy(criterion, name, map, rule);
     on_copy("strip_hop_by_hop/keep_alive", &plain, &mut hop::strip_request);
     on_copy("strip_hop_by_hop/named", &named, &mut hop::strip_request);
     on_copy("strip_ours/no_cookie", &plain, &mut cookies::strip_ours);
     on_copy("strip_ours/others", &foreign, &mut cookies::strip_ours);
     on_copy("strip_ours/ours_and_others", &ours, &mut cookies::strip_ours);
+
+    let mut crumbs = request(&[]);
+    crumbs.remove("host");
+    for crumb in other.split("; ").chain([&*token]) {
+        crumbs.append("cookie", HeaderValue::from_str(crumb).expect("a value"));
+    }
+    let asked_for = Uri::from_static("https://www.example.org/account/applications?page=2");
+    on_copy("settle_http2", &crumbs, &mut |map| http2::settle(&asked_for, map));
 
     let mut peer = forwarded::PeerValues::new([192, 0, 2, 1].into());
     let host = HeaderValue::from_static("www.example.org");
@@ -68,6 +70,35 @@ fn headers(criterion: &mut Criterion) {
             bencher.iter(|| forwarded::client_address([10, 0, 0, 1].into(), false, black_box(map), &trusted).address);
         });
     }
+}
+
+/// What the site answers, on its way to the visitor.
+fn answers(criterion: &mut Criterion) {
+    let plain = answer(&[]);
+    let named =
+        answer(&[("connection", "keep-alive, x-one"), ("keep-alive", "timeout=5"), ("x-one", "1"), ("transfer-encoding", "chunked")]);
+    let setting = answer(&[("set-cookie", "session=0123456789abcdef; Path=/; HttpOnly")]);
+    let shared = answer(&[("cache-control", "public, max-age=600, s-maxage=3600"), ("cdn-cache-control", "max-age=3600")]);
+    on_copy(criterion, "strip_response/plain", &plain, &mut hop::strip_response);
+    on_copy(criterion, "strip_response/named", &named, &mut hop::strip_response);
+    on_copy(criterion, "strip_from_site/no_cookie", &plain, &mut cookies::strip_from_site);
+    on_copy(criterion, "strip_from_site/theirs", &setting, &mut cookies::strip_from_site);
+    on_copy(criterion, "make_private", &shared, &mut cache::make_private);
+    let token = keys().sign_pass(&Pass::admitted(VisitorId(7), WALL));
+    let attributes = cookies::Attributes { secure: true, domain: None, max_age: Duration::from_secs(14_400) };
+    criterion.bench_function("set_cookie", |bencher| {
+        bencher.iter(|| cookies::set_cookie(cookies::Kind::Pass, black_box(token.as_bytes()), black_box(attributes)));
+    });
+}
+
+/// Cloning a map costs more than what is measured, so it stands outside; maps that hyper uses again have room for more.
+fn on_copy(criterion: &mut Criterion, name: &str, map: &HeaderMap, rule: &mut dyn FnMut(&mut HeaderMap)) {
+    let copy = || {
+        let mut map = map.clone();
+        map.reserve(16);
+        map
+    };
+    criterion.bench_function(name, |bencher| bencher.iter_batched_ref(copy, |map| rule(map), BatchSize::SmallInput));
 }
 
 const WALL: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -91,6 +122,10 @@ fn tokens(criterion: &mut Criterion) {
     let forged = pass[..pass.len() - 8].to_owned() + "AAAAAAAA";
     criterion.bench_function("verify_pass/genuine", |bencher| bencher.iter(|| keys.verify_pass(black_box(pass.as_bytes())).is_ok()));
     criterion.bench_function("verify_pass/forged", |bencher| bencher.iter(|| keys.verify_pass(black_box(forged.as_bytes())).is_ok()));
+    let shown = keys.sign_ticket(&ticket(7)).to_string();
+    criterion.bench_function("verify_ticket", |bencher| bencher.iter(|| keys.verify_ticket(black_box(shown.as_bytes())).is_ok()));
+    criterion.bench_function("sign_pass", |bencher| bencher.iter(|| keys.sign_pass(black_box(&Pass::admitted(VisitorId(7), WALL)))));
+    criterion.bench_function("sign_ticket", |bencher| bencher.iter(|| keys.sign_ticket(black_box(&ticket(7)))));
     criterion.bench_function("draw", |bencher| {
         bencher.iter(|| {
             let (ticket, now) = (black_box(ticket(7)), at(60).wall);
@@ -120,7 +155,8 @@ fn admission(criterion: &mut Criterion) {
         (Visit { entropy, ticket: visit.ticket.map(|_| ticket(entropy)), ..*visit }, now)
     };
     let waiting = Visit { ticket: Some(ticket(0)), ..newcomer };
-    for (name, visit) in [("pass_holder", &holder), ("ticket_not_drawn", &waiting), ("newcomer", &newcomer)] {
+    let passing = Visit { gated: false, ..newcomer };
+    for (name, visit) in [("open_route", &passing), ("pass_holder", &holder), ("ticket_not_drawn", &waiting), ("newcomer", &newcomer)] {
         criterion.bench_function(&format!("decide/{name}"), |bencher| {
             bencher.iter(|| {
                 let (visit, now) = next(visit);
@@ -138,6 +174,21 @@ fn admission(criterion: &mut Criterion) {
     });
 }
 
+/// What a visitor who has to wait is shown: rendered when it is new, and else kept but for what is the visitor's own.
+fn pages(criterion: &mut Criterion) {
+    let terms = EmailTerms { retention: Duration::from_secs(30 * 86_400), invites: true };
+    let pages = Pages::new(None, Some(terms)).expect("the built-in pages");
+    let wait = WaitText::new(WaitEstimate { half_s: Some(600), nine_of_ten_s: Some(2400) });
+    let view = WaitingView::new(WaitingState::Waiting { wait }, 10, false, None);
+    criterion.bench_function("waiting_page/rendered", |bencher| bencher.iter(|| pages.waiting(black_box(&view)).is_ok()));
+    let page = pages.waiting(&view).expect("a page");
+    let fields = FormFields { next: "/account/applications?page=2", check: 7 };
+    criterion.bench_function("waiting_page/kept", |bencher| bencher.iter(|| page.with(black_box(&fields)).is_ok()));
+    criterion.bench_function("shed_page", |bencher| bencher.iter(|| pages.shed(black_box(7), false)));
+    let json = WaitingJson { retry_after_s: 10, expected_wait_s: Some(600), position: None };
+    criterion.bench_function("waiting_json", |bencher| bencher.iter(|| page::waiting_json(black_box(&json))));
+}
+
 /// The headers of a browser's request, and some more.
 fn request(more: &[(&'static str, &str)]) -> HeaderMap {
     let browser = [
@@ -153,6 +204,22 @@ fn request(more: &[(&'static str, &str)]) -> HeaderMap {
         ("sec-fetch-site", "none"),
         ("priority", "u=0, i"),
     ];
-    let all = browser.iter().chain(more);
+    header_map(browser.iter().chain(more))
+}
+
+/// The headers of a site's answer, and some more.
+fn answer(more: &[(&'static str, &str)]) -> HeaderMap {
+    let site = [
+        ("server", "site"),
+        ("date", "Thu, 01 Jan 2026 00:00:00 GMT"),
+        ("content-type", "text/html; charset=utf-8"),
+        ("content-length", "1024"),
+        ("vary", "accept-encoding"),
+        ("etag", "\"0123456789abcdef\""),
+    ];
+    header_map(site.iter().chain(more))
+}
+
+fn header_map<'a>(all: impl Iterator<Item = &'a (&'static str, &'a str)>) -> HeaderMap {
     all.map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"))).collect()
 }

@@ -43,6 +43,7 @@ use calm::Calm;
 use cpu::Used;
 use fronts::Front;
 use real::Outcome;
+use support::raise_descriptor_limit;
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -55,6 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("run me with `cargo bench --bench surge`");
         return Ok(ExitCode::SUCCESS);
     }
+    // every visitor has a socket, and so has the site
     raise_descriptor_limit()?;
     let chosen = !arguments.only.is_empty() || !arguments.scenario.is_empty();
     let mut faults = Vec::new();
@@ -192,14 +194,6 @@ fn cells(outcome: &Outcome) -> String {
 fn cpu_cells(used: &Used) -> String {
     let Used { models, front, machine } = used;
     format!("| {:.0} | {:.0} | {:.0}", 100.0 * front, 100.0 * models, 100.0 * machine)
-}
-
-/// Every visitor has a socket, and so has the site.
-fn raise_descriptor_limit() -> anyhow::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// All figures are of the three minutes of the surge. Goodput: answers within 2 s of their request, as a share of what the site could have

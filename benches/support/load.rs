@@ -3,10 +3,8 @@
 //! They share a thread that never sleeps while the crowd is there. A front that sends to a sleeper pays for waking it, and the slower
 //! the front, the more the others sleep; on a network it would not be the front's to pay.
 
-use std::cell::Cell;
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,29 +18,48 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
-use tidegate::clock::Clock;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, LocalSet, spawn_local, yield_now};
+use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 
-/// Is the site, and a crowd whenever a line of the input describes one; says in a line what that crowd has seen. Ends with the input.
+use super::crowd::Crowd;
+use super::idle::Idle;
+use super::line;
+use super::paced::Paced;
+
+/// Who is to come.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Order {
+    Crowd(Crowd),
+    Paced(Paced),
+    Idle(Idle),
+}
+
+/// Is the site, and those who come to it whenever a line of the input says so; says in a line what they have seen. Ends with the input.
 pub(super) fn serve(listener: TcpListener) -> anyhow::Result<()> {
     listener.set_nonblocking(true)?;
-    let (sender, mut crowds) = mpsc::unbounded_channel();
+    let (sender, mut orders) = mpsc::unbounded_channel();
     std::thread::spawn(move || std::io::stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         spawn_local(be_the_site(tokio::net::TcpListener::from_std(listener)?));
-        while let Some(line) = crowds.recv().await {
-            let crowd: Crowd = serde_json::from_str(&line)?;
-            let measured = crowd.run().await.map_err(|error| format!("{error:#}"));
-            writeln!(std::io::stdout(), "{}", serde_json::to_string(&measured)?)?;
+        while let Some(line) = orders.recv().await {
+            let seen = match serde_json::from_str(&line)? {
+                Order::Crowd(crowd) => said(crowd.run().await),
+                Order::Paced(paced) => said(paced.run().await),
+                Order::Idle(idle) => said(idle.run().await),
+            };
+            writeln!(std::io::stdout(), "{}", seen?)?;
         }
         Ok(())
     })
+}
+
+fn said<T: Serialize>(seen: anyhow::Result<T>) -> serde_json::Result<String> {
+    serde_json::to_string(&seen.map_err(|error| format!("{error:#}")))
 }
 
 // the site
@@ -90,27 +107,28 @@ fn answer(bytes: usize) -> Vec<u8> {
     answer
 }
 
-// the crowd
+// those who come
 
-/// A crowd: each connection asks again as soon as it has its answer.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Crowd {
+/// Who comes, and to what.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Visitors {
     pub(super) address: SocketAddr,
     /// What the answers must be.
     pub(super) status: u16,
-    /// A file with a line for each connection: the cookies that it shows in turn, with tabs between them.
+    /// A file with a line for each connection, or for fewer, that are used again: the cookies that it shows in turn, with tabs between
+    /// them.
     pub(super) cookies: PathBuf,
     /// One of [`PAGES`].
     pub(super) path: String,
+    pub(super) connections: usize,
     pub(super) tls: Option<Tls>,
+    /// Over HTTP/2, so many requests at a time on each connection.
+    pub(super) streams: Option<usize>,
     /// Each request comes on a connection of its own.
     pub(super) fresh: bool,
-    pub(super) window_ms: u64,
-    /// The processes whose CPU time is read.
-    pub(super) watched: Vec<u32>,
 }
 
-/// How a crowd comes within TLS.
+/// How they come within TLS.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Tls {
     /// Who vouches for the front: a file.
@@ -119,67 +137,22 @@ pub(super) struct Tls {
     pub(super) resumes: bool,
 }
 
-/// What a crowd has seen within its window.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Measured {
-    pub(super) requests: u64,
-    pub(super) cpu_ns: u64,
-    pub(super) elapsed_ns: u64,
-}
-
-impl Crowd {
-    /// Lets the crowd come for its window, and a little before it.
-    async fn run(&self) -> anyhow::Result<Measured> {
-        let clock = Clock::start();
-        let answers = Rc::new(Cell::new(0));
-        let mut asking = JoinSet::new();
-        for cookies in std::fs::read_to_string(&self.cookies)?.lines() {
-            let (status, answers) = (self.status, Rc::clone(&answers));
-            let way = Way { address: self.address, tls: self.tls.as_ref().map(Tls::config).transpose()?, fresh: self.fresh };
-            let requests: Vec<Vec<u8>> = cookies.split('\t').map(|cookies| request(&self.path, cookies)).collect();
-            asking.spawn_local(async move { ask_on(&way, &requests, status, &answers).await });
-        }
-        let measured = async {
-            tokio::time::sleep(WARM_UP).await;
-            let (started, cpu_ns, requests) = (clock.moment(), self.cpu_ns()?, answers.get());
-            tokio::time::sleep(Duration::from_millis(self.window_ms)).await;
-            let elapsed = clock.moment().since(started);
-            anyhow::Ok(Measured {
-                requests: answers.get() - requests,
-                cpu_ns: self.cpu_ns()? - cpu_ns,
-                elapsed_ns: u64::try_from(elapsed.as_nanos())?,
-            })
-        };
-        tokio::select! {
-            measured = measured => measured,
-            // a connection ends only if something is wrong
-            Some(ended) = asking.join_next() => Err(ended?),
-            () = stay_awake() => bail!("fell asleep"),
-        }
+impl Visitors {
+    /// The cookies of each connection.
+    pub(super) fn cookies(&self) -> anyhow::Result<Vec<Vec<String>>> {
+        let lines = std::fs::read_to_string(&self.cookies)?;
+        Ok(lines.lines().cycle().take(self.connections).map(|line| line.split('\t').map(str::to_owned).collect()).collect())
     }
 
-    /// CPU time that the watched processes have used, by what the scheduler has counted for each of their threads.
-    fn cpu_ns(&self) -> anyhow::Result<u64> {
-        let mut sum = 0;
-        for process in &self.watched {
-            for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-                let counted = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-                sum += counted.split(' ').next().unwrap_or_default().parse::<u64>()?;
-            }
-        }
-        Ok(sum)
-    }
-}
-
-async fn stay_awake() {
-    loop {
-        yield_now().await;
+    /// How one of them comes: what is remembered for its next visit is its own.
+    pub(super) fn way(&self) -> anyhow::Result<Way> {
+        let tls = self.tls.as_ref().map(|tls| tls.config(self.streams.is_some())).transpose()?;
+        Ok(Way { address: self.address, tls, fresh: self.fresh })
     }
 }
 
 impl Tls {
-    /// Of one visitor: what is remembered for the next visit is its own.
-    fn config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+    fn config(&self, http2: bool) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.authority)?)?;
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider())).with_protocol_versions(&[&TLS13])?;
@@ -187,24 +160,27 @@ impl Tls {
         if !self.resumes {
             config.resumption = Resumption::disabled();
         }
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         Ok(Arc::new(config))
     }
 }
 
 /// How one visitor comes to the front.
-struct Way {
+pub(super) struct Way {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    fresh: bool,
+    pub(super) fresh: bool,
 }
 
 /// A connection, within TLS or not.
-trait Connection: AsyncRead + AsyncWrite + Unpin {}
+pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
 impl Way {
-    async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
+    pub(super) async fn connect(&self) -> anyhow::Result<Box<dyn Connection>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         if self.fresh {
@@ -216,113 +192,28 @@ impl Way {
     }
 }
 
-/// Asks until something goes wrong.
-async fn ask_on(way: &Way, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Error {
-    match asked(way, requests, status, answers).await {
-        Ok(()) => anyhow::anyhow!("the connection was closed"),
-        Err(error) => error,
-    }
-}
+/// The headers of a browser's request beside `Host` and `Cookie`.
+pub(super) const BROWSER: [(&str, &str); 6] = [
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br"),
+    ("Sec-Fetch-Dest", "document"),
+    ("Sec-Fetch-Mode", "navigate"),
+];
 
-async fn asked(way: &Way, requests: &[Vec<u8>], status: u16, answers: &Cell<u64>) -> anyhow::Result<()> {
-    let mut stream = way.connect().await?;
-    let mut is_new = true;
-    let mut buffer = vec![0; ANSWER_MAX];
-    let mut last = None;
-    for request in requests.iter().cycle() {
-        if way.fresh && !std::mem::take(&mut is_new) {
-            stream = way.connect().await?;
-        }
-        stream.write_all(request).await?;
-        // what tokio-rustls could not write at once it keeps
-        stream.flush().await?;
-        let mut filled = 0;
-        loop {
-            let read = stream.read(&mut buffer[filled..]).await?;
-            if read == 0 {
-                return Ok(());
-            }
-            filled += read;
-            let bytes = &buffer[..filled];
-            // nearly every answer is as long as the last, and reading its head would cost more than the rest of this
-            let shape = match last.take().filter(|last: &Shape| last.fits(bytes)) {
-                Some(shape) => Some(shape),
-                None => Shape::of(bytes, status)?,
-            };
-            let whole = shape.as_ref().map(|shape| shape.whole);
-            last = shape;
-            if let Some(whole) = whole {
-                // the rest of a large page need not be kept
-                while filled < whole {
-                    let read = stream.read(&mut buffer[KEPT..]).await?;
-                    if read == 0 {
-                        return Ok(());
-                    }
-                    filled += read;
-                }
-                break;
-            }
-        }
-        answers.set(answers.get() + 1);
-    }
-    Ok(())
-}
+/// A cookie of the site, beside ours.
+pub(super) const THEIR_COOKIE: &str = "theme=dark";
 
-/// Where an answer ends, and what says so.
-struct Shape {
-    start: Vec<u8>,
-    head: usize,
-    length: Range<usize>,
-    digits: Vec<u8>,
-    whole: usize,
-}
-
-impl Shape {
-    /// None while the head is not there.
-    fn of(bytes: &[u8], status: u16) -> anyhow::Result<Option<Self>> {
-        let Some(end) = bytes.windows(HEAD_END.len()).position(|window| window == HEAD_END) else { return Ok(None) };
-        let text = str::from_utf8(&bytes[..end])?;
-        let start = format!("HTTP/1.1 {status} ");
-        if !text.starts_with(&start) {
-            bail!("{:?} instead of {status}", text.lines().next());
-        }
-        let digits = header(text, "content-length").context("no Content-Length")?;
-        let at = digits.as_ptr().addr() - text.as_ptr().addr();
-        let head = end + HEAD_END.len();
-        let whole = head + digits.parse::<usize>()?;
-        Ok(Some(Self { start: start.into_bytes(), head, length: at..at + digits.len(), digits: digits.into(), whole }))
-    }
-
-    fn fits(&self, bytes: &[u8]) -> bool {
-        bytes.starts_with(&self.start)
-            && bytes.get(self.head - HEAD_END.len()..self.head) == Some(HEAD_END)
-            && bytes.get(self.length.clone()) == Some(&self.digits)
-    }
-}
-
-/// The request of a browser.
-fn request(path: &str, cookie: &str) -> Vec<u8> {
-    let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: theme=dark; {cookie}\r\n") };
-    format!(
-        "GET {path} HTTP/1.1\r\n\
-         Host: {HOST}\r\n\
-         User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
-         Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
-         Accept-Language: en-US,en;q=0.5\r\n\
-         Accept-Encoding: gzip, deflate, br\r\n\
-         {cookie}\
-         Sec-Fetch-Dest: document\r\n\
-         Sec-Fetch-Mode: navigate\r\n\r\n"
-    )
-    .into_bytes()
-}
+/// Until everything has connected, and runs at its speed.
+pub(super) const WARM_UP: Duration = Duration::from_millis(200);
 
 // one answer
 
 /// The head and the body that a browser gets on a connection of its own.
 pub(super) fn fetch(address: SocketAddr) -> anyhow::Result<(String, Vec<u8>)> {
     let mut stream = std::net::TcpStream::connect(address)?;
-    stream.write_all(&request(PAGES[0].0, ""))?;
+    stream.write_all(&line::request(PAGES[0].0, ""))?;
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     loop {
@@ -361,12 +252,5 @@ const METHOD: &[u8] = b"GET ";
 /// Who the certificate of a front is for.
 pub(super) const HOST: &str = "www.example.org";
 
-/// Until everything has connected, and runs at its speed.
-const WARM_UP: Duration = Duration::from_millis(200);
-
-const HEAD_END: &[u8] = b"\r\n\r\n";
-const HEAD_MAX: usize = 16 * 1024;
-const ANSWER_MAX: usize = 256 * 1024;
-
-/// Of an answer whose end is known, that which the next is compared with.
-const KEPT: usize = HEAD_MAX;
+pub(super) const HEAD_END: &[u8] = b"\r\n\r\n";
+pub(super) const HEAD_MAX: usize = 16 * 1024;

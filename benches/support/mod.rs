@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use tidegate::demo::browser::Browser;
 
 /// Ends with its owner, however that ends.
@@ -73,6 +73,14 @@ pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
 /// Any free port.
 pub(super) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// As many sockets as a process may have, for this one and those that it starts; returns how many that is.
+pub(super) fn raise_descriptor_limit() -> anyhow::Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
 /// A directory that is gone afterwards.

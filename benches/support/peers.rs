@@ -17,8 +17,9 @@ pub(super) struct Front {
     pub(super) name: &'static str,
     pub(super) proxied: Option<SocketAddr>,
     pub(super) diverted: Option<SocketAddr>,
-    /// Passed on, within TLS.
-    pub(super) tls: Option<SocketAddr>,
+    /// The same within TLS, where HTTP/2 is spoken too.
+    pub(super) proxied_tls: Option<SocketAddr>,
+    pub(super) diverted_tls: Option<SocketAddr>,
     pub(super) process: Process,
     /// The admin listener of a gate.
     pub(super) admin: Option<SocketAddr>,
@@ -29,9 +30,14 @@ pub(super) struct Setting<'a> {
     pub(super) directory: &'a Path,
     pub(super) site: SocketAddr,
     pub(super) certificates: &'a Certificates,
-    /// Connections of the crowd, each of which may be at the site.
+    /// Requests that may be at the site at a time.
+    pub(super) slots: usize,
+    /// Connections that may be open at a time.
     pub(super) connections: usize,
-    pub(super) pinned: bool,
+    /// Of a gate: the others have one.
+    pub(super) workers: usize,
+    /// The cores that a front may run on, as a list for `taskset`; all of them without.
+    pub(super) cores: Option<&'a str>,
 }
 
 impl Setting<'_> {
@@ -75,9 +81,10 @@ impl Certificates {
 
 // the gate
 
-/// `speaks_tls`: an older build does not.
+/// `speaks_tls`: an older build does not. Whatever is idle is kept.
 pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, setting: &Setting<'_>) -> anyhow::Result<Front> {
-    let (directory, site, connections) = (setting.make(name)?, setting.site, setting.connections);
+    let &Setting { site, slots, connections, workers, cores, .. } = setting;
+    let directory = setting.make(name)?;
     let (address, tls, admin) = (free_address()?, free_address()?, free_address()?);
     let Certificates { certificate, key, .. } = setting.certificates;
     let https =
@@ -87,23 +94,24 @@ pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, se
     fs::write(
         &config,
         format!(
-            "listen: {{ http: {address}, {https}workers: 1 }}\n\
+            "listen: {{ http: {address}, {https}workers: {workers} }}\n\
              admin: {{ listen: {admin} }}\n\
              data: data\n\
-             upstream: {{ servers: [\"http://{site}\"], max_in_flight: {connections} }}\n\
-             session: {{ rate: 1000000 }}\n\
-             limits: {{ tickets_per_client: 1000000 }}\n\
+             upstream: {{ servers: [\"http://{site}\"], max_in_flight: {slots} }}\n\
+             session: {{ rate: 1000000, in_flight: {slots} }}\n\
+             limits: {{ connections: {connections}, idle_timeout: 10m, tickets_per_client: 1000000 }}\n\
              waiting_room: {{ refresh: 1s, refresh_max: 10m }}\n\
              shutdown: {{ delay: 0s, deadline: 0s }}\n"
         ),
     )?;
     let log = directory.join("log");
     let output = File::create(&log)?;
-    let mut command = command(setting.pinned, 0, binary);
+    let mut command = command(cores, binary);
     command.arg("serve").arg("--config").arg(&config).stdout(output.try_clone()?).stderr(output);
     let mut process = Process::start(&mut command)?;
     process.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
-    Ok(Front { name, proxied: Some(address), diverted: Some(address), tls: speaks_tls.then_some(tls), process, admin: Some(admin) })
+    let tls = speaks_tls.then_some(tls);
+    Ok(Front { name, proxied: Some(address), diverted: Some(address), proxied_tls: tls, diverted_tls: tls, process, admin: Some(admin) })
 }
 
 // what it is compared with
@@ -112,30 +120,29 @@ pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, se
 pub(super) type Start = fn(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front>;
 
 pub(super) fn start_nginx(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
-    let (directory, site, connections) = (setting.make("nginx")?, setting.site, setting.connections);
-    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
-    let Certificates { certificate, key, .. } = setting.certificates;
+    let &Setting { site, slots, .. } = setting;
+    let directory = setting.make("nginx")?;
+    let (proxied, diverted, proxied_tls, diverted_tls) = (free_address()?, free_address()?, free_address()?, free_address()?);
     let servers = format!(
-        "upstream site {{ server {site}; keepalive {connections}; keepalive_requests 1000000000; }}\n\
-         server {{\n  listen {proxied};\n  listen {tls} ssl; ssl_certificate {}; ssl_certificate_key {};\n  ssl_protocols TLSv1.2 TLSv1.3; \
-         ssl_session_cache shared:tls:10m; ssl_buffer_size 16k;\n  location / {{\n    proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection \"\";\n    \
+        "upstream site {{ server {site}; keepalive {slots}; keepalive_requests 1000000000; }}\n\
+         server {{\n  listen {proxied};\n  listen {proxied_tls} ssl http2;\n  location / {{\n    \
+         proxy_pass http://site; proxy_http_version 1.1; proxy_set_header Connection \"\";\n    \
          proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;\n    \
          proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Forwarded \"for=$remote_addr;host=$http_host;proto=$scheme\";\n  }}\n}}\n\
-         server {{\n  listen {diverted}; root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n  location / {{ return 503; }}\n  \
-         location = /page.html {{ internal; {} }}\n}}\n",
-        certificate.display(),
-        key.display(),
+         server {{\n  listen {diverted};\n  listen {diverted_tls} ssl http2;\n  root {}; sendfile on; tcp_nopush on; error_page 503 /page.html;\n  \
+         location / {{ return 503; }}\n  location = /page.html {{ internal; {} }}\n}}\n",
         directory.display(),
         add_headers(head)
     );
     fs::write(directory.join("page.html"), "x".repeat(page))?;
-    let process = run_nginx(&directory, &servers, (proxied, load::PAGES[0].0), setting.pinned)?;
-    Ok(Front { name: "nginx", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+    let process = run_nginx(&directory, &servers, (proxied, load::PAGES[0].0), setting)?;
+    let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
+    Ok(Front { name: "nginx", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
 }
 
 pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
     let directory = setting.make("nginx-memory")?;
-    let diverted = free_address()?;
+    let (diverted, diverted_tls) = (free_address()?, free_address()?);
     let mut servers = String::new();
     // one word of nginx's configuration is at most 4 KiB, so the page is put together from several
     let parts = page.div_ceil(WORD_MAX);
@@ -145,25 +152,34 @@ pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: u
     }
     let body: String = (0..parts).map(|part| format!("${{part{part}}}")).collect();
     servers.push_str(&format!(
-        "server {{ listen {diverted}; location = /ready {{ return 204; }} location / {{ {} return 503 \"{body}\"; }} }}\n",
+        "server {{ listen {diverted}; listen {diverted_tls} ssl http2; location = /ready {{ return 204; }} \
+         location / {{ {} return 503 \"{body}\"; }} }}\n",
         add_headers(head)
     ));
-    let process = run_nginx(&directory, &servers, (diverted, "/ready"), setting.pinned)?;
-    Ok(Front { name: "nginx-memory", proxied: None, diverted: Some(diverted), tls: None, process, admin: None })
+    let process = run_nginx(&directory, &servers, (diverted, "/ready"), setting)?;
+    let (diverted, diverted_tls) = (Some(diverted), Some(diverted_tls));
+    Ok(Front { name: "nginx-memory", proxied: None, diverted, proxied_tls: None, diverted_tls, process, admin: None })
 }
 
-fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), pinned: bool) -> anyhow::Result<Process> {
+fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), setting: &Setting<'_>) -> anyhow::Result<Process> {
+    let Certificates { certificate, key, .. } = setting.certificates;
     let config = format!(
         "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/log crit;\n\
-         events {{ worker_connections 4096; }}\n\
+         events {{ worker_connections {1}; }}\n\
          http {{\n\
-         access_log off; default_type \"text/html; charset=utf-8\"; keepalive_requests 1000000000;\n{servers}}}\n",
-        directory.display()
+         access_log off; default_type \"text/html; charset=utf-8\"; keepalive_requests 1000000000; keepalive_timeout 10m;\n\
+         ssl_certificate {2}; ssl_certificate_key {3}; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m; ssl_buffer_size 16k;\n\
+         {servers}}}\n",
+        directory.display(),
+        // those to the site count as well
+        setting.connections + setting.slots,
+        certificate.display(),
+        key.display()
     );
     let file = directory.join("nginx.conf");
     fs::write(&file, config)?;
     let log = directory.join("log");
-    let mut process = Process::start(command(pinned, 0, Path::new("nginx")).arg("-e").arg(&log).arg("-c").arg(&file))?;
+    let mut process = Process::start(command(setting.cores, Path::new("nginx")).arg("-e").arg(&log).arg("-c").arg(&file))?;
     process.wait_until_ready(address, path).with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
     Ok(process)
 }
@@ -174,33 +190,35 @@ fn add_headers(head: &str) -> String {
 
 pub(super) fn start_haproxy(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
     let (directory, site) = (setting.make("haproxy")?, setting.site);
-    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
+    let (proxied, diverted, proxied_tls, diverted_tls) = (free_address()?, free_address()?, free_address()?, free_address()?);
     let body = directory.join("page");
     fs::write(&body, "x".repeat(page))?;
     let mut config = format!(
-        "global\n  maxconn 4096\n  nbthread 1\n\
-         defaults\n  mode http\n  http-reuse always\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n\
-         frontend proxied\n  bind {proxied}\n  bind {tls} ssl crt {} alpn http/1.1\n  http-request set-header X-Forwarded-For %[src]\n  \
+        "global\n  maxconn {1}\n  nbthread 1\n\
+         defaults\n  mode http\n  http-reuse always\n  timeout connect 2s\n  timeout client 10m\n  timeout server 60s\n\
+         frontend proxied\n  bind {proxied}\n  bind {proxied_tls} ssl crt {0} alpn h2,http/1.1\n  http-request set-header X-Forwarded-For %[src]\n  \
          http-request set-header X-Forwarded-Proto http\n  http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  \
          http-request set-header Forwarded for=%[src];host=%[req.hdr(host)];proto=http\n  default_backend site\n\
          backend site\n  server site {site}\n\
-         frontend diverted\n  bind {diverted}\n  \
-         http-request return status 503 content-type \"text/html; charset=utf-8\" file {}",
+         frontend diverted\n  bind {diverted}\n  bind {diverted_tls} ssl crt {0} alpn h2,http/1.1\n  \
+         http-request return status 503 content-type \"text/html; charset=utf-8\" file {2}",
         setting.certificates.both.display(),
+        setting.connections,
         body.display()
     );
     for (name, value) in comparable(head) {
         config.push_str(&format!(" hdr {name} {}", quoted(&value.replace('%', "%%"))));
     }
     config.push('\n');
-    let process = run_haproxy(&directory, &config, proxied, setting.pinned)?;
-    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+    let process = run_haproxy(&directory, &config, proxied, setting.cores)?;
+    let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
+    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
 }
 
-fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, pinned: bool) -> anyhow::Result<Process> {
+fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, cores: Option<&str>) -> anyhow::Result<Process> {
     let file = directory.join("haproxy.cfg");
     fs::write(&file, config)?;
-    let mut process = Process::start(command(pinned, 0, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
+    let mut process = Process::start(command(cores, Path::new("haproxy")).args(["-db", "-q", "-f"]).arg(&file))?;
     process.wait_until_ready(proxied, load::PAGES[0].0)?;
     Ok(process)
 }
@@ -209,18 +227,20 @@ fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, pinned: bool
 pub(super) fn start_relay(setting: &Setting<'_>, _head: &str, _page: usize) -> anyhow::Result<Front> {
     let (directory, site, relayed) = (setting.make("relay")?, setting.site, free_address()?);
     let config = format!(
-        "global\n  maxconn 4096\n  nbthread 1\n\
+        "global\n  maxconn {}\n  nbthread 1\n\
          defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 75s\n  timeout server 60s\n\
-         listen relayed\n  bind {relayed}\n  server site {site}\n"
+         listen relayed\n  bind {relayed}\n  server site {site}\n",
+        setting.connections
     );
-    let process = run_haproxy(&directory, &config, relayed, setting.pinned)?;
-    Ok(Front { name: "tcp-relay", proxied: Some(relayed), diverted: None, tls: None, process, admin: None })
+    let process = run_haproxy(&directory, &config, relayed, setting.cores)?;
+    let (proxied_tls, diverted_tls) = (None, None);
+    Ok(Front { name: "tcp-relay", proxied: Some(relayed), diverted: None, proxied_tls, diverted_tls, process, admin: None })
 }
 
 /// As its documentation has it, with the two forwarding headers that it sets by itself.
 pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
     let directory = setting.make("envoy")?;
-    let (proxied, diverted, tls) = (free_address()?, free_address()?, free_address()?);
+    let (proxied, diverted, proxied_tls, diverted_tls) = (free_address()?, free_address()?, free_address()?, free_address()?);
     let body = directory.join("page");
     fs::write(&body, "x".repeat(page))?;
     let headers: Vec<String> = comparable(head)
@@ -230,25 +250,28 @@ pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> any
     let secured = format!(
         "transport_socket: {{ name: envoy.transport_sockets.tls, typed_config: {{ \
          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, \
-         common_tls_context: {{ tls_certificates: [{{ certificate_chain: {{ filename: {certificate:?} }}, \
+         common_tls_context: {{ alpn_protocols: [h2, http/1.1], tls_certificates: [{{ certificate_chain: {{ filename: {certificate:?} }}, \
          private_key: {{ filename: {key:?} }} }}] }} }} }}"
     );
     let to_site = "route: { cluster: site, timeout: 60s }".to_owned();
     let turned_away =
         format!("direct_response: {{ status: 503, body: {{ filename: {body:?} }} }}, response_headers_to_add: [{}]", headers.join(", "));
-    let listeners: String = [(proxied, &to_site, ""), (tls, &to_site, &*secured), (diverted, &turned_away, "")]
-        .map(|(address, route, secured)| {
-            ENVOY_LISTENER
-                .replace("LISTEN", &at(address))
-                .replace("ROUTE", route)
-                .replace("SECURED", secured)
-                .replace("MOST", &page.to_string())
-        })
-        .concat();
+    let (to_site, turned_away, secured) = (&*to_site, &*turned_away, &*secured);
+    let listeners: String =
+        [(proxied, to_site, ""), (proxied_tls, to_site, secured), (diverted, turned_away, ""), (diverted_tls, turned_away, secured)]
+            .map(|(address, route, secured)| {
+                ENVOY_LISTENER
+                    .replace("LISTEN", &at(address))
+                    .replace("ROUTE", route)
+                    .replace("SECURED", secured)
+                    .replace("MOST", &page.to_string())
+            })
+            .concat();
     let config = format!("static_resources:\n  listeners:\n{listeners}");
-    let mut process = Process::start(&mut envoy(|program| command(setting.pinned, 0, program), &directory, &config, setting.site)?)?;
+    let mut process = Process::start(&mut envoy(|program| command(setting.cores, program), &directory, &config, setting.site)?)?;
     process.wait_until_ready(proxied, load::PAGES[0].0).with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
-    Ok(Front { name: "envoy", proxied: Some(proxied), diverted: Some(diverted), tls: Some(tls), process, admin: None })
+    let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
+    Ok(Front { name: "envoy", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
 }
 
 const ENVOY_LISTENER: &str = r#"
@@ -285,12 +308,10 @@ const WORD_MAX: usize = 4000;
 
 // processes
 
-/// A command on a core of its own, if that can be had.
-pub(super) fn command(pinned: bool, core: usize, program: &Path) -> Command {
-    if !pinned {
-        return Command::new(program);
-    }
+/// A command that runs on these cores alone; anywhere without them.
+pub(super) fn command(cores: Option<&str>, program: &Path) -> Command {
+    let Some(cores) = cores else { return Command::new(program) };
     let mut command = Command::new("taskset");
-    command.arg("--cpu-list").arg(core.to_string()).arg(program);
+    command.args(["--cpu-list", cores]).arg(program);
     command
 }

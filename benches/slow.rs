@@ -32,11 +32,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate::clock::Clock;
 
 use slow::{Attack, Kind, SLOTS, Seen, VISITORS, Window};
-use support::{Directory, Process, free_address, loopback, pause};
+use support::{Directory, Process, free_address, loopback, pause, raise_descriptor_limit};
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -251,13 +250,10 @@ fn be_the_site() -> anyhow::Result<()> {
 
 /// Attackers and visitors share this process, each connection with a descriptor.
 fn raise_descriptors(needed: u64) -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < needed) {
-        ensure!(
-            limit.maximum.is_none_or(|most| most >= needed),
-            "{needed} file descriptors are needed, and RLIMIT_NOFILE is {limit:?}: raise its hard limit, or come with fewer --connections"
-        );
-        setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum })?;
-    }
+    let limit = raise_descriptor_limit()?;
+    ensure!(
+        limit >= needed,
+        "{needed} file descriptors are needed, and RLIMIT_NOFILE is {limit}: raise its hard limit, or come with fewer --connections"
+    );
     Ok(())
 }

@@ -84,7 +84,7 @@ fn read(text: &str, file: &str) -> Result<(Places, Written), Errors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let places = locate::places(text).map_err(|(place, reason)| Errors::one(file, place, String::new(), reason))?;
     let Some(places) = places else { return Ok((Places::default(), Written::Null)) };
-    let written = mirror::read(text).map_err(|error| Errors::one(file, error.place, error.path, error.text))?;
+    let written = mirror::read(text).map_err(|error| Errors::one(file, error.place.or(Some(Place::START)), error.path, error.text))?;
     Ok((places, written))
 }
 

@@ -53,9 +53,15 @@ impl Reading {
                 Some(meant) => format!("unknown key: did you mean {meant}?"),
                 None => "unknown key".to_owned(),
             };
-            self.note(self.places.key(&path), path, text);
+            self.note(Some(self.place_of_key(&path)), path, text);
         }
         if self.problems.is_empty() { Ok(()) } else { Err(Errors::new(self.problems)) }
+    }
+
+    /// Where a key stands; or what it stands in, if the two readers of the file have not read it in the same way.
+    fn place_of_key(&self, path: &str) -> Place {
+        let above = std::iter::successors(Some(path), |path| Some(parent(path)).filter(|above| !above.is_empty()));
+        above.filter_map(|path| self.places.key(path)).next().unwrap_or(Place::START)
     }
 
     fn note(&mut self, place: Option<Place>, key: String, text: String) {
@@ -236,7 +242,7 @@ impl<'r> Section<'r> {
     fn fault_at_key(&mut self, key: &'static str, text: String) {
         let path = key_path(&self.path, key);
         self.faulty.push(key);
-        self.reading.note(self.reading.places.key(&path), path, text);
+        self.reading.note(Some(self.reading.place_of_key(&path)), path, text);
     }
 
     fn fault_at(&mut self, path: String, text: String) {

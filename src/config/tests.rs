@@ -427,6 +427,11 @@ fn unknown_keys_are_found_wherever_they_are() {
 }
 
 #[test]
+fn a_key_that_the_readers_read_differently_has_the_place_of_its_section() {
+    assert_eq!(errors_beside("log:\n  { ?forma: text }"), "gate.yaml:1:1: log.forma: unknown key: did you mean format?");
+}
+
+#[test]
 fn repeated_keys_are_refused_whatever_they_are_in() {
     for (text, expected) in [
         ("data: a\ndata: b", "2:1: data: is written twice: first at 1:1"),
@@ -883,8 +888,6 @@ fn address(text: &str) -> SocketAddr {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
     #[test]
     fn no_text_makes_it_panic(text in "(?s).{0,200}") {
         prop_assert!(parse(&text, "gate.yaml", Path::new("")).is_err());

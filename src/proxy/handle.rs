@@ -423,6 +423,7 @@ fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, 
         BadRequest::MethodUnsupported => Refusal::NotImplemented,
         BadRequest::LengthInvalid => Refusal::ContentLength,
         BadRequest::LengthAndCoding | BadRequest::CodingInvalid | BadRequest::CodingUnsupported => Refusal::TransferEncoding,
+        BadRequest::NameInvalid => Refusal::BadRequest,
     };
     worker.shard.count(Count::Refused(refusal));
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);

@@ -180,17 +180,17 @@ mod tests {
         fn one_wrong_character_is_noticed(code in any_code(), at in 0..CHARACTERS, other in 0..32_usize) {
             let mut text = characters(code);
             let other = char::from(ALPHABET[other]);
-            prop_assume!(text[at] != other);
+            let expected = if text[at] == other { Ok(code) } else { Err(Mistyped::Check) };
             text[at] = other;
-            prop_assert_eq!(Code::parse(&text.iter().collect::<String>()), Err(Mistyped::Check));
+            prop_assert_eq!(Code::parse(&text.iter().collect::<String>()), expected);
         }
 
         #[test]
         fn two_exchanged_characters_are_noticed(code in any_code(), a in 0..CHARACTERS, b in 0..CHARACTERS) {
             let mut text = characters(code);
-            prop_assume!(text[a] != text[b]);
+            let expected = if text[a] == text[b] { Ok(code) } else { Err(Mistyped::Check) };
             text.swap(a, b);
-            prop_assert_eq!(Code::parse(&text.iter().collect::<String>()), Err(Mistyped::Check));
+            prop_assert_eq!(Code::parse(&text.iter().collect::<String>()), expected);
         }
     }
 

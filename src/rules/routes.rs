@@ -144,6 +144,8 @@ fn is_ambiguous(path: &str) -> bool {
         match byte {
             b'\\' => return true,
             b'/' if segment_start => return true,
+            // parameters of no name, which leave two slashes where they are taken off
+            b';' if segment_start && bytes[at..].contains(&b'/') => return true,
             // dot segments; and a dot or a blank at the end of a name, which Windows drops
             b'.' if is_end(bytes.get(at + 1)) => return true,
             b'%' if bytes[at..].starts_with(b"%20") && is_end(bytes.get(at + 3)) => return true,
@@ -265,6 +267,8 @@ mod tests {
             "/static/a\\b",
             "/static/%5cadmin",
             "/static/..;/admin",
+            "/static/;/admin",
+            "/static/a/;x=y/admin",
             "/static/.;x/y",
             "/static/%252e/x",
             "/static/%2",
@@ -320,6 +324,7 @@ mod tests {
             "/static/logo%402x.png",
             "/static/a%2Bb",
             "/static/a;jsessionid=1/b.css",
+            "/static/;jsessionid=1",
             "/static/",
             "/static/%e6%97%a5%e6%9c%ac",
         ] {
@@ -344,6 +349,7 @@ mod tests {
             "/static/very;a=b/x",
             "/static;a/very/x",
             "/static/very;/x%20y",
+            "/static/;a=b/very/x",
             "/static/%76ery/x",
         ] {
             assert!(routes.matching(path).gated, "{path}");

@@ -4,7 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tidegate::rules::email::Address;
 
+use crate::mutations::mutate::Mutator;
+use crate::mutations::{Tried, number};
 use crate::support::{Answer, Upstream, World, request, until};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8";
@@ -47,7 +50,7 @@ impl Form {
     fn post(&self, world: &World, address: &str, headers: &[&str]) -> Answer {
         let mut lines = vec![self.ticket.as_str()];
         lines.extend_from_slice(headers);
-        post(world, &self.body(address), &lines)
+        post(world, self.body(address), &lines)
     }
 }
 
@@ -59,7 +62,8 @@ fn hidden(page: &str) -> Option<(String, String)> {
 }
 
 #[track_caller]
-fn post(world: &World, body: &str, headers: &[&str]) -> Answer {
+fn post(world: &World, body: impl AsRef<[u8]>, headers: &[&str]) -> Answer {
+    let body = body.as_ref();
     let length = format!("Content-Length: {}", body.len());
     let mut lines = vec!["Content-Type: application/x-www-form-urlencoded", &length];
     if !headers.iter().any(|line| line.starts_with("Accept:")) {
@@ -524,4 +528,28 @@ fn a_language_that_is_none_is_not_kept() {
     }
     let rows = rows(&world);
     assert!(rows.len() == 4 && rows.iter().all(|row| row.get("language").is_none()), "{rows:?}");
+}
+
+#[test]
+fn forms_that_are_nearly_right_are_taken_as_they_are_meant_or_not_at_all() {
+    let (_site, world) = closed("email_queue: { posts_per_client: 1000000, addresses_per_ticket: 1000 }");
+    let form = Form::of_newcomer(&world, "/a?b=c&d");
+    let seeds = ["ann@example.org", "b\u{fc}rger@b\u{fc}cher.example", "a+b@example.org", "\"x\"@example.org"]
+        .map(|address| form.body(address).into_bytes());
+    let mut mutator = Mutator::new(seeds.to_vec(), number("TIDEGATE_MUTATIONS_SEED", 1));
+    let mut taken = 0;
+    for _ in 0..number("TIDEGATE_MUTATIONS", 2000) / 10 {
+        let body = mutator.input();
+        let _tried = Tried("form", &body);
+        let answer = post(&world, &body, &[&form.ticket]);
+        assert!(matches!(answer.status, 303 | 400 | 403 | 413 | 422 | 429), "{}", answer.raw);
+        taken += usize::from(answer.status == 303);
+    }
+    let rows = rows(&world);
+    assert!(!rows.is_empty() && rows.len() <= taken, "{} rows of {taken}", rows.len());
+    for row in rows {
+        let email = row["email"].as_str().unwrap();
+        assert_eq!(Address::parse(email).map(String::from).as_deref(), Ok(email), "{row}");
+        assert_eq!(row["path"].as_str(), Some("/a?b=c&d"), "nobody can name another: {row}");
+    }
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod floors;
+mod mutations;
 mod readme;
 
 mod gate_command;
@@ -26,6 +27,8 @@ mod gate_simulate;
 mod gate_ticket;
 mod gate_tls;
 mod gate_waiting;
+
+mod networks;
 
 mod proxy_connections;
 mod proxy_failures;

@@ -173,6 +173,28 @@ fn what_is_not_http_2() {
     }
 }
 
+/// The http crate takes a quote for part of a name here, and of HTTP/1.1 it is none.
+#[test]
+fn a_name_that_http_1_does_not_have_is_told_to_no_site() {
+    let site = Upstream::answering("hello");
+    let world = world(&site);
+    let mut frames = Frames::connect(&world, &[]);
+    let name = b"\x00\x03x\"y\x01a";
+    frames.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &[GET, name].concat()));
+    world.until_metric(BAD, |count| count == 1.0);
+    // in trailers it is left out
+    let upload = [
+        frame(HEADERS, END_HEADERS, 3, &[POST, b"\x00\x02te\x08trailers"].concat()),
+        frame(DATA, 0, 3, b"hello"),
+        frame(HEADERS, END_HEADERS | END_STREAM, 3, &[&name[..], b"\x00\x05x-sum\x017"].concat()),
+    ];
+    frames.send(upload.concat());
+    let seen = site.requests(1);
+    assert_eq!((seen[0].method.as_str(), seen[0].body.as_slice()), ("POST", &b"hello"[..]));
+    assert!(seen[0].trailers.iter().all(|(name, _)| name == "x-sum"), "{:?}", seen[0].trailers);
+    assert_serves(&world);
+}
+
 #[test]
 fn a_stream_that_depends_on_itself_is_reset() {
     let site = Upstream::answering("hello");

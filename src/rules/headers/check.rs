@@ -54,11 +54,13 @@ pub enum BadRequest {
     CodingInvalid,
     /// A transfer coding other than `chunked`.
     CodingUnsupported,
+    /// The name of a header is no token.
+    NameInvalid,
 }
 
 impl BadRequest {
     /// Every reason, so that metrics can resolve their labels beforehand.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::HostMissing,
         Self::HostRepeated,
         Self::HostInvalid,
@@ -71,6 +73,7 @@ impl BadRequest {
         Self::LengthAndCoding,
         Self::CodingInvalid,
         Self::CodingUnsupported,
+        Self::NameInvalid,
     ];
 
     /// Status of the answer: 400 or 501.
@@ -87,7 +90,8 @@ impl BadRequest {
             | Self::TargetBytes
             | Self::LengthInvalid
             | Self::LengthAndCoding
-            | Self::CodingInvalid => StatusCode::BAD_REQUEST,
+            | Self::CodingInvalid
+            | Self::NameInvalid => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -107,6 +111,7 @@ impl BadRequest {
             Self::LengthAndCoding => "length_and_coding",
             Self::CodingInvalid => "coding_invalid",
             Self::CodingUnsupported => "coding_unsupported",
+            Self::NameInvalid => "name_invalid",
         }
     }
 
@@ -126,6 +131,7 @@ impl BadRequest {
             Self::LengthAndCoding => "the request has both Content-Length and Transfer-Encoding",
             Self::CodingInvalid => "Transfer-Encoding is not valid here",
             Self::CodingUnsupported => "only the transfer coding chunked is implemented",
+            Self::NameInvalid => "the name of a header holds a byte that no name may hold",
         }
     }
 
@@ -144,6 +150,7 @@ pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, header
     if *method == Method::CONNECT {
         return Err(BadRequest::MethodUnsupported);
     }
+    check_names(version, headers)?;
     check_framing(version, headers)?;
     let host = host(version, headers)?;
     let path = path(method, uri)?;
@@ -162,6 +169,18 @@ pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, header
         return Err(BadRequest::HostMismatch);
     }
     Ok(Target { path, authority: Some(named.text) })
+}
+
+/// The http crate takes a quote for part of a name that comes over HTTP/2. Of HTTP/1.1 it is none, and where the site would think that such
+/// a line ends is in doubt.
+fn check_names(version: Version, headers: &HeaderMap) -> Result<(), BadRequest> {
+    let is_invalid = version == Version::HTTP_2 && headers.keys().any(|name| !is_token(name.as_str()));
+    if is_invalid { Err(BadRequest::NameInvalid) } else { Ok(()) }
+}
+
+/// Whether a name is one in HTTP/1.1 as well.
+pub(super) fn is_token(name: &str) -> bool {
+    !name.contains('"')
 }
 
 fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), BadRequest> {
@@ -276,7 +295,7 @@ fn is_chunked(coding: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -306,6 +325,15 @@ mod tests {
         assert_eq!(get("/a/b?c=d", &[("host", "example.org")]), Ok(("/a/b".to_owned(), Some("example.org".to_owned()))));
         assert_eq!(get("/", &[("host", "example.org:8080"), ("content-length", "5")]).unwrap().1.as_deref(), Some("example.org:8080"));
         assert!(get("/", &[("host", "a"), ("transfer-encoding", "Chunked")]).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_only_http_2_knows_is_refused() {
+        // as the h2 crate makes names
+        let name = HeaderName::from_lowercase(b"x\"y").unwrap();
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("a")), (name, HeaderValue::from_static("b"))]);
+        let uri = Uri::from_static("https://a/");
+        assert_eq!(check_request(&Method::GET, &uri, Version::HTTP_2, &headers), Err(BadRequest::NameInvalid));
     }
 
     #[test]

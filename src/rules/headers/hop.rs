@@ -9,6 +9,8 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::check::is_token;
+
 /// Strips a request. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `TE`,
 /// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
 /// `Tidegate-Pass`; and what CGI can't tell from a header that the gate sets, strips or frames by, such as `X_Forwarded_For`.
@@ -172,14 +174,14 @@ const WITH_DASHES: [&str; 8] = [
 ];
 
 /// Strips the trailers of a request. Some sites make headers of them, long after ours were checked: whatever could frame the request,
-/// say who the client is, or show a pass, goes. What must not be a trailer anyway (RFC 9110, section 6.5.1) hyper leaves out.
+/// say who the client is, or show a pass, goes, and so does what is no name in HTTP/1.1. What must not be a trailer anyway (RFC 9110, section 6.5.1) hyper leaves out.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     remove_where(trailers, |name| {
         let is_plain = matches!(
             name,
             "connection" | "cookie" | "expect" | "forwarded" | "host" | "proxy" | "proxy-authorization" | "te" | "trailer" | "upgrade"
         );
-        is_plain || WITH_DASHES.contains(&name) || is_twin(name)
+        is_plain || WITH_DASHES.contains(&name) || is_twin(name) || !is_token(name)
     });
 }
 
@@ -396,6 +398,8 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("expect", "100-continue"),
         ]);
+        // a name that only the h2 crate makes
+        trailers.insert(HeaderName::from_lowercase(b"x\"y").unwrap(), HeaderValue::from_static("a"));
         strip_trailers(&mut trailers);
         assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
     }

@@ -6,6 +6,7 @@
 //! ([`site`]), must see as many requests as were forwarded, each with one framing.
 
 mod cases;
+mod mutated;
 mod site;
 
 use crate::support::{Answer, Client, World, until};

@@ -20,9 +20,14 @@ struct Record {
 
 impl Strict {
     pub(super) fn start() -> Self {
+        Self::behind("http")
+    }
+
+    /// Behind a gate to which visitors come over this.
+    pub(super) fn behind(scheme: &'static str) -> Self {
         let record = Arc::new(Mutex::new(Record::default()));
         let shared = Arc::clone(&record);
-        let upstream = Upstream::raw(move |site| serve(site, &shared));
+        let upstream = Upstream::raw(move |site| serve(site, scheme, &shared));
         Self { upstream, record }
     }
 
@@ -43,10 +48,10 @@ impl Strict {
 }
 
 /// Answers each request with its method and target.
-fn serve(site: &mut Site, record: &Mutex<Record>) {
+fn serve(site: &mut Site, scheme: &str, record: &Mutex<Record>) {
     let mut bytes = Vec::new();
     loop {
-        match whole(&bytes) {
+        match whole(&bytes, scheme) {
             Ok(Some((length, text, name))) => {
                 record.lock().unwrap().seen.push(text);
                 bytes.drain(..length);
@@ -66,7 +71,7 @@ fn serve(site: &mut Site, record: &Mutex<Record>) {
 }
 
 /// A request that has come whole: its length, its text, and its name. `None` if more is to come.
-fn whole(bytes: &[u8]) -> Result<Option<(usize, String, String)>, String> {
+fn whole(bytes: &[u8], scheme: &str) -> Result<Option<(usize, String, String)>, String> {
     let mut fields = [httparse::EMPTY_HEADER; 128];
     let mut request = httparse::Request::new(&mut fields);
     let head = match request.parse(bytes).map_err(|error| error.to_string())? {
@@ -84,7 +89,7 @@ fn whole(bytes: &[u8]) -> Result<Option<(usize, String, String)>, String> {
         lines.map(|line| String::from_utf8_lossy(line.value).into_owned()).collect()
     };
     let [host] = all("host").try_into().map_err(|hosts| format!("Host: {hosts:?}"))?;
-    told(&host, &all)?;
+    told(&host, scheme, &all)?;
     let rest = &bytes[head..];
     let body = match (all("content-length").as_slice(), all("transfer-encoding").as_slice()) {
         ([], []) => Some(0),
@@ -110,13 +115,17 @@ fn whole(bytes: &[u8]) -> Result<Option<(usize, String, String)>, String> {
 }
 
 /// What the gate says of a client that is no trusted proxy, whatever that has said.
-fn told(host: &str, all: &dyn Fn(&str) -> Vec<String>) -> Result<(), String> {
-    let element = format!("for=127.0.0.1;host={host};proto=http");
-    let quoted = format!("for=127.0.0.1;host=\"{host}\";proto=http");
+fn told(host: &str, scheme: &str, all: &dyn Fn(&str) -> Vec<String>) -> Result<(), String> {
+    let element = format!("for=127.0.0.1;host={host};proto={scheme}");
+    let quoted = format!("for=127.0.0.1;host=\"{host}\";proto={scheme}");
+    // a client of 1.0 need not say whom it wants
+    let bare = format!("for=127.0.0.1;proto={scheme}");
     let holds = all("x-forwarded-for") == ["127.0.0.1"]
-        && all("x-forwarded-proto") == ["http"]
-        && all("x-forwarded-host") == [host]
-        && (all("forwarded") == [element] || all("forwarded") == [quoted]);
+        && all("x-forwarded-proto") == [scheme]
+        && match all("x-forwarded-host").as_slice() {
+            [said] => said == host && (all("forwarded") == [element] || all("forwarded") == [quoted]),
+            said => said.is_empty() && all("forwarded") == [bare],
+        };
     if holds { Ok(()) } else { Err("what the gate says of the client".to_owned()) }
 }
 

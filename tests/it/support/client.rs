@@ -165,6 +165,18 @@ impl Client {
         }
     }
 
+    /// All that comes before the connection ends in whatever way.
+    #[track_caller]
+    pub(crate) fn all(&mut self) -> Vec<u8> {
+        match self.end() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "it stays open: {error}");
+                std::mem::take(&mut self.buffer)
+            }
+        }
+    }
+
     /// Waits for the connection to end in whatever way.
     #[track_caller]
     pub(crate) fn assert_ends(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
@@ -38,7 +39,12 @@ impl Secure {
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let socket = TcpStream::connect(self.world.https.unwrap()).await.unwrap();
+        self.connect_at(self.world.https.unwrap()).await
+    }
+
+    /// The same through what listens there.
+    async fn connect_at(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
         let stream = self.connector.connect("test".try_into().unwrap(), socket).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -116,9 +122,18 @@ impl Http2 {
 
     /// With other settings.
     pub(crate) fn connect_with(gate: &Secure, builder: &mut h2::client::Builder) -> Self {
+        Self::over(gate.connect(), builder)
+    }
+
+    /// Through what listens there.
+    pub(crate) fn connect_at(gate: &Secure, address: SocketAddr) -> Self {
+        Self::over(gate.connect_at(address), &mut h2::client::Builder::new())
+    }
+
+    fn over(io: impl Future<Output = TlsStream<TcpStream>>, builder: &mut h2::client::Builder) -> Self {
         let runtime = runtime();
         let (sender, ended) = runtime.block_on(async {
-            let io = gate.connect().await;
+            let io = io.await;
             let (sender, connection) = builder.handshake(io).await.unwrap();
             (sender, tokio::spawn(connection))
         });

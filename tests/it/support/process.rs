@@ -188,6 +188,8 @@ pub(crate) struct Gate {
     pub(crate) process: Process,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// What it said when it had started.
+    pub(crate) started: Value,
 }
 
 impl Gate {
@@ -206,7 +208,7 @@ impl Gate {
             serde_json::from_str::<Value>(line).ok().filter(|line| line["message"] == "started")
         });
         let address = |key: &str| started[key].as_str().unwrap().parse().unwrap();
-        Self { http: address("http"), admin: address("admin"), process }
+        Self { http: address("http"), admin: address("admin"), process, started }
     }
 
     #[track_caller]

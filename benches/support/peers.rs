@@ -99,7 +99,7 @@ pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, se
              data: data\n\
              upstream: {{ servers: [\"http://{site}\"], max_in_flight: {slots} }}\n\
              session: {{ rate: 1000000, in_flight: {slots} }}\n\
-             limits: {{ connections: {connections}, idle_timeout: 10m, tickets_per_client: 1000000 }}\n\
+             limits: {{ connections: {connections}, connections_per_client: {connections}, idle_timeout: 10m, tickets_per_client: 1000000 }}\n\
              waiting_room: {{ refresh: 1s, refresh_max: 10m }}\n\
              shutdown: {{ delay: 0s, deadline: 0s }}\n"
         ),

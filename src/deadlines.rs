@@ -145,10 +145,9 @@ impl Deadline {
         self.due.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Wakes its owner after this time, without falling due, and at each sweep from then on, until it has looked.
-    pub fn look_after(&self, after: Duration) {
-        let now = Moment::from_micros(self.now.load(Ordering::Relaxed));
-        self.looks.store(now.plus(after).plus(SWEEP).as_micros(), Ordering::Relaxed);
+    /// Wakes its owner at the next sweep, without falling due, and at each from then on, until it has looked.
+    pub fn look(&self) {
+        self.looks.store(self.now.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
     }
 
     /// Whether it is time to look.
@@ -263,10 +262,11 @@ mod tests {
         let (deadlines, woken) = (Deadlines::default(), Arc::new(Count(AtomicU64::new(0))));
         let deadline = deadlines.watch();
         deadline.wakes(&Waker::from(Arc::clone(&woken)));
-        deadline.look_after(Duration::from_secs(1));
-        for (at, looks, woken_so_far) in [(1_000_000, false, 0), (1_100_000, true, 1), (1_200_000, true, 2)] {
+        deadline.look();
+        assert!(!deadline.is_to_look(), "not before a sweep");
+        for (at, woken_so_far) in [(100_000, 1), (200_000, 2)] {
             deadlines.sweep(Moment::from_micros(at));
-            assert_eq!((deadline.is_to_look(), woken.0.load(Ordering::Relaxed)), (looks, woken_so_far), "at {at} µs");
+            assert_eq!((deadline.is_to_look(), woken.0.load(Ordering::Relaxed)), (true, woken_so_far), "at {at} µs");
         }
         deadline.has_looked();
         deadlines.sweep(Moment::from_secs(100));

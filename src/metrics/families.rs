@@ -173,10 +173,9 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
         Gauge::MaxInFlight => ("tidegate_max_in_flight", "Slots of each server: requests that may be at it at once, as told or as found."),
         Gauge::SlotQueueLength => ("tidegate_slot_queue_length", "Requests that may enter and wait for a slot now."),
         Gauge::DownstreamConnections => ("tidegate_downstream_connections", "Connections from clients that are open now."),
-        Gauge::DownstreamConnectionsIdle => (
-            "tidegate_downstream_connections_idle",
-            "Of these, connections of HTTP/1 that have had no request under way for a tenth of a second or more, and hold no buffers.",
-        ),
+        Gauge::DownstreamConnectionsIdle => {
+            ("tidegate_downstream_connections_idle", "Of these, connections of HTTP/1 that are between two requests and hold no buffers.")
+        }
         Gauge::CertificateExpires => (
             "tidegate_certificate_expires_timestamp_seconds",
             "When the first of the certificates that visitors are shown expires, in seconds since 1970. +Inf without TLS.",

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -252,9 +251,6 @@ pub(super) struct State {
     answer: Account,
 }
 
-/// How long a connection is left between two requests before it gives its buffers back: the pauses within a page are shorter.
-const REST_AFTER: Duration = Duration::from_millis(100);
-
 impl State {
     pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
         let state = Self {
@@ -269,7 +265,6 @@ impl State {
             upload: Account::default(),
             answer: Account::default(),
         };
-        state.deadline.look_after(REST_AFTER);
         // one that never sends a byte is no better than one that never ends its head
         state.deadline.set(state.limits(|limits| limits.header_timeout));
         state.deadline.idles(false);
@@ -293,9 +288,6 @@ impl State {
             self.upload.rests(self.deadline.now(), self.patience());
         }
         self.set_deadline(phase);
-        if phase == Phase::Idle {
-            self.deadline.look_after(REST_AFTER);
-        }
     }
 
     /// A request has come.
@@ -304,7 +296,7 @@ impl State {
         self.had_body.store(has_body, Ordering::Relaxed);
     }
 
-    /// Whether the connection has nothing under way, and has had nothing for some time: no byte of a request, none of an answer. It is
+    /// Whether the connection has nothing under way, and had nothing when a sweep came by: no byte of a request, none of an answer. It is
     /// asked when all that there was to read and to write has been.
     pub(super) fn may_rest(&self) -> bool {
         if !self.deadline.is_to_look() {
@@ -319,10 +311,10 @@ impl State {
         self.place.rests(true);
     }
 
+    /// It is in hyper's hands, until it is found to have nothing to do: what woke it may have been a part of a TLS record, and no request.
     pub(super) fn rises(&self) {
         self.place.rests(false);
-        // what woke it may have been no request: a part of a TLS record
-        self.deadline.look_after(REST_AFTER);
+        self.deadline.look();
     }
 
     /// Whether it is to go for others. One whose client has asked for something meanwhile is not.
@@ -341,7 +333,8 @@ impl State {
             return;
         }
         if phase == Phase::Idle {
-            self.deadline.idles(self.place.has_pass())
+            self.deadline.idles(self.place.has_pass());
+            self.deadline.look();
         } else {
             self.deadline.works()
         }

@@ -1,7 +1,7 @@
 //! One connection that speaks HTTP/1: hyper's own server, with our deadlines; and the WebSocket that it may become.
 //!
-//! hyper keeps ten kilobytes and more of buffers for a connection, and most connections are between two requests. One that stays so for a
-//! while is taken out of hyper's hands, and is no more than a socket until something comes.
+//! hyper keeps ten kilobytes and more of buffers for a connection, and most connections are between two requests. One that is so when the
+//! sweep of the deadlines comes by, ten times a second, is taken out of hyper's hands, and is no more than a socket until something comes.
 //!
 //! Always holds: only a connection that has nothing under way is taken apart (`State::may_rest`). What was left of a body would else be
 //! read as a request.
@@ -26,7 +26,7 @@ use crate::metrics::{Count, Refusal};
 /// How hyper's hold on a connection ends.
 enum Held {
     Ended(hyper::Result<()>),
-    /// There has been nothing to do for some time.
+    /// There is nothing to do.
     Rests,
     /// Too late, or in the way of others.
     Cut,
@@ -54,12 +54,9 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
         // nothing of hyper's may be left while the connection rests, not even its place on the heap
         let parts = {
             let mut connection = take(socket);
+            state.rises();
             let mut closing = false;
             let held = poll_fn(|cx| {
-                if !closing && peer.worker.is_closing() {
-                    closing = true;
-                    Pin::new(&mut *connection).graceful_shutdown();
-                }
                 state.deadline.wakes(cx.waker());
                 // a head or a body that takes too long is answered, if there is somebody to take it; anything else just closes
                 if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
@@ -67,6 +64,14 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
                 }
                 if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
                     return Poll::Ready(Held::Ended(ended));
+                }
+                // a request that is here already is answered
+                if !closing && peer.worker.is_closing() {
+                    closing = true;
+                    Pin::new(&mut *connection).graceful_shutdown();
+                    if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                        return Poll::Ready(Held::Ended(ended));
+                    }
                 }
                 // only now, when all that has come is read
                 if state.makes_room() {
@@ -87,17 +92,15 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
             if state.deadline.has_fired() {
                 return Poll::Ready(Rested::Cut);
             }
-            if peer.worker.is_closing() {
-                return Poll::Ready(Rested::Closing);
-            }
             match socket.poll_readable(cx) {
                 Poll::Ready(()) => Poll::Ready(Rested::Readable),
+                Poll::Pending if peer.worker.is_closing() => Poll::Ready(Rested::Closing),
                 Poll::Pending if state.makes_room() => Poll::Ready(Rested::Cut),
                 Poll::Pending => Poll::Pending,
             }
         });
         match rested.await {
-            Rested::Readable => state.rises(),
+            Rested::Readable => {}
             Rested::Cut => return,
             Rested::Closing => return poll_fn(|cx| poll_close(&mut socket, cx)).await,
         }

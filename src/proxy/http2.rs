@@ -120,6 +120,8 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Wire) {
     // before the socket is gone: who sees it go may look at the figures
     count_end(&peer.worker, &session, &ended);
     if let (Some(Ok(())), Some(io)) = (&ended, left) {
+        // it goes by itself, and in a moment
+        peer.state.deadline.works();
         // on the heap, since it takes room that no connection needs while it lasts
         Box::pin(linger(io)).await;
     }

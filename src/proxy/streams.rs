@@ -233,10 +233,9 @@ impl Session {
         self.peer.state.deadline.now()
     }
 
-    /// What is taken is taken for all open streams, and each may expect its rate.
+    /// However many streams are open: they share one line, and a phone that takes a page with much on it takes all of it at once.
     fn patience(&self) -> Patience {
-        let patience = self.peer.state.limits(Limits::patience);
-        Patience { rate: patience.rate.saturating_mul(self.open.load(Ordering::Relaxed).max(1)), ..patience }
+        self.peer.state.limits(Limits::patience)
     }
 }
 

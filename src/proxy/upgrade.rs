@@ -76,6 +76,8 @@ impl Upgraded {
         let Some(client) = stream(client).await else { return };
         let Some(site) = site.stream().await else { return };
         peer.state.deadline.works();
+        // between two requests it was, and is no more
+        peer.state.deadline.has_looked();
         let deadlines = [Arc::clone(&peer.state.deadline), worker.deadlines.watch(), worker.deadlines.watch()];
         let mut stage = worker.stage.clone();
         let patience = || {

@@ -49,6 +49,10 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 /// let through (nginx: 4 or 8 KiB).
 const HEAD_BYTES: u32 = 128 * 1024;
 
+/// Streams that were reset a moment ago and are still known, so that frames for them, which were on their way, are no fault of the server's:
+/// a page that a crowd leaves at once.
+const RESETS_REMEMBERED: usize = 1000;
+
 /// Silence after which a connection with requests on it is asked whether it is still there. After as much again it is doubted, and given
 /// no more of them.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -113,7 +117,10 @@ impl Http2 {
             .initial_max_send_streams(0)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEAD_BYTES);
+            .max_header_list_size(HEAD_BYTES)
+            // a page that is always broken must not cost all others their connection: who asks for it is not the server's enemy
+            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED);
         let io = Listened { io: stream, pulse: Arc::clone(&pulse) };
         let (sender, connection) = builder.handshake(io).await.map_err(ConnectError::Http2)?;
         let shared = Arc::new(Self { sender, worker, tls, pulse: Arc::clone(&pulse), idle_since: AtomicU64::new(0) });

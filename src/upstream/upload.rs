@@ -27,6 +27,8 @@ pub(super) struct Upload {
     is_last: bool,
     /// All that was read, unless that is too much.
     kept: Option<Kept>,
+    /// The stream takes nothing more, though not all was sent. What is left of the body may be needed for the next.
+    is_closed: bool,
 }
 
 #[derive(Default)]
@@ -39,15 +41,18 @@ struct Kept {
 impl Upload {
     /// `None` is a request without a body.
     pub(super) fn new(body: Option<RequestBody>) -> Self {
-        Self { body, piece: None, is_last: false, kept: Some(Kept::default()) }
+        Self { body, piece: None, is_last: false, kept: Some(Kept::default()), is_closed: false }
     }
 
     /// Sends what can be sent; over when all is sent, or the stream is closed: why, is told to who waits for the answer.
     pub(super) fn poll(&mut self, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailure>> {
         loop {
+            if self.is_closed {
+                return Poll::Ready(Ok(()));
+            }
             while self.piece.is_some() && stream.capacity() == 0 {
                 let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else {
-                    self.stop();
+                    self.close();
                     return Poll::Ready(Ok(()));
                 };
             }
@@ -90,6 +95,9 @@ impl Upload {
     /// It need not be sent again.
     pub(super) fn forget(&mut self) {
         self.kept = None;
+        if self.is_closed {
+            self.body = None;
+        }
     }
 
     /// The body as it was before any of it was read, if that much is kept.
@@ -106,8 +114,11 @@ impl Upload {
         if piece.is_empty() && !self.is_last {
             return;
         }
-        if stream.send_data(piece, self.is_last).is_err() || self.is_last {
+        let is_sent = stream.send_data(piece, self.is_last).is_ok();
+        if self.is_last {
             self.stop();
+        } else if !is_sent {
+            self.close();
         }
     }
 
@@ -119,6 +130,14 @@ impl Upload {
         }
         kept.bytes += piece.len();
         kept.pieces.push_back(piece.clone());
+    }
+
+    /// The stream is over before the body is.
+    fn close(&mut self) {
+        (self.piece, self.is_closed) = (None, true);
+        if self.kept.is_none() {
+            self.body = None;
+        }
     }
 
     fn stop(&mut self) {

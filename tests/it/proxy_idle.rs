@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Authority, Client, Upstream, World, request};
+use crate::support::{Authority, Client, Door, Upstream, World, ok, request};
 
 fn gate(site: &Upstream, more: &str) -> World {
     World::open(&site.url(), more)
@@ -108,6 +108,36 @@ fn it_is_closed_when_it_has_been_idle_for_too_long() {
     world.until_status("/connections/idle", 1);
     client.assert_ends();
     world.until_status("/connections/open", 0);
+}
+
+/// Whose request is there when the gate begins to end is answered: also those whom the kernel has accepted and the gate has not.
+#[test]
+fn who_has_asked_before_the_end_is_answered() {
+    const LIMIT: usize = 10;
+    let door = Door::default();
+    let opens = door.clone();
+    let site = Upstream::start(move |_, site| {
+        opens.wait();
+        site.write(ok("done"))
+    });
+    let mut world = World::start(&format!(
+        "upstream: {{ servers: [{}], max_in_flight: 32 }}\nadmission: {{ mode: open }}\nlimits: {{ connections: {LIMIT} }}",
+        site.url()
+    ));
+    let mut clients: Vec<Client> = (0..LIMIT + 2).map(|_| world.client()).collect();
+    for client in &mut clients {
+        client.send(request("GET", "/", &[]));
+    }
+    site.requests(LIMIT);
+    let running = world.running.take().unwrap();
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, Duration::from_secs(60)));
+    // those two come in only when the listener is emptied
+    site.requests(LIMIT + 2);
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    ending.join().unwrap();
 }
 
 #[test]

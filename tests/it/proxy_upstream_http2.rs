@@ -671,6 +671,55 @@ fn a_refused_stream_is_sent_again_whatever_it_carries() {
     }
 }
 
+/// What was read of it, and what was not: the stream is refused while the gate waits for room on it.
+#[test]
+fn a_refused_upload_is_sent_again_whole() {
+    const PIECE: usize = 10_000;
+    let setting = Setting::new();
+    for pieces in [10, 20] {
+        let size = pieces * PIECE;
+        let known = format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n{}", "a".repeat(size));
+        let piece = format!("{PIECE:x}\r\n{}\r\n", "a".repeat(PIECE));
+        let chunked = format!("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", piece.repeat(pieces));
+        for request in [known, chunked] {
+            let site = refusing(&setting, 1, Reason::REFUSED_STREAM);
+            let world = setting.gate(&site.url(), "");
+            let mut client = world.client();
+            client.send(&request);
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.body.len()), (200, size), "{}", &request[..80]);
+        }
+    }
+}
+
+#[test]
+fn a_page_that_is_always_broken_costs_nobody_else_the_connection() {
+    let setting = Setting::new();
+    let hatch = Hatch::new();
+    let opens = hatch.clone();
+    let (site, world) = setting.site("", move |mut arrived| {
+        let opens = opens.clone();
+        Box::pin(async move {
+            if arrived.path() == "/slow" {
+                opens.wait().await;
+                return arrived.answer(200, "slow");
+            }
+            // says ten bytes, and brings none
+            drop(arrived.begin(200, &[("content-length", "10")], true));
+        })
+    });
+    let mut slow = world.client();
+    slow.send("POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+    site.requests(1);
+    let mut client = world.client();
+    // more than the 1024 that h2 lets a server do wrong by itself
+    for _ in 0..1100 {
+        assert_eq!(client.get("/broken", &[]).status, 502);
+    }
+    hatch.open();
+    assert_eq!((slow.answer().status, site.accepted()), (200, 1));
+}
+
 #[test]
 fn a_server_that_wants_http1_for_a_request_gets_it_so() {
     let setting = Setting::new();

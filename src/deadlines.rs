@@ -6,7 +6,7 @@
 //! Since all are seen here, this is also where those are found that do nothing, when others need their places.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Deadlines {
             due: AtomicU64::new(NEVER),
             looks: AtomicU64::new(NEVER),
             fired: AtomicBool::new(false),
-            waker: OnceLock::new(),
+            waker: Mutex::new(None),
             idle: AtomicU64::new(BUSY),
             unwanted: AtomicBool::new(false),
         });
@@ -122,7 +122,7 @@ pub struct Deadline {
     /// When its owner is woken to look after itself.
     looks: AtomicU64,
     fired: AtomicBool,
-    waker: OnceLock<Waker>,
+    waker: Mutex<Option<Waker>>,
     /// Since when its connection is idle, with [`KEPT`].
     idle: AtomicU64,
     unwanted: AtomicBool,
@@ -193,8 +193,8 @@ impl Deadline {
 
     /// Wakes who it would wake, without falling due.
     pub fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            waker.wake();
         }
     }
 
@@ -204,9 +204,12 @@ impl Deadline {
         self.fired.load(Ordering::Acquire)
     }
 
-    /// Who is woken when it falls due: the task that owns the connection. The first waker stays, as a task has the same one for life.
+    /// Who is woken when it falls due: the task that owns the connection, until another one does.
     pub fn wakes(&self, waker: &Waker) {
-        self.waker.get_or_init(|| waker.clone());
+        let mut woken = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        if !woken.as_ref().is_some_and(|woken| woken.will_wake(waker)) {
+            *woken = Some(waker.clone());
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body;
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 
 use super::Worker;
-use super::body::{ClientBody, read_ahead};
+use super::body::{ClientBody, ReadAhead, read_ahead};
 use super::connections::{Phase, State};
 use super::exchange::{Exchange, Upload};
 use super::facts::{self, Facts};
@@ -36,7 +37,7 @@ use crate::rules::slots::Ask;
 use crate::rules::time::Now;
 use crate::rules::token::Ticket;
 use crate::tls::client::HandshakeError;
-use crate::upstream::{self, Asked, ConnectError, Failure};
+use crate::upstream::{self, Asked, BodyFailure, ConnectError, Failure, RequestBody, Slot};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -160,7 +161,8 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
         }
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
-    Handled::Awaits(Box::pin(enter(Arc::clone(peer), exchange.clone(), Arc::clone(regime), parts, body, facts, decision, now)))
+    let (peer, exchange, regime) = (Arc::clone(peer), exchange.clone(), Arc::clone(regime));
+    Handled::Awaits(Box::pin(enter(Box::new(Entering { peer, exchange, regime, parts, body: Some(body), facts, decision, now }))))
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
@@ -174,72 +176,71 @@ fn redirected(peer: &Peer, regime: &Regime, parts: &Parts, asked: Target<'_>) ->
     redirect::to_https(hosts, asked.authority?, target).and_then(|to| HeaderValue::try_from(to).ok())
 }
 
-/// Sends the request of one who may enter to the site, and answers with what comes back.
-#[expect(clippy::too_many_arguments, reason = "what is known of a request that enters")]
-async fn enter(
+/// A request that may enter. On the heap: what awaits its answer would else hold it twice, and be copied with it.
+struct Entering {
     peer: Arc<Peer>,
     exchange: Exchange,
     regime: Arc<Regime>,
-    mut parts: Parts,
-    body: Upload,
+    parts: Parts,
+    /// Until it is read, or taken along.
+    body: Option<Upload>,
     facts: Facts,
     decision: Decision,
     now: Now,
-) -> (Answer, Told) {
-    let worker = &*peer.worker;
-    let is_upload = !body.is_end_stream();
-    let websocket = match Upgrade::of(&peer, &regime, &mut parts, is_upload) {
+}
+
+impl Entering {
+    /// An answer that the gate composes itself, with the pass.
+    fn composed(&self, mut answer: Answer) -> Answer {
+        set_tokens(&self.regime, &self.facts, &self.decision, self.now, answer.headers_mut());
+        answer
+    }
+}
+
+/// Sends the request of one who may enter to the site, and answers with what comes back. What most requests need not wait for is on the
+/// heap, so that it takes no room in all others.
+async fn enter(mut entering: Box<Entering>) -> (Answer, Told) {
+    let body = entering.body.take().filter(|body| !body.is_end_stream());
+    let is_upload = body.is_some();
+    let websocket = match Upgrade::of(&entering.peer, &entering.regime, &mut entering.parts, is_upload) {
         Ok(websocket) => websocket,
         Err(Full) => {
-            worker.shard.count(Count::Refused(Refusal::Upgrades));
-            let mut answer = respond::no_upgrade(&regime.pages, facts.form);
-            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
-            return (answer, told_why(&regime, &decision, "refused", Refusal::Upgrades.label()));
+            entering.peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
+            let answer = entering.composed(respond::no_upgrade(&entering.regime.pages, entering.facts.form));
+            return (answer, told_why(&entering.regime, &entering.decision, "refused", Refusal::Upgrades.label()));
         }
     };
-    let ahead = match read_ahead(body, regime.policy.upstream.buffer.request, &worker.memory, &exchange).await {
-        Ok(ahead) => ahead,
-        Err(error) => return (body_failed(worker, &exchange, &regime, &facts, &error), told("refused", "body")),
+    let body = match body {
+        None => RequestBody::Left(Either::Left(Empty::new())),
+        Some(body) => match Box::pin(read(&entering, body)).await {
+            Ok(ahead) => ahead.into_request_body(),
+            Err(error) => {
+                let Entering { peer, exchange, regime, facts, .. } = &*entering;
+                return (body_failed(&peer.worker, exchange, regime, facts, &error), told("refused", "body"));
+            }
+        },
     };
-    let ask = Ask {
-        open: decision.verdict == Verdict::Open && decision.pass.is_none(),
-        pass: decision.pass.map(|id| id.0),
-        counts: decision.counts,
+    let slot = match slot_at_once(&entering) {
+        Some(slot) => slot,
+        None => match Box::pin(slot(&entering)).await {
+            Ok(slot) => slot,
+            Err(shed) => return shed,
+        },
     };
-    let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
-    let found = if decision.observed {
-        Ok(worker.upstream.slot_anyway(ask, worker.index))
-    } else {
-        worker.upstream.slot(ask, worker.index, deadline).await
-    };
-    let slot = match found {
-        Ok(slot) => slot,
-        // nobody is held up any more, not even by what was decided before the mode was set
-        Err(_) if worker.gate.regime().observes() => worker.upstream.slot_anyway(ask, worker.index),
-        Err(none) => {
-            worker.shard.count(Count::Request(VerdictLabel::Shed));
-            let reason = match none {
-                upstream::NoSlot::Deadline => Reason::SlotDeadline,
-                upstream::NoSlot::QueueFull => Reason::SlotQueueFull,
-            };
-            let appointment = worker.gate.appointment(&regime, worker.clock.moment());
-            let mut answer = respond::shed(&regime, appointment, facts.form, facts.unsafe_method);
-            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
-            return (answer, told_why(&regime, &decision, Verdict::Shed.name(), reason.name()));
-        }
-    };
-    let told = count_entry(worker, &regime, &decision);
+    let Entering { peer, regime, parts, facts, decision, .. } = &mut *entering;
+    let worker = &*peer.worker;
+    let told = count_entry(worker, regime, decision);
     if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
         worker.shard.observe(Timing::Wait, waited);
     }
-
-    clean_request(&mut parts, &peer, &facts, is_upload, &regime);
+    clean_request(parts, peer, facts, is_upload, regime);
     let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
     if asked == Asked::WebSocket {
         upgrade::set_websocket(&mut parts.headers);
     }
-    let request = Request::from_parts(parts, ahead.into_request_body());
-    let sent = upstream::send(slot, request, asked).await;
+    let sent = upstream::send(slot, Request::from_parts(entering.parts, body), asked).await;
+    let Entering { peer, exchange, regime, facts, decision, now, .. } = *entering;
+    let worker = &*peer.worker;
     if asked == Asked::WebSocket {
         let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
         worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
@@ -267,6 +268,48 @@ async fn enter(
         }
     };
     (answer, told)
+}
+
+/// Reads a request body as far as it is read before there is a slot.
+async fn read(entering: &Entering, body: Upload) -> Result<ReadAhead, BodyFailure> {
+    let most = entering.regime.policy.upstream.buffer.request;
+    read_ahead(body, most, &entering.peer.worker.memory, &entering.exchange).await
+}
+
+fn ask(decision: &Decision) -> Ask {
+    Ask { open: decision.verdict == Verdict::Open && decision.pass.is_none(), pass: decision.pass.map(|id| id.0), counts: decision.counts }
+}
+
+fn slot_at_once(entering: &Entering) -> Option<Slot> {
+    let worker = &*entering.peer.worker;
+    let ask = ask(&entering.decision);
+    if entering.decision.observed {
+        Some(worker.upstream.slot_anyway(ask, worker.index))
+    } else {
+        worker.upstream.slot_now(ask, worker.index)
+    }
+}
+
+/// Waits for a slot. If there is none in time, the answer is one that sheds.
+async fn slot(entering: &Entering) -> Result<Slot, (Answer, Told)> {
+    let Entering { peer, regime, facts, decision, .. } = entering;
+    let worker = &*peer.worker;
+    let ask = ask(decision);
+    let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
+    let none = match worker.upstream.slot(ask, worker.index, deadline).await {
+        Ok(slot) => return Ok(slot),
+        // nobody is held up any more, not even by what was decided before the mode was set
+        Err(_) if worker.gate.regime().observes() => return Ok(worker.upstream.slot_anyway(ask, worker.index)),
+        Err(none) => none,
+    };
+    worker.shard.count(Count::Request(VerdictLabel::Shed));
+    let reason = match none {
+        upstream::NoSlot::Deadline => Reason::SlotDeadline,
+        upstream::NoSlot::QueueFull => Reason::SlotQueueFull,
+    };
+    let appointment = worker.gate.appointment(regime, worker.clock.moment());
+    let answer = entering.composed(respond::shed(regime, appointment, facts.form, facts.unsafe_method));
+    Err((answer, told_why(regime, decision, Verdict::Shed.name(), reason.name())))
 }
 
 const fn told(verdict: &'static str, reason: &'static str) -> Told {

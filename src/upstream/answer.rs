@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
 use tokio::sync::watch;
 
-use super::connection::{ConnectError, Connection, Opened, RequestBody, Sent, SiteBody, Switched, TransportError};
+use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError};
 use super::http2::Ride;
 use super::relay::{self, AnswerBody};
 use super::servers::Join;
@@ -75,57 +75,104 @@ const SLOW: Duration = Duration::from_secs(2);
 /// (nginx: `keepalive_requests`) turns away those that were on their way with the last, and may do so on the next connection, too.
 const TRIES_MAX: u32 = 5;
 
-/// Sends a request and waits for the head of its answer. A second try is made only if not a byte was sent, or the server says that it
+/// Sends a request, and is the head of its answer. A second try is made only if not a byte was sent, or the server says that it
 /// has done nothing with it (HTTP/2: it has refused the stream, wants the request over HTTP/1.1, or has gone away before it; then further
 /// ones, too); or if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all
 /// the while.
 ///
-/// # Errors
-/// Why there is no answer. It is counted already.
-pub async fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Result<Answered, Failure> {
-    let upstream = Arc::clone(&slot.upstream);
+/// It ends with why there is no answer, which is counted already.
+pub fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Sending {
     *request.version_mut() = Version::HTTP_11;
-    upstream.gate.sent(slot.worker);
-    let mut tries = 1;
+    slot.upstream.gate.sent(slot.worker);
     // a stream can't become a WebSocket
-    let mut offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
-    loop {
-        let mut connection = connection(&mut slot, offer).await?;
-        // what may have to be sent again is written down first
-        let spare = (tries == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
-        connection.deadline().set(slot.settings.timeouts.response);
-        let started = upstream.clock.moment();
-        let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout: slot.settings.timeouts.response };
-        let sending = connection.send(request.map(|body| timed(body, patience)));
-        let mut exchange = Exchange { live: Some(Live { slot, connection, started, asked }), sending };
-        let sent = poll_fn(|cx| exchange.sending.as_mut().poll(cx)).await;
-        let Some(live) = exchange.live.take() else { return Err(Failure::Timeout) };
-        match sent {
-            Ok(answer) => return live.answered(answer),
-            Err(failed) => {
-                let timed_out = live.connection.deadline().has_fired();
-                let refused = !live.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
-                let retry = match (&failed.request, &failed.error) {
-                    (Some(_), TransportError::Http2(_)) => tries < TRIES_MAX,
-                    (Some(_), TransportError::Http1(_) | TransportError::Body(_)) => tries == 1,
-                    (None, error) => spare.is_some() && error.is_of_connection(),
-                };
-                if timed_out || refused || !retry {
-                    return Err(live.failed(failed.error));
-                }
-                if failed.error.wants_http1() {
-                    offer = Offer::Http1;
-                }
-                let Some(next) = failed.request.map(|request| *request).or_else(|| spare.map(Spare::into_request)) else {
-                    return Err(Failure::Timeout);
-                };
-                request = next;
-                slot = live.slot;
-                live.connection.close().await;
-                tries += 1;
+    let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
+    match idle(&mut slot, offer) {
+        Some(connection) => Sending(Way::Once(Exchange::begin(slot, connection, request, Try { asked, offer, number: 1 }))),
+        // rarely needed, so it takes no room in every request
+        None => Sending(Way::Further(Box::pin(connect(slot, request, Try { asked, offer, number: 1 })))),
+    }
+}
+
+/// A request on its way.
+pub struct Sending(Way);
+
+/// Most have a connection at once, and need no more than one.
+enum Way {
+    Once(Exchange),
+    Further(Pin<Box<dyn Future<Output = Result<Answered, Failure>> + Send>>),
+}
+
+impl std::fmt::Debug for Sending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sending").finish_non_exhaustive()
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<Answered, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut self.0 {
+                Way::Once(exchange) => match ready!(exchange.poll(cx)) {
+                    Ok(answered) => return Poll::Ready(answered),
+                    Err(unsent) => self.0 = Way::Further(Box::pin(again(unsent))),
+                },
+                Way::Further(answered) => return answered.as_mut().poll(cx),
             }
         }
     }
+}
+
+/// One of several tries of a request.
+#[derive(Clone, Copy)]
+struct Try {
+    asked: Asked,
+    offer: Offer,
+    /// From 1.
+    number: u32,
+}
+
+/// A request that is to be sent once more.
+struct Unsent {
+    live: Live,
+    request: Request<RequestBody>,
+    offer: Offer,
+}
+
+impl Unsent {
+    /// What the next try takes, once the connection of the last one is closed.
+    async fn next(self) -> (Slot, Request<RequestBody>, Try) {
+        let Self { live: Live { slot, connection, this, .. }, request, offer } = self;
+        if let Some(closing) = connection.close() {
+            closing.await;
+        }
+        (slot, request, Try { offer, number: this.number + 1, ..this })
+    }
+}
+
+async fn again(unsent: Unsent) -> Result<Answered, Failure> {
+    let (slot, request, next) = unsent.next().await;
+    connect(slot, request, next).await
+}
+
+/// Sends a request for which a connection has to be made or waited for, and sends it as often as it may be.
+async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Try) -> Result<Answered, Failure> {
+    loop {
+        let connection = connection(&mut slot, this.offer).await?;
+        let mut exchange = Exchange::begin(slot, connection, request, this);
+        match poll_fn(|cx| exchange.poll(cx)).await {
+            Ok(answered) => return answered,
+            Err(unsent) => (slot, request, this) = unsent.next().await,
+        }
+    }
+}
+
+/// What came with the slot, if it can be used at once.
+fn idle(slot: &mut Slot, offer: Offer) -> Option<Connection> {
+    let is_fit =
+        |connection: &mut Connection| (offer == Offer::Http2 || matches!(connection, Connection::Http1(_))) && connection.is_alive();
+    slot.connection.take_if(is_fit)
 }
 
 /// What came with the slot, or else what other requests of the worker share, or else a new connection.
@@ -137,13 +184,14 @@ async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure
         came => came,
     };
     if let Some(mut connection) = came {
-        if connection.is_ready() || connection.is_usable().await {
+        if poll_fn(|cx| connection.poll_usable(cx)).await {
             return Ok(connection);
         }
-        connection.close().await;
+        if let Some(closing) = connection.close() {
+            closing.await;
+        }
     }
-    // rarely needed, so it takes no room in every request
-    Box::pin(open(slot, offer)).await
+    open(slot, offer).await
 }
 
 async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
@@ -274,23 +322,52 @@ impl Body for Timed {
 /// A request under way.
 struct Exchange {
     live: Option<Live>,
-    sending: Pin<Box<dyn Future<Output = Sent> + Send>>,
+    /// What may have to be sent again.
+    spare: Option<Spare>,
 }
 
 struct Live {
     slot: Slot,
     connection: Connection,
     started: Moment,
-    asked: Asked,
+    this: Try,
+}
+
+impl Exchange {
+    fn begin(slot: Slot, mut connection: Connection, request: Request<RequestBody>, this: Try) -> Self {
+        let spare = (this.number == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
+        let timeout = slot.settings.timeouts.response;
+        connection.deadline().set(timeout);
+        let started = slot.upstream.clock.moment();
+        let request = match request.body() {
+            Either::Left(_) => request,
+            Either::Right(_) => {
+                let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout };
+                request.map(|body| timed(body, patience))
+            }
+        };
+        connection.send(request);
+        Self { live: Some(Live { slot, connection, started, this }), spare }
+    }
+
+    /// The answer, or what is to be sent again.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Answered, Failure>, Unsent>> {
+        let Some(live) = &mut self.live else { return Poll::Pending };
+        let sent = ready!(live.connection.poll_answer(cx));
+        let Some(live) = self.live.take() else { return Poll::Pending };
+        Poll::Ready(match sent {
+            Ok(answer) => Ok(live.answered(answer)),
+            Err(failed) => live.once_more(failed, self.spare.take()).map_or_else(|failure| Ok(Err(failure)), Err),
+        })
+    }
 }
 
 impl Drop for Exchange {
     /// The client has left before the head came: the exchange goes on without it.
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
-        let sending = std::mem::replace(&mut self.sending, Box::pin(std::future::pending()));
+        let Some(mut live) = self.live.take() else { return };
         tokio::spawn(async move {
-            match sending.await {
+            match poll_fn(|cx| live.connection.poll_answer(cx)).await {
                 Ok(answer) => drop(live.answered(answer)),
                 Err(failed) => drop(live.failed(failed.error)),
             }
@@ -300,9 +377,9 @@ impl Drop for Exchange {
 
 impl Live {
     fn answered(self, mut answer: Response<SiteBody>) -> Result<Answered, Failure> {
-        let Self { mut slot, connection, started, asked } = self;
+        let Self { mut slot, connection, started, this } = self;
         let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switches && (asked != Asked::WebSocket || !switches_to_websocket(answer.headers())) {
+        if switches && (this.asked != Asked::WebSocket || !switches_to_websocket(answer.headers())) {
             // what follows is neither HTTP nor what was asked for: a client that got this answer could talk to the site past the gate
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);
@@ -324,6 +401,7 @@ impl Live {
         if switched.is_some() {
             // the request is over, and the slot free; the connection is nobody else's any more
             connection.deadline().clear();
+            connection.hand_over();
             slot.observe(outcome, good);
             return Ok(Answered { head, body: AnswerBody::Piece(None), switched });
         }
@@ -335,6 +413,27 @@ impl Live {
         }
         let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes });
         Ok(Answered { head, body, switched })
+    }
+
+    /// What is to be sent again.
+    ///
+    /// # Errors
+    /// Nothing can be: why there is no answer.
+    fn once_more(self, failed: SendError, spare: Option<Spare>) -> Result<Unsent, Failure> {
+        let timed_out = self.connection.deadline().has_fired();
+        let refused = !self.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
+        let retry = match (&failed.request, &failed.error) {
+            (Some(_), TransportError::Http2(_)) => self.this.number < TRIES_MAX,
+            (Some(_), TransportError::Http1(_) | TransportError::Body(_)) => self.this.number == 1,
+            (None, error) => spare.is_some() && error.is_of_connection(),
+        };
+        let SendError { request, error } = failed;
+        let offer = if error.wants_http1() { Offer::Http1 } else { self.this.offer };
+        let next = request.map(|request| *request).or_else(|| spare.map(Spare::into_request));
+        match next.filter(|_| retry && !timed_out && !refused) {
+            Some(request) => Ok(Unsent { live: self, request, offer }),
+            None => Err(self.failed(error)),
+        }
     }
 
     fn failed(self, error: TransportError) -> Failure {

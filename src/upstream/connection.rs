@@ -200,33 +200,69 @@ impl Connection {
         }
     }
 
-    /// Ends what carries the request, whatever is under way: a connection of its own is closed, a stream reset. Returns when it is.
-    pub(super) async fn close(self) {
+    /// Ends what carries the request, whatever is under way: a connection of its own is closed, a stream reset. If that takes a while,
+    /// what is returned ends when it is done.
+    pub(super) fn close(self) -> Option<impl Future<Output = ()> + Send + use<>> {
         match self {
-            Self::Http1(connection) => connection.close().await,
-            Self::Http2(ride) => ride.close().await,
+            // dropped, it is closed
+            Self::Http1(_) => None,
+            Self::Http2(ride) => Some(ride.close()),
         }
     }
 
-    /// Sends a request. The future must be polled to its end.
-    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Sent> + Send>> {
+    /// The request is over, and what is left is not a connection of requests any more.
+    pub(super) fn hand_over(self) {
+        match self {
+            Self::Http1(connection) => connection.hand_over(),
+            // a stream switches to nothing
+            Self::Http2(_) => {}
+        }
+    }
+
+    /// Sends a request.
+    pub(super) fn send(&mut self, request: Request<RequestBody>) {
         match self {
             Self::Http1(connection) => connection.send(request),
             Self::Http2(ride) => ride.send(request),
         }
     }
 
-    /// Waits until it can take a request; `false` if it never will.
-    pub(super) async fn is_usable(&mut self) -> bool {
+    /// The answer to the request that was sent on it.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
         match self {
-            Self::Http1(connection) => connection.is_usable().await,
+            Self::Http1(connection) => connection.poll_answer(cx),
+            Self::Http2(ride) => ride.poll_answer(cx),
+        }
+    }
+
+    /// The next piece of the body of that answer.
+    pub(super) fn poll_body(&mut self, body: &mut SiteBody, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
+        match (self, body) {
+            (Self::Http1(connection), SiteBody::Http1(body)) => connection.poll_body(body, cx).map_err(TransportError::Http1),
+            (_, body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// Waits until it can take a request; `false` if it never will.
+    pub(super) fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            Self::Http1(connection) => connection.poll_usable(cx),
+            Self::Http2(_) => Poll::Ready(true),
+        }
+    }
+
+    /// Whether it can take a request at once, as far as is known.
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_ready(),
             Self::Http2(_) => true,
         }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    /// Whether one that was idle can take a request at once.
+    pub(super) fn is_alive(&mut self) -> bool {
         match self {
-            Self::Http1(connection) => connection.is_ready(),
+            Self::Http1(connection) => connection.is_alive(),
             Self::Http2(_) => true,
         }
     }

@@ -1,16 +1,26 @@
-//! One connection to a server that speaks HTTP/1.1: driven by a task of its own, used for one request at a time.
+//! One connection to a server that speaks HTTP/1.1, used for one request at a time, and driven by whoever waits for the answer.
+//!
+//! It has no task of its own: that would be woken for each request and each answer, only to wake the task of the visitor. Between two
+//! requests nobody drives it. Whether it has closed meanwhile is found when it is next used, and once a tick.
+//!
+//! Always holds: what is polled for its answer, or for the body of that, is polled straight after the connection itself
+//! ([`Http1::drive`]), and by the same task. Only so may it be polled with a waker that wakes nobody: all it waits for is what the
+//! connection does.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker, ready};
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
+use tokio::task::coop::unconstrained;
 
 use super::connection::{ConnectError, RequestBody, SendError, Sent, SiteBody, Stream, TransportError};
 use crate::deadlines::Deadline;
@@ -18,21 +28,32 @@ use crate::rules::time::Moment;
 use crate::tls::client::ServerTls;
 
 /// A connection to a server.
-#[derive(Debug)]
 pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    /// What speaks on the stream; `None` once that has ended. Dropping it closes the stream.
+    driver: Option<Driver>,
+    /// The request that was sent last, until its answer is there.
+    awaited: Option<Awaited>,
     /// By which settings it was made.
     tls: Option<Arc<ServerTls>>,
-    /// The response deadline; the driver closes the connection when it falls due.
+    /// The response deadline; the connection closes when it falls due.
     pub(super) deadline: Arc<Deadline>,
-    /// The worker whose runtime drives it.
+    /// The worker in whose runtime its stream is.
     pub(super) worker: usize,
     /// It has carried a request before.
     pub(super) reused: bool,
     /// When it was last given back.
     pub(super) idle_since: Moment,
-    /// Closed by the driver, once it has closed the socket.
-    ended: oneshot::Receiver<()>,
+}
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+type Awaited = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
+
+impl std::fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http1").field("worker", &self.worker).field("reused", &self.reused).finish_non_exhaustive()
+    }
 }
 
 impl Http1 {
@@ -43,12 +64,12 @@ impl Http1 {
         deadline: Arc<Deadline>,
         worker: usize,
     ) -> Result<Self, ConnectError> {
-        let driven = match stream {
-            Stream::Plain(stream) => drive(stream, Arc::clone(&deadline)).await,
-            Stream::Tls(stream) => drive(stream, Arc::clone(&deadline)).await,
+        let begun = match stream {
+            Stream::Plain(stream) => speak(stream).await,
+            Stream::Tls(stream) => speak(stream).await,
         };
-        let (sender, ended) = driven.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
-        Ok(Self { sender, tls, deadline, worker, reused: false, idle_since: Moment::default(), ended })
+        let (sender, driver) = begun.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
+        Ok(Self { sender, driver: Some(driver), awaited: None, tls, deadline, worker, reused: false, idle_since: Moment::default() })
     }
 
     /// Whether it was made by these settings, and not by what stood in a policy or in a file before.
@@ -60,36 +81,85 @@ impl Http1 {
         }
     }
 
-    /// Closes it, whatever is under way, and returns when it is closed.
-    pub(super) async fn close(self) {
-        self.deadline.fire();
-        // an error is what the end of the driver looks like
-        drop(self.ended.await);
+    /// Sends a request, as soon as the connection is driven.
+    pub(super) fn send(&mut self, request: Request<RequestBody>) {
+        // a task that has done much is made to yield by waking it, and what polls this wakes nobody
+        self.awaited = Some(Box::pin(unconstrained(self.sender.try_send_request(request))));
     }
 
-    /// Sends a request. The future must be polled to its end, or the connection closes.
-    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Sent> + Send>> {
-        let sending = self.sender.try_send_request(request);
-        Box::pin(async move {
-            match sending.await {
-                Ok(answer) => Ok(answer.map(SiteBody::Http1)),
-                Err(failed) => Err(SendError::of_http1(failed)),
-            }
+    /// Goes on with what is under way, for as long as it can without waiting.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        let Some(driver) = &mut self.driver else { return };
+        self.deadline.wakes(cx.waker());
+        // how it ended is told to the request that was under way
+        if self.deadline.has_fired() || driver.as_mut().poll(cx).is_ready() {
+            self.driver = None;
+        }
+    }
+
+    /// The answer to the request that was sent last.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
+        self.drive(cx);
+        let Some(awaited) = &mut self.awaited else { return Poll::Pending };
+        let sent = ready!(awaited.as_mut().poll(&mut nobody()));
+        self.awaited = None;
+        Poll::Ready(match sent {
+            Ok(answer) => Ok(answer.map(SiteBody::Http1)),
+            Err(failed) => Err(SendError::of_http1(failed)),
         })
     }
 
-    /// Waits until it can take a request; `false` if it never will.
-    pub(super) async fn is_usable(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+    /// The next piece of the body of an answer.
+    pub(super) fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.drive(cx);
+        Pin::new(body).poll_frame(&mut nobody())
     }
 
+    /// Whether it can take a request, once it is driven so far; `false` if it never will.
+    pub(super) fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.drive(cx);
+        if self.is_closed() {
+            return Poll::Ready(false);
+        }
+        if self.sender.is_ready() { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Whether nothing is under way on it, as far as is known: it was not driven to find out.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        !self.is_closed() && self.sender.is_ready()
     }
 
+    /// Whether it has closed, as far as is known.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.deadline.has_fired()
+        self.driver.is_none() || self.sender.is_closed() || self.deadline.has_fired()
     }
+
+    /// Whether an idle connection can still be used. The server may have closed it since it was last driven.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.drive(&mut nobody());
+        self.is_ready()
+    }
+
+    /// Lets it end by itself, in a task of its own: what speaks on it hands it over, and is then done.
+    pub(super) fn hand_over(self) {
+        if let Some(driver) = self.driver {
+            tokio::spawn(driver);
+        }
+    }
+}
+
+/// Who need not be woken.
+fn nobody() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Speaks HTTP on a stream, as long as it is driven.
+async fn speak<S>(stream: S) -> hyper::Result<(http1::SendRequest<RequestBody>, Driver)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+    Ok((sender, Box::pin(connection.with_upgrades())))
 }
 
 impl SendError {
@@ -97,28 +167,4 @@ impl SendError {
         let request = failed.take_message().map(Box::new);
         Self { request, error: TransportError::Http1(failed.into_error()) }
     }
-}
-
-/// Speaks HTTP on a stream, in a task of its own, until the stream ends or the deadline falls due. The receiver is closed when it is over.
-async fn drive<S>(stream: S, watched: Arc<Deadline>) -> hyper::Result<(http1::SendRequest<RequestBody>, oneshot::Receiver<()>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
-    let (running, ended) = oneshot::channel();
-    tokio::spawn(async move {
-        // dropped after the connection
-        let _running: oneshot::Sender<()> = running;
-        let mut connection = pin!(connection.with_upgrades());
-        poll_fn(|cx| {
-            watched.wakes(cx.waker());
-            if watched.has_fired() {
-                return Poll::Ready(());
-            }
-            // how it ended is told to the request that was under way
-            connection.as_mut().poll(cx).map(drop)
-        })
-        .await;
-    });
-    Ok((sender, ended))
 }

@@ -197,7 +197,7 @@ impl Http2 {
             pulse.deadline.set(SILENCE);
         }
         let reused = pulse.reused.swap(true, Ordering::Relaxed);
-        Ride { connection: Arc::clone(self), deadline, reused, task: None }
+        Ride { connection: Arc::clone(self), deadline, reused, task: None, awaited: None }
     }
 }
 
@@ -300,7 +300,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 }
 
 /// A place on a connection: one request and its answer. Dropping it resets what is left of its stream.
-#[derive(Debug)]
 pub(super) struct Ride {
     pub(super) connection: Arc<Http2>,
     /// The response deadline; the stream is reset when it falls due.
@@ -309,6 +308,14 @@ pub(super) struct Ride {
     pub(super) reused: bool,
     /// Drives the stream.
     task: Option<JoinHandle<()>>,
+    /// The request that was sent on it, until its answer is there.
+    awaited: Option<Pin<Box<dyn Future<Output = Sent> + Send>>>,
+}
+
+impl std::fmt::Debug for Ride {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ride").field("connection", &self.connection).field("reused", &self.reused).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Ride {
@@ -331,7 +338,19 @@ impl Ride {
     }
 
     /// Sends a request.
-    pub(super) fn send(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Sent> + Send>> {
+    pub(super) fn send(&mut self, request: Request<RequestBody>) {
+        self.awaited = Some(self.sent(request));
+    }
+
+    /// The answer to it.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
+        let Some(awaited) = &mut self.awaited else { return Poll::Pending };
+        let sent = ready!(awaited.as_mut().poll(cx));
+        self.awaited = None;
+        Poll::Ready(sent)
+    }
+
+    fn sent(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Sent> + Send>> {
         let (head, body) = request.into_parts();
         let mut sent = Request::new(());
         *sent.method_mut() = head.method.clone();

@@ -35,7 +35,7 @@ use crate::rules::slots::{Answer, Ask, Bounds, Grant, Slots};
 use crate::rules::time::Moment;
 use crate::tls::client::{ClientTls, Offer};
 
-pub use answer::{Answered, Asked, Failure, send};
+pub use answer::{Answered, Asked, Failure, Sending, send};
 pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError};
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};
@@ -165,7 +165,19 @@ impl Upstream {
         hand_out(granted);
     }
 
-    /// A slot, now or within `deadline`.
+    /// A slot, if one is free and nobody else is next.
+    pub fn slot_now(self: &Arc<Self>, ask: Ask, worker: usize) -> Option<Slot> {
+        let asked = self.clock.moment();
+        let mut inner = self.lock();
+        let draws = inner.draw();
+        let grant = inner.slots.ask_now(ask, draws, asked)?;
+        let slot = self.slot_of(&mut inner, grant, ask, worker);
+        drop(inner);
+        self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
+        Some(slot)
+    }
+
+    /// A slot within `deadline`, for who could not have one at once.
     ///
     /// # Errors
     /// Why there is none.
@@ -174,14 +186,12 @@ impl Upstream {
         let (number, granted) = {
             let mut inner = self.lock();
             let draws = inner.draw();
-            if let Some(grant) = inner.slots.ask_now(ask, draws, asked) {
-                let slot = self.slot_of(&mut inner, grant, ask, worker);
-                self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
-                return Ok(slot);
-            }
             let (sender, receiver) = oneshot::channel();
             match inner.slots.ask(ask, draws, asked, Waiter { worker, ask, granted: sender }) {
-                Answer::Granted(grant) => return Ok(self.slot_of(&mut inner, grant, ask, worker)),
+                Answer::Granted(grant) => {
+                    self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
+                    return Ok(self.slot_of(&mut inner, grant, ask, worker));
+                }
                 Answer::Queued(number) => (number, receiver),
                 Answer::Full(_) => return Err(NoSlot::QueueFull),
             }
@@ -301,10 +311,12 @@ impl Slot {
 
     /// Gives the slot back when its connection is closed: another one that was made sooner would be one too many.
     fn finish_closed(self, connection: Connection) {
-        tokio::spawn(async move {
-            connection.close().await;
-            drop(self);
-        });
+        if let Some(closing) = connection.close() {
+            tokio::spawn(async move {
+                closing.await;
+                drop(self);
+            });
+        }
     }
 
     const fn good(&mut self, good: bool) {

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 
 use super::Slot;
 use super::connection::{Connection, SiteBody};
@@ -132,7 +131,7 @@ pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
 }
 
 /// Reads ahead of the client.
-async fn pump(mut body: SiteBody, held: Held, shared: Arc<Shared>) {
+async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>) {
     let most = held.slot.settings.response_buffer;
     let timeout = held.slot.settings.timeouts.response;
     let mut drained = 0;
@@ -141,7 +140,7 @@ async fn pump(mut body: SiteBody, held: Held, shared: Arc<Shared>) {
         held.connection.deadline().clear();
         let abandoned = shared.room(most).await;
         held.connection.deadline().set(timeout);
-        match body.frame().await {
+        match poll_fn(|cx| held.connection.poll_body(&mut body, cx)).await {
             Some(Ok(frame)) if abandoned => {
                 drained += frame.data_ref().map_or(0, Bytes::len);
                 if drained > most {
@@ -173,7 +172,7 @@ impl Held {
             return self.slot.finish(self.connection);
         }
         tokio::spawn(async move {
-            if self.connection.is_usable().await {
+            if poll_fn(|cx| self.connection.poll_usable(cx)).await {
                 self.slot.finish(self.connection);
             } else {
                 self.slot.finish_closed(self.connection);

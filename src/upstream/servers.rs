@@ -291,7 +291,7 @@ impl Upstream {
         let mut inner = self.lock();
         let keep = inner.settings.timeouts.idle;
         for peer in &mut inner.peers {
-            peer.idle.retain(|connection| !connection.is_closed() && now.since(connection.idle_since) < keep);
+            peer.idle.retain_mut(|connection| now.since(connection.idle_since) < keep && connection.is_alive());
             peer.shared.retain(|shared| !shared.is_leaving() && !shared.is_idle_for(keep, now));
         }
     }

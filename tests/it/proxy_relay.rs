@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{Door, Upstream, World, ok, request};
+use crate::support::{Door, Seen, Upstream, World, ok, request};
 
 /// Bytes in which a piece that is missing, doubled or moved shows.
 fn pattern(length: usize) -> Vec<u8> {
@@ -20,6 +20,20 @@ fn chunked(pieces: &[&[u8]], trailers: &str) -> Vec<u8> {
     bytes.extend_from_slice(trailers.as_bytes());
     bytes.extend_from_slice(b"\r\n");
     bytes
+}
+
+#[test]
+fn many_requests_behind_each_other_are_all_answered() {
+    // more than a task may do at a time before it has to yield to others
+    const MANY: usize = 400;
+    let site = Upstream::start(|seen: &Seen, site| site.write(ok(&seen.target)));
+    let world = World::open(&site.url(), "session: { rate: 100000 }");
+    let mut client = world.client();
+    client.send((0..MANY).map(|number| request("GET", &format!("/{number}"), &[])).collect::<String>());
+    for number in 0..MANY {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, format!("/{number}")));
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ use std::net::Ipv6Addr;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::head::{Head, Name};
+
 /// Where a request wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
@@ -146,12 +148,17 @@ impl BadRequest {
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Result<Target<'a>, BadRequest> {
+pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, head: impl Into<Head<'a>>) -> Result<Target<'a>, BadRequest> {
+    let head = head.into();
+    let headers = head.map();
     if *method == Method::CONNECT {
         return Err(BadRequest::MethodUnsupported);
     }
     check_names(version, headers)?;
-    check_framing(version, headers)?;
+    // without either there is no body
+    if head.has(Name::ContentLength) || head.has(Name::TransferEncoding) {
+        check_framing(version, headers)?;
+    }
     let host = host(version, headers)?;
     let path = path(method, uri)?;
     let Some(named) = uri.authority() else {

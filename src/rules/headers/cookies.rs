@@ -10,6 +10,8 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memchr;
 
+use super::head::{Head, Name};
+
 /// Which of the two cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,9 +85,13 @@ impl<'a> Candidates<'a> {
 
 /// Finds our cookies in every Cookie line. Allocates nothing.
 #[must_use]
-pub fn find(headers: &HeaderMap) -> OurCookies<'_> {
+pub fn find<'a>(head: impl Into<Head<'a>>) -> OurCookies<'a> {
+    let head = head.into();
     let mut found = OurCookies::default();
-    for line in headers.get_all(COOKIE) {
+    if !head.has(Name::Cookie) {
+        return found;
+    }
+    for line in head.map().get_all(COOKIE) {
         for pair in Pairs::of(line.as_bytes()) {
             let Some((kind, prefix, value)) = ours(pair) else { continue };
             found.any = true;

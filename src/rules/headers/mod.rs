@@ -4,6 +4,8 @@
 //! The order is part of the contract:
 //!
 //! 0. [`http2::settle`] writes a request of HTTP/2 as one of HTTP/1.1.
+//!
+//!    From here to step 3 the headers stay as they are, and [`head::Head`] notes once which of those that are asked for are there.
 //! 1. [`check::check_request`] refuses what two servers could read in two ways.
 //! 2. Facts are read: [`forwarded::client_address`], [`cookies::find`], [`PASS_HEADER`], `Upgrade`, `Expect`. They come from the
 //!    headers as sent, so what a client names in `Connection` can't change them.
@@ -26,6 +28,7 @@ pub mod cache;
 pub mod check;
 pub mod cookies;
 pub mod forwarded;
+pub mod head;
 pub mod hop;
 pub mod http2;
 pub mod upgrade;

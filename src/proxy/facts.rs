@@ -9,7 +9,7 @@ use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
 use crate::rules::decide::judge_pass;
 use crate::rules::headers::PASS_HEADER;
-use crate::rules::headers::cookies::{self, OurCookies};
+use crate::rules::headers::cookies::{self, OurCookies, Places};
 use crate::rules::headers::forwarded::{self, Client};
 use crate::rules::headers::head::{Head, Name};
 use crate::rules::keyring::Rejected;
@@ -28,8 +28,8 @@ pub(super) struct Facts {
     /// The pass came in the `Tidegate-Pass` header: it is renewed there, too.
     pub(super) pass_in_header: bool,
     pub(super) ticket: Option<Ticket>,
-    /// Our cookies are among those of the request.
-    pub(super) has_our_cookies: bool,
+    /// Where our cookies stand among those of the request.
+    pub(super) our_cookies: Places,
     pub(super) unsafe_method: bool,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn read(
     // gated asks for neither
     let ticket = if holds || !route.gated { None } else { find_ticket(&ours, verified, regime, shard) };
     let form = negotiate::form(head);
-    Facts { client, route, form, pass, pass_in_header: in_header, ticket, has_our_cookies: ours.any, unsafe_method }
+    Facts { client, route, form, pass, pass_in_header: in_header, ticket, our_cookies: ours.places, unsafe_method }
 }
 
 /// The pass that came with a request.

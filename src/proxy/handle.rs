@@ -401,9 +401,7 @@ fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool,
         *uri = origin_form(uri);
     }
     hop::strip_request(headers);
-    if facts.has_our_cookies {
-        cookies::strip_ours(headers);
-    }
+    cookies::strip_found(headers, facts.our_cookies);
     let mut values = peer.values.lock().unwrap_or_else(PoisonError::into_inner);
     forwarded::set_forwarding(headers, &mut values, facts.client.peer_trusted, Some(&host), facts.client.scheme_https);
     drop(values);

@@ -40,8 +40,25 @@ pub struct OurCookies<'a> {
     pub pass: Candidates<'a>,
     /// Values of ticket cookies.
     pub ticket: Candidates<'a>,
-    /// Whether there is anything for [`strip_ours`] to strip.
-    pub any: bool,
+    /// Where all of them stand.
+    pub places: Places,
+}
+
+/// Where in a request our cookies were found, for [`strip_found`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// There are none.
+    #[default]
+    Nowhere,
+    /// One pair, in the first Cookie line.
+    Once {
+        /// Where it starts.
+        start: usize,
+        /// Where it ends, its semicolon not included.
+        end: usize,
+    },
+    /// There are several, or they stand further down.
+    Several,
 }
 
 /// Up to [`CANDIDATES_MAX`] values: those with the `__Host-` prefix first, which nobody but this host can set, then `__Secure-`, then
@@ -54,6 +71,14 @@ pub struct Candidates<'a> {
 
 /// Each candidate costs the check of a signature.
 pub const CANDIDATES_MAX: usize = 4;
+
+impl OurCookies<'_> {
+    /// Whether there is anything to strip.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.places != Places::Nowhere
+    }
+}
 
 impl<'a> Candidates<'a> {
     /// The values, the most trustworthy first.
@@ -91,10 +116,16 @@ pub fn find<'a>(head: impl Into<Head<'a>>) -> OurCookies<'a> {
     if !head.has(Name::Cookie) {
         return found;
     }
-    for line in head.map().get_all(COOKIE) {
+    for (nth, line) in head.map().get_all(COOKIE).iter().enumerate() {
+        let mut next = 0;
         for pair in Pairs::of(line.as_bytes()) {
+            let start = next;
+            next += pair.len() + 1;
             let Some((kind, prefix, value)) = ours(pair) else { continue };
-            found.any = true;
+            found.places = match found.places {
+                Places::Nowhere if nth == 0 => Places::Once { start, end: start + pair.len() },
+                Places::Nowhere | Places::Once { .. } | Places::Several => Places::Several,
+            };
             match kind {
                 Kind::Pass => found.pass.add(prefix, value),
                 Kind::Ticket => found.ticket.add(prefix, value),
@@ -129,6 +160,33 @@ pub fn strip_ours(headers: &mut HeaderMap) {
     });
     let rest = rest.collect();
     replace(headers, COOKIE, rest);
+}
+
+/// [`strip_ours`], which is told what [`find`] has found in the same Cookie lines; [`super::hop`] may have removed them since.
+pub fn strip_found(headers: &mut HeaderMap, places: Places) {
+    let (start, end) = match places {
+        Places::Nowhere => return,
+        Places::Several => return strip_ours(headers),
+        Places::Once { start, end } => (start, end),
+    };
+    // where no name is repeated there is one line at most
+    let is_alone = headers.keys_len() == headers.len();
+    let Some(line) = headers.get_mut(COOKIE) else { return };
+    // a place that holds no pair of ours is one in other lines
+    if !is_alone || !is_ours_at(line.as_bytes(), start, end) {
+        return strip_ours(headers);
+    }
+    match rest_of(without_one(line.as_bytes(), start..end)) {
+        Some(rest) => *line = rest,
+        None => drop(headers.remove(COOKIE)),
+    }
+}
+
+/// Whether a whole pair stands there, and is ours.
+fn is_ours_at(line: &[u8], start: usize, end: usize) -> bool {
+    let is_whole = line.get(..start).is_some_and(|before| before.last().is_none_or(|&byte| byte == b';'))
+        && line.get(end..).is_some_and(|after| after.first().is_none_or(|&byte| byte == b';'));
+    is_whole && line.get(start..end).is_some_and(|pair| memchr(b';', pair).is_none() && ours(pair).is_some())
 }
 
 /// Removes the Set-Cookie lines with which the site would overwrite ours.
@@ -237,8 +295,12 @@ fn without_ours(line: &HeaderValue) -> Rest {
     let Some(first) = places.next() else { return Rest::Whole };
     // one is what nearly all hold
     let kept = if places.next().is_none() { without_one(line, first) } else { without_several(line) };
+    rest_of(kept).map_or(Rest::Nothing, Rest::Line)
+}
+
+fn rest_of(kept: Option<Vec<u8>>) -> Option<HeaderValue> {
     // parts of a valid value are valid
-    kept.and_then(|kept| HeaderValue::try_from(kept).ok()).map_or(Rest::Nothing, Rest::Line)
+    kept.and_then(|kept| HeaderValue::try_from(kept).ok())
 }
 
 /// Where our pairs stand in a line.
@@ -423,14 +485,15 @@ mod tests {
     fn candidates_are_found_in_every_line() {
         let headers = cookies(&[b"a=b; tidegate_pass=1;tidegate_ticket= t ", b"tidegate_pass=2; tidegate_pass=\xff"]);
         let found = find(&headers);
-        assert!(found.any);
+        assert_eq!(found.places, Places::Several);
         assert_eq!(found.pass.iter().collect::<Vec<_>>(), [&b"1"[..], b"2", b"\xff"]);
         assert_eq!(found.ticket.iter().collect::<Vec<_>>(), [b"t"]);
         let headers = cookies(&[b"a=b; c=tidegate_pass=1"]);
         let found = find(&headers);
-        assert!(!found.any && found.pass.is_empty() && found.ticket.is_empty());
+        assert!(found.places == Places::Nowhere && found.pass.is_empty() && found.ticket.is_empty());
         // seen, though it can't be a token: it must be stripped all the same
-        assert!(find(&cookies(&[b"tidegate_pass=\xff"])).any);
+        assert_eq!(find(&cookies(&[b"tidegate_pass=\xff"])).places, Places::Once { start: 0, end: 15 });
+        assert_eq!(find(&cookies(&[b"", b"tidegate_pass=1"])).places, Places::Several, "not in the first line");
     }
 
     #[test]
@@ -558,12 +621,25 @@ mod tests {
         #[test]
         fn stripping_is_what_the_slow_rule_says(before in proptest::collection::vec(line(), 0..4)) {
             let mut headers = cookies(&before.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            let any = find(&headers).any;
+            let places = find(&headers).places;
+            let any = places != Places::Nowhere;
+            let mut told = headers.clone();
+            strip_found(&mut told, places);
             strip_ours(&mut headers);
+            prop_assert_eq!(lines(&told), lines(&headers));
             let after: Vec<Vec<u8>> = before.iter().filter_map(|line| slow(line)).collect();
             prop_assert_eq!(lines(&headers) != before, any);
             prop_assert_eq!(lines(&headers), after);
-            prop_assert!(!find(&headers).any);
+            prop_assert_eq!(find(&headers).places, Places::Nowhere);
+        }
+
+        #[test]
+        fn places_in_another_line_leave_none_of_ours(line in line(), start in 0..40_usize, len in 0..40_usize) {
+            let mut headers = cookies(&[&line]);
+            let found = find(&headers).places;
+            strip_found(&mut headers, Places::Once { start, end: start + len });
+            let is_one = matches!(found, Places::Once { .. } | Places::Nowhere);
+            prop_assert!(!is_one || lines(&headers) == slow(&line).into_iter().collect::<Vec<_>>());
         }
 
         #[test]

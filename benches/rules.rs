@@ -62,7 +62,7 @@ fn headers(criterion: &mut Criterion) {
     on_copy("set_forwarding/trusted", &fronted, &mut |map| forwarded::set_forwarding(map, &mut peer, true, Some(&host), true));
 
     for (name, map) in [("find_cookies/none", &plain), ("find_cookies/others", &foreign), ("find_cookies/ours", &ours)] {
-        criterion.bench_function(name, |bencher| bencher.iter(|| cookies::find(black_box(map)).any));
+        criterion.bench_function(name, |bencher| bencher.iter(|| cookies::find(black_box(map)).any()));
     }
     let trusted = ["192.0.2.1/32", "10.0.0.0/8", "172.16.0.0/12", "fd00::/8"].map(|net| net.parse().expect("a network"));
     for (name, map) in [("client_address/direct", &plain), ("client_address/fronted", &fronted)] {

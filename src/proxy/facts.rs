@@ -9,8 +9,9 @@ use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};
 use crate::rules::decide::judge_pass;
 use crate::rules::headers::PASS_HEADER;
-use crate::rules::headers::cookies::{self, OurCookies};
+use crate::rules::headers::cookies::{self, OurCookies, Places};
 use crate::rules::headers::forwarded::{self, Client};
+use crate::rules::headers::head::{Head, Name};
 use crate::rules::keyring::Rejected;
 use crate::rules::negotiate::{self, Form};
 use crate::rules::routes::Matched;
@@ -27,27 +28,35 @@ pub(super) struct Facts {
     /// The pass came in the `Tidegate-Pass` header: it is renewed there, too.
     pub(super) pass_in_header: bool,
     pub(super) ticket: Option<Ticket>,
-    /// Our cookies are among those of the request.
-    pub(super) has_our_cookies: bool,
+    /// Where our cookies stand among those of the request.
+    pub(super) our_cookies: Places,
     pub(super) unsafe_method: bool,
 }
 
-pub(super) fn read(request: &Parts, connection: &State, verified: &Verified, regime: &Regime, now: Now, shard: &Shard) -> Facts {
+/// Reads them. `head` is that of the request.
+pub(super) fn read(
+    request: &Parts,
+    head: Head<'_>,
+    connection: &State,
+    verified: &Verified,
+    regime: &Regime,
+    now: Now,
+    shard: &Shard,
+) -> Facts {
     let policy = &*regime.policy;
-    let headers = &request.headers;
-    let client = client(connection, headers, regime);
+    let client = client(connection, head, regime);
     if client.forwarded_untrusted {
         shard.count(Count::UntrustedForwarded);
     }
     let route = policy.routes.matching(request.uri.path());
-    let ours = cookies::find(headers);
+    let ours = cookies::find(head);
     let unsafe_method = !is_safe(&request.method);
-    let ShownPass { pass, holds, in_header } = find_pass(headers, &ours, verified, regime, now, unsafe_method, shard);
+    let ShownPass { pass, holds, in_header } = find_pass(head, &ours, verified, regime, now, unsafe_method, shard);
     // a pass that holds makes the ticket irrelevant, and one that has ended does not: browsers go on sending it; a route that is not
     // gated asks for neither
     let ticket = if holds || !route.gated { None } else { find_ticket(&ours, verified, regime, shard) };
-    let form = negotiate::form(headers);
-    Facts { client, route, form, pass, pass_in_header: in_header, ticket, has_our_cookies: ours.any, unsafe_method }
+    let form = negotiate::form(head);
+    Facts { client, route, form, pass, pass_in_header: in_header, ticket, our_cookies: ours.places, unsafe_method }
 }
 
 /// The pass that came with a request.
@@ -61,8 +70,8 @@ pub(super) struct ShownPass {
 }
 
 /// Finds the pass of a request.
-pub(super) fn find_pass(
-    headers: &HeaderMap,
+pub(super) fn find_pass<'a>(
+    head: impl Into<Head<'a>>,
     ours: &OurCookies<'_>,
     verified: &Verified,
     regime: &Regime,
@@ -70,7 +79,8 @@ pub(super) fn find_pass(
     unsafe_method: bool,
     shard: &Shard,
 ) -> ShownPass {
-    let shown = headers.get(PASS_HEADER).map(HeaderValue::as_bytes);
+    let head = head.into();
+    let shown = if head.has(Name::TidegatePass) { head.map().get(PASS_HEADER).map(HeaderValue::as_bytes) } else { None };
     let candidates = shown.into_iter().map(|token| (token, true)).chain(ours.pass.iter().map(|token| (token, false)));
     let mut ended: Option<ShownPass> = None;
     for (token, in_header) in candidates {
@@ -102,8 +112,8 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
 }
 
 /// Whose request it is.
-pub(super) fn client(connection: &State, headers: &HeaderMap, regime: &Regime) -> Client {
-    forwarded::client_address(connection.peer, connection.tls, headers, &regime.policy.client.trusted_proxies)
+pub(super) fn client<'a>(connection: &State, head: impl Into<Head<'a>>, regime: &Regime) -> Client {
+    forwarded::client_address(connection.peer, connection.tls, head, &regime.policy.client.trusted_proxies)
 }
 
 /// The same for a reserved path, with the keyed hash by which it is counted.

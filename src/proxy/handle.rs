@@ -30,6 +30,7 @@ use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest, Target};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
+use crate::rules::headers::head::Head;
 use crate::rules::headers::{PASS_HEADER, cache, hop, http2, upgrade};
 use crate::rules::negotiate;
 use crate::rules::redirect;
@@ -121,11 +122,12 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     if parts.version == Version::HTTP_2 {
         http2::settle(&parts.uri, &mut parts.headers);
     }
-    let target = match check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
+    let head = Head::from(&parts.headers);
+    let target = match check::check_request(&parts.method, &parts.uri, parts.version, head) {
         Ok(target) => target,
         Err(bad) => return Handled::Answered(refuse(worker, exchange, regime, &parts, bad), told("refused", bad.label())),
     };
-    if let Some(to) = redirected(peer, regime, &parts, target) {
+    if let Some(to) = redirected(peer, regime, &parts, head, target) {
         return Handled::Answered(respond::redirect(&to), told("redirected", "https"));
     }
     if parts.uri.path().starts_with(reserved::PREFIX) {
@@ -135,7 +137,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
         }));
     }
 
-    let facts = facts::read(&parts, &peer.state, &peer.verified, regime, now, &worker.shard);
+    let facts = facts::read(&parts, head, &peer.state, &peer.verified, regime, now, &worker.shard);
     let visit = visit(worker, regime, &facts);
     let decision = worker.gate.decide(worker.index, regime, &visit, now);
     count_ended(worker, &decision);
@@ -166,9 +168,9 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
-fn redirected(peer: &Peer, regime: &Regime, parts: &Parts, asked: Target<'_>) -> Option<HeaderValue> {
+fn redirected(peer: &Peer, regime: &Regime, parts: &Parts, head: Head<'_>, asked: Target<'_>) -> Option<HeaderValue> {
     let hosts = &regime.policy.listen.https.as_ref().filter(|https| !https.redirect.is_empty())?.redirect;
-    let is_tls = facts::client(&peer.state, &parts.headers, regime).scheme_https;
+    let is_tls = facts::client(&peer.state, head, regime).scheme_https;
     if is_tls || asked.path == reserved::HEALTH || !asked.path.starts_with('/') {
         return None;
     }
@@ -442,9 +444,7 @@ fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool,
         *uri = origin_form(uri);
     }
     hop::strip_request(headers);
-    if facts.has_our_cookies {
-        cookies::strip_ours(headers);
-    }
+    cookies::strip_found(headers, facts.our_cookies);
     let mut values = peer.values.lock().unwrap_or_else(PoisonError::into_inner);
     forwarded::set_forwarding(headers, &mut values, facts.client.peer_trusted, Some(&host), facts.client.scheme_https);
     drop(values);

@@ -9,6 +9,8 @@
 
 use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
 
+use super::headers::head::{Head, Name};
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -24,15 +26,20 @@ pub enum Form {
 
 /// The form that suits the client which sent these headers.
 #[must_use]
-pub fn form(headers: &HeaderMap) -> Form {
-    if headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate") {
+pub fn form<'a>(head: impl Into<Head<'a>>) -> Form {
+    let head = head.into();
+    let headers = head.map();
+    if head.has(Name::SecFetchMode) && headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate") {
         return Form::Page;
     }
-    if let Some(form) = headers.get(&SEC_FETCH_DEST).and_then(|destination| by_destination(destination.as_bytes())) {
+    if head.has(Name::SecFetchDest)
+        && let Some(form) = headers.get(&SEC_FETCH_DEST).and_then(|destination| by_destination(destination.as_bytes()))
+    {
         return form;
     }
-    let accepted = by_accept(headers);
-    if accepted == Form::Page && is_script_request(headers) { Form::Text } else { accepted }
+    let accepted = if head.has(Name::Accept) { by_accept(headers) } else { Form::Text };
+    let is_script = accepted == Form::Page && head.has(Name::XRequestedWith) && is_script_request(headers);
+    if is_script { Form::Text } else { accepted }
 }
 
 /// The language that a client names first; `None` if it names none, or what is no tag (RFC 5646: letters, digits and hyphens, 35 of them

@@ -409,6 +409,11 @@ impl<W> Slots<W> {
         self.used_at = self.used_at.max(now);
         for server in &mut self.servers {
             server.busy_s += f64::from(server.busy()) * elapsed;
+            if server.busy() <= self.bounds.server.per_server {
+                self.usage.counted_s += f64::from(server.counted) * elapsed;
+                self.usage.uncounted_s += f64::from(server.uncounted) * elapsed;
+                continue;
+            }
             // a server has no more workers than slots: what is over the bound waits there, and uses none
             let share = f64::from(self.bounds.server.per_server) / f64::from(server.busy().max(self.bounds.server.per_server).max(1));
             self.usage.counted_s += f64::from(server.counted) * share * elapsed;

@@ -17,6 +17,8 @@ use std::net::Ipv6Addr;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::head::{Head, Name};
+
 /// Where a request wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
@@ -146,12 +148,17 @@ impl BadRequest {
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, headers: &'a HeaderMap) -> Result<Target<'a>, BadRequest> {
+pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, head: impl Into<Head<'a>>) -> Result<Target<'a>, BadRequest> {
+    let head = head.into();
+    let headers = head.map();
     if *method == Method::CONNECT {
         return Err(BadRequest::MethodUnsupported);
     }
     check_names(version, headers)?;
-    check_framing(version, headers)?;
+    // without either there is no body
+    if head.has(Name::ContentLength) || head.has(Name::TransferEncoding) {
+        check_framing(version, headers)?;
+    }
     let host = host(version, headers)?;
     let path = path(method, uri)?;
     let Some(named) = uri.authority() else {
@@ -256,8 +263,8 @@ impl<'a> Authority<'a> {
             None if rest.is_empty() => None,
             // "host:" is the default port
             Some(b"") => None,
-            Some(digits) if is_number(digits) => Some(str::from_utf8(digits).ok()?.parse().ok().filter(|&port| port > 0)?),
-            None | Some(_) => return None,
+            Some(digits) => Some(port(digits)?),
+            None => return None,
         };
         Some(Self { text, host, port })
     }
@@ -266,6 +273,23 @@ impl<'a> Authority<'a> {
         self.host.eq_ignore_ascii_case(other.host) && self.port.unwrap_or(default_port) == other.port.unwrap_or(default_port)
     }
 }
+
+/// A port of digits only; `None` if it is none, or zero.
+fn port(digits: &[u8]) -> Option<u16> {
+    let mut port = 0_u32;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        // what is past the last port stays there, however many digits follow
+        port = (port * 10 + u32::from(digit)).min(PORT_END);
+    }
+    u16::try_from(port).ok().filter(|&port| port > 0)
+}
+
+/// One more than the last port.
+const PORT_END: u32 = 1 << 16;
 
 /// A byte of a registered name or an IPv4 address (RFC 3986, section 3.2.2). Less than the grammar by two: a comma would make a list of
 /// a header that some servers join, and a percent sign would make two spellings of one name.
@@ -547,6 +571,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_port_is_what_the_standard_library_reads(digits in prop_oneof!["0{0,3}[0-9]{1,6}", "[0-9]{0,24}", "[0-9+./:a-]{1,6}", "655[0-9]{2}"]) {
+            let slow = if is_number(digits.as_bytes()) { digits.parse::<u16>().ok().filter(|&port| port > 0) } else { None };
+            prop_assert_eq!(port(digits.as_bytes()), slow);
+        }
+
         #[test]
         fn what_passes_as_a_host_is_what_the_uri_parser_reads_in_the_same_way(host in "[a-z0-9.:@\\[\\],%_/-]{0,16}") {
             let passed = get("/", &[("host", &host)]).is_ok();

@@ -3,11 +3,14 @@
 //! A Cookie header is split as servers split it (RFC 6265, section 5.4, read backwards): at every `;`, quoted or not; the name ends at
 //! the first `=`; blanks around both don't count; bytes need not be ASCII. Names are case-sensitive.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memchr;
+
+use super::head::{Head, Name};
 
 /// Which of the two cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +40,25 @@ pub struct OurCookies<'a> {
     pub pass: Candidates<'a>,
     /// Values of ticket cookies.
     pub ticket: Candidates<'a>,
-    /// Whether there is anything for [`strip_ours`] to strip.
-    pub any: bool,
+    /// Where all of them stand.
+    pub places: Places,
+}
+
+/// Where in a request our cookies were found, for [`strip_found`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Places {
+    /// There are none.
+    #[default]
+    Nowhere,
+    /// One pair, in the first Cookie line.
+    Once {
+        /// Where it starts.
+        start: usize,
+        /// Where it ends, its semicolon not included.
+        end: usize,
+    },
+    /// There are several, or they stand further down.
+    Several,
 }
 
 /// Up to [`CANDIDATES_MAX`] values: those with the `__Host-` prefix first, which nobody but this host can set, then `__Secure-`, then
@@ -51,6 +71,14 @@ pub struct Candidates<'a> {
 
 /// Each candidate costs the check of a signature.
 pub const CANDIDATES_MAX: usize = 4;
+
+impl OurCookies<'_> {
+    /// Whether there is anything to strip.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.places != Places::Nowhere
+    }
+}
 
 impl<'a> Candidates<'a> {
     /// The values, the most trustworthy first.
@@ -65,6 +93,12 @@ impl<'a> Candidates<'a> {
     }
 
     fn add(&mut self, prefix: Prefix, value: &'a [u8]) {
+        // the only one
+        if self.len == 0 {
+            self.list[0] = (prefix, value);
+            self.len = 1;
+            return;
+        }
         let place = self.list[..self.len].partition_point(|&(other, _)| other <= prefix);
         if place < CANDIDATES_MAX {
             self.len = (self.len + 1).min(CANDIDATES_MAX);
@@ -76,12 +110,22 @@ impl<'a> Candidates<'a> {
 
 /// Finds our cookies in every Cookie line. Allocates nothing.
 #[must_use]
-pub fn find(headers: &HeaderMap) -> OurCookies<'_> {
+pub fn find<'a>(head: impl Into<Head<'a>>) -> OurCookies<'a> {
+    let head = head.into();
     let mut found = OurCookies::default();
-    for line in headers.get_all(COOKIE) {
+    if !head.has(Name::Cookie) {
+        return found;
+    }
+    for (nth, line) in head.map().get_all(COOKIE).iter().enumerate() {
+        let mut next = 0;
         for pair in Pairs::of(line.as_bytes()) {
+            let start = next;
+            next += pair.len() + 1;
             let Some((kind, prefix, value)) = ours(pair) else { continue };
-            found.any = true;
+            found.places = match found.places {
+                Places::Nowhere if nth == 0 => Places::Once { start, end: start + pair.len() },
+                Places::Nowhere | Places::Once { .. } | Places::Several => Places::Several,
+            };
             match kind {
                 Kind::Pass => found.pass.add(prefix, value),
                 Kind::Ticket => found.ticket.add(prefix, value),
@@ -94,21 +138,55 @@ pub fn find(headers: &HeaderMap) -> OurCookies<'_> {
 /// Removes our cookies from a request, and only them: every other pair keeps its bytes and its place. A line of which nothing is left
 /// goes. Without ours among them nothing is touched.
 pub fn strip_ours(headers: &mut HeaderMap) {
+    // where no name is repeated there is one line at most, as HTTP/1.1 wants it
+    if headers.keys_len() == headers.len() {
+        let Some(line) = headers.get_mut(COOKIE) else { return };
+        match without_ours(line) {
+            Rest::Whole => {}
+            // written in place: `insert` would make room for one more header first
+            Rest::Line(rest) => *line = rest,
+            Rest::Nothing => drop(headers.remove(COOKIE)),
+        }
+        return;
+    }
     let lines = headers.get_all(COOKIE);
     if !lines.iter().any(holds_ours) {
         return;
     }
-    // one line is what HTTP/1.1 allows
-    if lines.iter().nth(1).is_none() {
-        match (lines.iter().next().and_then(without_ours), headers.get_mut(COOKIE)) {
-            // written in place: `insert` would make room for one more header first
-            (Some(rest), Some(line)) => *line = rest,
-            _ => drop(headers.remove(COOKIE)),
-        }
-        return;
-    }
-    let rest = lines.iter().filter_map(|line| if holds_ours(line) { without_ours(line) } else { Some(line.clone()) }).collect();
+    let rest = lines.iter().filter_map(|line| match without_ours(line) {
+        Rest::Whole => Some(line.clone()),
+        Rest::Line(rest) => Some(rest),
+        Rest::Nothing => None,
+    });
+    let rest = rest.collect();
     replace(headers, COOKIE, rest);
+}
+
+/// [`strip_ours`], which is told what [`find`] has found in the same Cookie lines; [`super::hop`] may have removed them since.
+pub fn strip_found(headers: &mut HeaderMap, places: Places) {
+    let (start, end) = match places {
+        Places::Nowhere => return,
+        Places::Several => return strip_ours(headers),
+        Places::Once { start, end } => (start, end),
+    };
+    // where no name is repeated there is one line at most
+    let is_alone = headers.keys_len() == headers.len();
+    let Some(line) = headers.get_mut(COOKIE) else { return };
+    // a place that holds no pair of ours is one in other lines
+    if !is_alone || !is_ours_at(line.as_bytes(), start, end) {
+        return strip_ours(headers);
+    }
+    match rest_of(without_one(line.as_bytes(), start..end)) {
+        Some(rest) => *line = rest,
+        None => drop(headers.remove(COOKIE)),
+    }
+}
+
+/// Whether a whole pair stands there, and is ours.
+fn is_ours_at(line: &[u8], start: usize, end: usize) -> bool {
+    let is_whole = line.get(..start).is_some_and(|before| before.last().is_none_or(|&byte| byte == b';'))
+        && line.get(end..).is_some_and(|after| after.first().is_none_or(|&byte| byte == b';'));
+    is_whole && line.get(start..end).is_some_and(|pair| memchr(b';', pair).is_none() && ours(pair).is_some())
 }
 
 /// Removes the Set-Cookie lines with which the site would overwrite ours.
@@ -178,7 +256,7 @@ enum Prefix {
 
 /// What a pair holds if it is ours.
 fn ours(pair: &[u8]) -> Option<(Kind, Prefix, &[u8])> {
-    let pair = trim(pair);
+    let pair = pair.trim_ascii_start();
     // every name of ours starts with one of these two bytes, and few others do
     let (prefix, rest) = match pair.first()? {
         b't' => (Prefix::None, pair),
@@ -200,12 +278,65 @@ fn holds_ours(line: &HeaderValue) -> bool {
     Pairs::of(line.as_bytes()).any(|pair| ours(pair).is_some())
 }
 
-/// The line without our pairs, each taken with one of its semicolons; `None` if only blanks and semicolons are left.
-fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
+/// What is left of a line without our pairs.
+enum Rest {
+    /// All: none of them is ours.
+    Whole,
+    /// This.
+    Line(HeaderValue),
+    /// Blanks and semicolons at most.
+    Nothing,
+}
+
+/// Takes our pairs out of a line, each with one of its semicolons.
+fn without_ours(line: &HeaderValue) -> Rest {
+    let line = line.as_bytes();
+    let mut places = places_of_ours(line);
+    let Some(first) = places.next() else { return Rest::Whole };
+    // one is what nearly all hold
+    let kept = if places.next().is_none() { without_one(line, first) } else { without_several(line) };
+    rest_of(kept).map_or(Rest::Nothing, Rest::Line)
+}
+
+fn rest_of(kept: Option<Vec<u8>>) -> Option<HeaderValue> {
+    // parts of a valid value are valid
+    kept.and_then(|kept| HeaderValue::try_from(kept).ok())
+}
+
+/// Where our pairs stand in a line.
+fn places_of_ours(line: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    Pairs::of(line).filter_map(move |pair| {
+        let start = next;
+        next += pair.len() + 1;
+        ours(pair).map(|_| start..start + pair.len())
+    })
+}
+
+/// The line without the pair at this place; `None` if only blanks and semicolons are left.
+fn without_one(line: &[u8], place: Range<usize>) -> Option<Vec<u8>> {
+    let (before, after) = (&line[..place.start], &line[place.end..]);
+    // its own semicolon is the one before it, or that after the first pair; what starts the line starts without a blank
+    let (before, after) = match before.split_last() {
+        Some((_, before)) => (before.trim_ascii_start(), after),
+        None => (before, after.get(1..).unwrap_or_default().trim_ascii_start()),
+    };
+    if before.iter().chain(after).all(|&byte| byte == b';' || byte.is_ascii_whitespace()) {
+        return None;
+    }
+    // in one piece, without room to spare: what has some needs memory of its own to be shared
+    let mut kept = Vec::with_capacity(before.len() + after.len());
+    kept.extend_from_slice(before);
+    kept.extend_from_slice(after);
+    Some(kept)
+}
+
+/// The same without every pair of ours.
+fn without_several(line: &[u8]) -> Option<Vec<u8>> {
     let mut kept = Vec::with_capacity(line.len());
     let mut is_first = true;
     let mut holds_any = false;
-    for pair in Pairs::of(line.as_bytes()).filter(|pair| ours(pair).is_none()) {
+    for pair in Pairs::of(line).filter(|pair| ours(pair).is_none()) {
         holds_any |= !trim(pair).is_empty();
         if is_first {
             // the blank that followed a semicolon
@@ -216,8 +347,7 @@ fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
         }
         is_first = false;
     }
-    // parts of a valid value are valid
-    if holds_any { HeaderValue::from_bytes(&kept).ok() } else { None }
+    holds_any.then_some(kept)
 }
 
 fn replace(headers: &mut HeaderMap, name: HeaderName, values: Vec<HeaderValue>) {
@@ -355,14 +485,15 @@ mod tests {
     fn candidates_are_found_in_every_line() {
         let headers = cookies(&[b"a=b; tidegate_pass=1;tidegate_ticket= t ", b"tidegate_pass=2; tidegate_pass=\xff"]);
         let found = find(&headers);
-        assert!(found.any);
+        assert_eq!(found.places, Places::Several);
         assert_eq!(found.pass.iter().collect::<Vec<_>>(), [&b"1"[..], b"2", b"\xff"]);
         assert_eq!(found.ticket.iter().collect::<Vec<_>>(), [b"t"]);
         let headers = cookies(&[b"a=b; c=tidegate_pass=1"]);
         let found = find(&headers);
-        assert!(!found.any && found.pass.is_empty() && found.ticket.is_empty());
+        assert!(found.places == Places::Nowhere && found.pass.is_empty() && found.ticket.is_empty());
         // seen, though it can't be a token: it must be stripped all the same
-        assert!(find(&cookies(&[b"tidegate_pass=\xff"])).any);
+        assert_eq!(find(&cookies(&[b"tidegate_pass=\xff"])).places, Places::Once { start: 0, end: 15 });
+        assert_eq!(find(&cookies(&[b"", b"tidegate_pass=1"])).places, Places::Several, "not in the first line");
     }
 
     #[test]
@@ -477,14 +608,50 @@ mod tests {
 
     proptest! {
         #[test]
+        fn one_cookie_is_taken_out_as_several_are(line in line()) {
+            let places: Vec<_> = places_of_ours(&line).collect();
+            for place in &places {
+                prop_assert!(ours(&line[place.clone()]).is_some());
+            }
+            if let [only] = &places[..] {
+                prop_assert_eq!(without_one(&line, only.clone()), without_several(&line));
+            }
+        }
+
+        #[test]
         fn stripping_is_what_the_slow_rule_says(before in proptest::collection::vec(line(), 0..4)) {
             let mut headers = cookies(&before.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            let any = find(&headers).any;
+            let places = find(&headers).places;
+            let any = places != Places::Nowhere;
+            let mut told = headers.clone();
+            strip_found(&mut told, places);
             strip_ours(&mut headers);
+            prop_assert_eq!(lines(&told), lines(&headers));
             let after: Vec<Vec<u8>> = before.iter().filter_map(|line| slow(line)).collect();
             prop_assert_eq!(lines(&headers) != before, any);
             prop_assert_eq!(lines(&headers), after);
-            prop_assert!(!find(&headers).any);
+            prop_assert_eq!(find(&headers).places, Places::Nowhere);
+        }
+
+        #[test]
+        fn places_in_another_line_leave_none_of_ours(line in line(), start in 0..40_usize, len in 0..40_usize) {
+            let mut headers = cookies(&[&line]);
+            let found = find(&headers).places;
+            strip_found(&mut headers, Places::Once { start, end: start + len });
+            let is_one = matches!(found, Places::Once { .. } | Places::Nowhere);
+            prop_assert!(!is_one || lines(&headers) == slow(&line).into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn one_line_beside_a_repeated_header_is_stripped_alike(line in line()) {
+            let mut alone = cookies(&[&line]);
+            let mut beside = alone.clone();
+            for value in ["1", "2"] {
+                beside.append("x", HeaderValue::from_static(value));
+            }
+            strip_ours(&mut alone);
+            strip_ours(&mut beside);
+            prop_assert_eq!(lines(&alone), lines(&beside));
         }
     }
 }

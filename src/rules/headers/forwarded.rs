@@ -12,6 +12,8 @@ use http::header::{Entry, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::head::{Head, Name};
+
 /// Whom a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -31,12 +33,14 @@ pub struct Client {
 /// What is no address (`unknown`, garbage) ends the walk at the last good one. `Forwarded` is read if there is no `X-Forwarded-For`.
 /// The scheme is the last `X-Forwarded-Proto`, else that of the client's element of `Forwarded`.
 #[must_use]
-pub fn client_address(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+pub fn client_address<'a>(peer: IpAddr, tls: bool, head: impl Into<Head<'a>>, trusted: &[IpNet]) -> Client {
     let peer = peer.to_canonical();
-    let says_for = headers.contains_key(X_FORWARDED_FOR);
+    let head = head.into();
+    let says_for = head.has(Name::XForwardedFor);
     if !is_trusted(peer, trusted) {
         return Client { address: peer, scheme_https: tls, peer_trusted: false, forwarded_untrusted: says_for };
     }
+    let headers = head.map();
     let said = items(headers, &X_FORWARDED_PROTO).next().and_then(scheme_https);
     let forwarded = || walk(peer, trusted, items(headers, &FORWARDED).map(Hop::of_element));
     let (address, https) = if says_for {

@@ -4,12 +4,13 @@
 //! The order is part of the contract:
 //!
 //! 0. [`http2::settle`] writes a request of HTTP/2 as one of HTTP/1.1.
+//!    From here to step 3 nothing changes: [`head::Head`] notes once which of the headers that are asked for are there.
 //! 1. [`check::check_request`] refuses what two servers could read in two ways.
 //! 2. Facts are read: [`forwarded::client_address`], [`cookies::find`], [`PASS_HEADER`], `Upgrade`, `Expect`. They come from the
 //!    headers as sent, so what a client names in `Connection` can't change them.
 //! 3. [`hop::strip_request`] removes what was meant for the gate alone. It comes before anything is added: `Connection` can name any
 //!    header, and must never remove one of ours.
-//! 4. [`cookies::strip_ours`].
+//! 4. [`cookies::strip_found`], told what was read in step 2.
 //! 5. [`forwarded::set_forwarding`] adds what the site should know of the client.
 //!
 //! 6. [`http2::to_http2`], for a server that is spoken to in HTTP/2.
@@ -26,6 +27,7 @@ pub mod cache;
 pub mod check;
 pub mod cookies;
 pub mod forwarded;
+pub mod head;
 pub mod hop;
 pub mod http2;
 pub mod upgrade;

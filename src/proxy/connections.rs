@@ -252,7 +252,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
+    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, is_unnamed: bool, gate: Arc<Gate>) -> Arc<Self> {
         let state = Self {
             deadline,
             place,
@@ -261,6 +261,8 @@ impl State {
             phase: AtomicU8::new(Phase::Idle as u8),
             gate,
             stalled: AtomicBool::new(false),
+    /// Who passed the connection on can't say from whom: what it says of others is anybody's word.
+    pub(super) is_unnamed: bool,
             had_body: AtomicBool::new(false),
             upload: Account::default(),
             answer: Account::default(),
@@ -280,6 +282,7 @@ impl State {
         self.phase.store(phase as u8, Ordering::Relaxed);
         if phase == Phase::Idle {
             self.upload.renew();
+            is_unnamed,
             // what it owes of this answer is not forgiven for the next
             if !self.is_stalled() {
                 self.answer.renew();

@@ -188,7 +188,7 @@ async fn enter(
 ) -> (Answer, Told) {
     let worker = &*peer.worker;
     let is_upload = !body.is_end_stream();
-    let websocket = match Upgrade::of(&peer, &regime, &mut parts, is_upload) {
+    let websocket = match Upgrade::of(&peer, &regime, &mut parts, is_upload, facts.client.address, decision.pass) {
         Ok(websocket) => websocket,
         Err(Full) => {
             worker.shard.count(Count::Refused(Refusal::Upgrades));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -118,6 +118,9 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     let now = worker.clock.now();
 
     if parts.version == Version::HTTP_2 {
+        if http2::list_bytes(&parts.method, &parts.uri, &parts.headers) > regime.policy.limits.header_bytes {
+            return Handled::Answered(head_too_large(worker, regime, &parts), told("refused", Refusal::HeadTooLarge.label()));
+        }
         http2::settle(&parts.uri, &mut parts.headers);
     }
     let target = match check::check_request(&parts.method, &parts.uri, parts.version, &parts.headers) {
@@ -429,6 +432,14 @@ fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, 
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
     *answer.status_mut() = bad.status();
     exchange.end_in_doubt(&mut answer);
+    answer
+}
+
+/// Of HTTP/2: over HTTP/1 hyper says so by itself.
+fn head_too_large(worker: &Worker, regime: &Regime, parts: &Parts) -> Answer {
+    worker.shard.count(Count::Refused(Refusal::HeadTooLarge));
+    let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
+    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     answer
 }
 

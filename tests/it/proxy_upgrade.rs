@@ -659,6 +659,26 @@ fn a_gate_that_ends_lets_them_go_on_for_a_while() {
 }
 
 #[test]
+fn a_gate_that_ends_makes_no_more_of_them() {
+    let site = echoing();
+    let mut world = World::open(&site.url(), "shutdown: { deadline: 1h }");
+    let mut client = world.client();
+    let head = request("GET", "/socket", &ASK);
+    client.send(&head[..head.len() - 2]);
+    world.until_status("/connections/open", 1);
+    let running = world.running.take().unwrap();
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, PATIENCE * 6));
+    until("the listener to close", || TcpStream::connect(world.http).err());
+    client.send(&head[head.len() - 2..]);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_limit_reached; details=\"upgrades\""));
+    client.assert_ends();
+    ending.join().unwrap();
+    assert!(site.seen().is_empty());
+}
+
+#[test]
 fn a_gate_that_only_says_that_it_will_end_still_makes_them() {
     let site = echoing();
     let scratch = Scratch::new();

@@ -141,6 +141,8 @@ labels! {
         TransferEncoding => "transfer_encoding",
         /// Closed: an HTTP/2 connection that made more work than its requests.
         H2Abuse => "h2_abuse",
+        /// 403: a form of the gate's that another site's page has sent.
+        Origin => "origin",
         /// 404: a reserved path that does not exist.
         NotFound => "not_found",
         /// 405: a method that a reserved path does not take.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Empty, Full};
 
@@ -137,6 +137,8 @@ impl Content {
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     frames: VecDeque<Frame<Bytes>>,
+    /// Small pieces put together, behind all frames.
+    small: BytesMut,
     bytes: usize,
     rest: Option<Upload>,
     memory: Arc<BufferMemory>,
@@ -152,7 +154,7 @@ pub(super) async fn read_ahead(
     memory: &Arc<BufferMemory>,
     exchange: &Exchange,
 ) -> Result<ReadAhead, BodyFailure> {
-    let mut read = ReadAhead { frames: VecDeque::new(), bytes: 0, rest: None, memory: Arc::clone(memory) };
+    let mut read = ReadAhead::new(memory);
     if body.is_end_stream() {
         return Ok(read);
     }
@@ -160,23 +162,29 @@ pub(super) async fn read_ahead(
     while read.bytes < most && memory.has_room() {
         let Some(frame) = body.frame().await else {
             exchange.enter(Phase::Busy);
+            read.put_together();
             return Ok(read);
         };
-        let frame = cleaned(frame?);
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        memory.hold(bytes);
-        read.bytes += bytes;
-        read.frames.push_back(frame);
+        read.keep(cleaned(frame?));
         if body.is_end_stream() {
             exchange.enter(Phase::Busy);
+            read.put_together();
             return Ok(read);
         }
     }
     // the rest streams while a slot is held; the client is timed while it is waited for, not while the site takes its time
+    read.put_together();
     read.rest = Some(body);
     exchange.enter(Phase::Busy);
     Ok(read)
 }
+
+/// A piece of fewer bytes is not kept by itself: the room that each takes, and the buffer that it was read into and keeps, would be many
+/// times what is counted for it. Chunks of one byte, as a client may send them, took a hundred times as much.
+const SMALL: usize = 2048;
+
+/// The largest piece that small ones make.
+const TOGETHER: usize = 16 * 1024;
 
 /// Trailers, without what a client must not say to the site.
 fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -187,6 +195,38 @@ fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 }
 
 impl ReadAhead {
+    fn new(memory: &Arc<BufferMemory>) -> Self {
+        Self { frames: VecDeque::new(), small: BytesMut::new(), bytes: 0, rest: None, memory: Arc::clone(memory) }
+    }
+
+    /// Keeps what has come. To be followed by [`Self::put_together`] once nothing more is kept.
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => {
+                self.put_together();
+                return self.frames.push_back(trailers);
+            }
+        };
+        self.memory.hold(data.len());
+        self.bytes += data.len();
+        // the first may be the only one, as of most forms
+        if data.len() >= SMALL || (self.frames.is_empty() && self.small.is_empty()) {
+            self.put_together();
+            return self.frames.push_back(Frame::data(data));
+        }
+        self.small.extend_from_slice(&data);
+        if self.small.len() >= TOGETHER {
+            self.put_together();
+        }
+    }
+
+    fn put_together(&mut self) {
+        if !self.small.is_empty() {
+            self.frames.push_back(Frame::data(std::mem::take(&mut self.small).freeze()));
+        }
+    }
+
     /// What is sent to the site. The length is told if it is known.
     pub(super) fn into_request_body(mut self) -> RequestBody {
         if self.rest.is_none() {
@@ -251,5 +291,55 @@ impl Drop for ReadAhead {
         if exchange.phase() == Phase::Body && !exchange.has_stalled() {
             exchange.enter(Phase::Busy);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(pieces: impl IntoIterator<Item = &'static [u8]>) -> (ReadAhead, Arc<BufferMemory>) {
+        let memory = Arc::new(BufferMemory::new(1));
+        let mut read = ReadAhead::new(&memory);
+        for piece in pieces {
+            read.keep(Frame::data(Bytes::from_static(piece)));
+        }
+        read.put_together();
+        (read, memory)
+    }
+
+    fn whole(read: &ReadAhead) -> Vec<u8> {
+        read.frames.iter().filter_map(Frame::data_ref).flat_map(|data| data.to_vec()).collect()
+    }
+
+    #[test]
+    fn small_pieces_are_kept_together_and_in_order() {
+        let (read, memory) = kept((0..100_000).map(|at| if at % 2 == 0 { &b"a"[..] } else { b"b" }));
+        assert!(read.frames.len() <= 2 + 100_000 / TOGETHER, "{} frames", read.frames.len());
+        assert!(whole(&read) == b"ab".repeat(50_000));
+        assert_eq!(read.bytes, 100_000);
+        drop(read);
+        assert!(memory.has_room(), "all is given back");
+    }
+
+    #[test]
+    fn large_pieces_stay_as_they_came() {
+        static LARGE: [u8; SMALL] = [b'l'; SMALL];
+        let (read, _memory) = kept([&b"first"[..], &LARGE, b"a", b"b", &LARGE, b"c"]);
+        let lengths: Vec<_> = read.frames.iter().filter_map(Frame::data_ref).map(Bytes::len).collect();
+        assert_eq!(lengths, [5, SMALL, 2, SMALL, 1]);
+        assert_eq!(whole(&read), [b"first", &LARGE[..], b"ab", &LARGE, b"c"].concat());
+    }
+
+    #[test]
+    fn trailers_come_last() {
+        let memory = Arc::new(BufferMemory::new(1));
+        let mut read = ReadAhead::new(&memory);
+        for frame in [Frame::data(Bytes::from_static(b"a")), Frame::data(Bytes::from_static(b"b")), Frame::trailers(http::HeaderMap::new())]
+        {
+            read.keep(frame);
+        }
+        read.put_together();
+        assert_eq!((whole(&read), read.frames.back().is_some_and(Frame::is_trailers)), (b"ab".to_vec(), true));
     }
 }

@@ -1,24 +1,30 @@
-//! How many connections each client has: an address, or the /64 of one of IPv6.
+//! How many connections each client has: an address, or the /64 of one of IPv6; and how many WebSockets, it or a pass.
 //!
-//! Always holds: there is an entry for each client that has a connection, and no other. Two short locks a connection, none a request.
+//! Always holds: there is an entry for each that has one, and no other. Two short locks a connection, none a request.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::rules::headers::forwarded::ClientPrefix;
 
 /// The counts, in shards: many times the cores of most machines, so that two workers seldom meet.
-#[derive(Debug, Default)]
-pub(super) struct Clients {
-    shards: [Mutex<HashMap<ClientPrefix, usize>>; 32],
+#[derive(Debug)]
+pub(super) struct Clients<K = ClientPrefix> {
+    shards: [Mutex<HashMap<K, usize>>; 32],
     /// Which shard is whose is not to be foreseen: addresses are chosen by clients.
     choice: RandomState,
 }
 
-impl Clients {
+impl<K> Default for Clients<K> {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), choice: RandomState::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Clients<K> {
     /// A client has one more. Returns how many those are now.
-    pub(super) fn one_more(&self, client: ClientPrefix) -> usize {
+    pub(super) fn one_more(&self, client: K) -> usize {
         let mut shard = self.shard(client);
         let count = shard.entry(client).or_default();
         *count += 1;
@@ -26,7 +32,7 @@ impl Clients {
     }
 
     /// A client has one less.
-    pub(super) fn one_less(&self, client: ClientPrefix) {
+    pub(super) fn one_less(&self, client: K) {
         let mut shard = self.shard(client);
         if let Some(count) = shard.get_mut(&client) {
             *count -= 1;
@@ -36,7 +42,7 @@ impl Clients {
         }
     }
 
-    fn shard(&self, client: ClientPrefix) -> MutexGuard<'_, HashMap<ClientPrefix, usize>> {
+    fn shard(&self, client: K) -> MutexGuard<'_, HashMap<K, usize>> {
         #[expect(clippy::cast_possible_truncation, reason = "any part of a hash will do")]
         let index = self.choice.hash_one(client) as usize % self.shards.len();
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)

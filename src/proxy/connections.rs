@@ -24,6 +24,7 @@ use crate::gate::Gate;
 use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
+use crate::rules::token::VisitorId;
 
 /// All connections of clients.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Connections {
     with_pass: AtomicUsize,
     resting: AtomicUsize,
     upgrades: AtomicUsize,
+    upgrades_of_clients: Clients,
+    upgrades_of_passes: Clients<VisitorId>,
     closed: Notify,
     clients: Clients,
     /// Workers, and listeners that have no place for whom they would accept next.
@@ -88,10 +91,23 @@ impl Connections {
         self.upgrades.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for one more WebSocket, if there are fewer than `limit`.
-    pub(super) fn upgrade(self: &Arc<Self>, limit: usize) -> Option<UpgradePlace> {
+    /// Takes a place for one more WebSocket, if there are fewer than `limit`. Once more than half are taken, a pass may have no more than
+    /// `of_pass`, and a client no more than a tenth, but as many as a pass: who is given a new pass each time is one client all the same.
+    pub(super) fn upgrade(
+        self: &Arc<Self>,
+        limit: usize,
+        of_pass: usize,
+        client: ClientPrefix,
+        pass: Option<VisitorId>,
+    ) -> Option<UpgradePlace> {
         let taken = self.upgrades.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit).then_some(taken + 1));
-        taken.ok().map(|_| UpgradePlace { all: Arc::clone(self) })
+        let are_short = taken.ok()? >= limit / 2;
+        let client_has = self.upgrades_of_clients.one_more(client);
+        let pass_has = pass.map_or(0, |pass| self.upgrades_of_passes.one_more(pass));
+        // it gives back all of this if it is dropped here
+        let place = UpgradePlace { all: Arc::clone(self), client, pass };
+        let is_one_too_many = pass_has > of_pass || client_has > limit.div_ceil(10).max(of_pass);
+        (!(are_short && is_one_too_many)).then_some(place)
     }
 
     /// Whether connections are short: a waiting answer closes its own, and one client may not have any number.
@@ -197,10 +213,16 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct UpgradePlace {
     all: Arc<Connections>,
+    client: ClientPrefix,
+    pass: Option<VisitorId>,
 }
 
 impl Drop for UpgradePlace {
     fn drop(&mut self) {
+        self.all.upgrades_of_clients.one_less(self.client);
+        if let Some(pass) = self.pass {
+            self.all.upgrades_of_passes.one_less(pass);
+        }
         self.all.upgrades.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -239,6 +261,8 @@ pub(super) struct State {
     pub(super) peer: IpAddr,
     /// The connection to us is over TLS.
     pub(super) tls: bool,
+    /// Who passed the connection on can't say from whom: what it says of others is anybody's word.
+    pub(super) is_unnamed: bool,
     phase: AtomicU8,
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
@@ -252,12 +276,13 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, gate: Arc<Gate>) -> Arc<Self> {
+    pub(super) fn new(deadline: Arc<Deadline>, place: Place, peer: IpAddr, tls: bool, is_unnamed: bool, gate: Arc<Gate>) -> Arc<Self> {
         let state = Self {
             deadline,
             place,
             peer,
             tls,
+            is_unnamed,
             phase: AtomicU8::new(Phase::Idle as u8),
             gate,
             stalled: AtomicBool::new(false),

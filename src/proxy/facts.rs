@@ -113,7 +113,8 @@ pub(super) fn find_ticket(ours: &OurCookies<'_>, verified: &Verified, regime: &R
 
 /// Whose request it is.
 pub(super) fn client<'a>(connection: &State, head: impl Into<Head<'a>>, regime: &Regime) -> Client {
-    forwarded::client_address(connection.peer, connection.tls, head, &regime.policy.client.trusted_proxies)
+    let trusted = if connection.is_unnamed { &[][..] } else { &regime.policy.client.trusted_proxies };
+    forwarded::client_address(connection.peer, connection.tls, head, trusted)
 }
 
 /// The same for a reserved path, with the keyed hash by which it is counted.

@@ -1,9 +1,10 @@
 //! What a posted form says: its fields, within bounds; whether it comes from a page of this site, and leads to one.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
-use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
@@ -26,14 +27,28 @@ pub(super) enum Broken {
 /// Why it can't be read.
 pub(super) async fn read(exchange: &Exchange, body: Upload) -> Result<Bytes, Broken> {
     exchange.enter(Phase::Body);
-    let form = Limited::new(body, BYTES_MAX).collect().await;
+    let form = gathered(Limited::new(body, BYTES_MAX)).await;
     let timed_out = exchange.has_stalled();
     exchange.enter(Phase::Busy);
-    form.map(Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
+    form.map_err(|error| match error.is::<LengthLimitError>() {
         true => Broken::TooLarge,
         false if timed_out => Broken::Late,
         false => Broken::Malformed,
     })
+}
+
+/// All of a body, in one piece from the start: many small ones would each keep the buffer that it was read into.
+async fn gathered<B>(mut body: B) -> Result<Bytes, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut form = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            form.extend_from_slice(data);
+        }
+    }
+    Ok(form.freeze())
 }
 
 /// The longest form that is read: a code or an address, and the path that was first asked for.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -120,6 +120,9 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     let now = worker.clock.now();
 
     if parts.version == Version::HTTP_2 {
+        if http2::list_bytes(&parts.method, &parts.uri, &parts.headers) > regime.policy.limits.header_bytes {
+            return Handled::Answered(head_too_large(worker, regime, &parts), told("refused", Refusal::HeadTooLarge.label()));
+        }
         http2::settle(&parts.uri, &mut parts.headers);
     }
     let head = Head::from(&parts.headers);
@@ -204,7 +207,8 @@ impl Entering {
 async fn enter(mut entering: Box<Entering>) -> (Answer, Told) {
     let body = entering.body.take().filter(|body| !body.is_end_stream());
     let is_upload = body.is_some();
-    let websocket = match Upgrade::of(&entering.peer, &entering.regime, &mut entering.parts, is_upload) {
+    let Entering { peer, regime, parts, facts, decision, .. } = &mut *entering;
+    let websocket = match Upgrade::of(peer, regime, parts, is_upload, facts.client.address, decision.pass) {
         Ok(websocket) => websocket,
         Err(Full) => {
             entering.peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
@@ -472,6 +476,14 @@ fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, 
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
     *answer.status_mut() = bad.status();
     exchange.end_in_doubt(&mut answer);
+    answer
+}
+
+/// Of HTTP/2: over HTTP/1 hyper says so by itself.
+fn head_too_large(worker: &Worker, regime: &Regime, parts: &Parts) -> Answer {
+    worker.shard.count(Count::Refused(Refusal::HeadTooLarge));
+    let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
+    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     answer
 }
 

@@ -84,7 +84,7 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
 pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
     let worker = &*peer.worker;
     if !is_own_origin(parts) {
-        return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::BadRequest, None);
+        return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::Origin, None);
     }
     let form = match form::read(exchange, body).await {
         Ok(form) => form,

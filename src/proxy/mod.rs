@@ -279,7 +279,7 @@ async fn connection(
     drop(stream.set_nodelay(true));
     // on the heap, here and below: every connection would else take the room of the largest of these for as long as it is open
     let named = Box::pin(preamble::read(&worker, &mut stream, address.ip().to_canonical())).await;
-    let Some(Named { peer, tls: said_tls }) = named else { return };
+    let Some(Named { peer, tls: said_tls, is_unnamed }) = named else { return };
     let is_one_too_many = {
         let policy = &worker.gate.regime().policy;
         !is_trusted(peer, &policy.client.trusted_proxies) && place.belongs_to(client_prefix(peer), &policy.limits).is_err()
@@ -297,7 +297,7 @@ async fn connection(
             None => return,
         },
     };
-    let state = State::new(worker.deadlines.watch(), place, peer, is_tls, Arc::clone(&worker.gate));
+    let state = State::new(worker.deadlines.watch(), place, peer, is_tls, is_unnamed, Arc::clone(&worker.gate));
     let peer = Arc::new(Peer {
         worker,
         state: Arc::clone(&state),

@@ -21,6 +21,8 @@ pub(super) struct Named {
     pub(super) peer: IpAddr,
     /// The header says that the client came over TLS.
     pub(super) tls: bool,
+    /// There is a header, and it names nobody: the address is the balancer's, and what comes over the connection is somebody else's.
+    pub(super) is_unnamed: bool,
 }
 
 /// Why a connection has no header.
@@ -44,13 +46,16 @@ pub(super) async fn read(worker: &Worker, stream: &mut TcpStream, peer: IpAddr) 
     let limit = {
         let policy = &worker.gate.regime().policy;
         if !policy.listen.proxy_protocol || !is_trusted(peer, &policy.client.trusted_proxies) {
-            return Some(Named { peer, tls: false });
+            return Some(Named { peer, tls: false, is_unnamed: false });
         }
         policy.limits.header_timeout
     };
     let within = tokio::time::timeout(limit, header(stream)).await;
     match within.unwrap_or(Err(Unnamed::Late)) {
-        Ok(header) => Some(Named { peer: header.source.map_or(peer, |source| source.to_canonical()), tls: header.tls }),
+        Ok(Header { source, tls, .. }) => {
+            let named = source.map_or(peer, |source| source.to_canonical());
+            Some(Named { peer: named, tls, is_unnamed: source.is_none() })
+        }
         Err(unnamed) => {
             if !matches!(unnamed, Unnamed::Empty) {
                 worker.shard.count(Count::Refused(Refusal::ProxyProtocol));

@@ -4,6 +4,7 @@
 //! what has come, and afterwards hands it over with the connection. A WebSocket is one of `limits.upgrades` from before the site is asked
 //! until it ends, and one of `limits.connections` all the while; it holds no slot: see [`crate::upstream`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use super::tunnel::{Patience, Tunnel};
 use super::wire::Wire;
 use super::{Stage, until};
 use crate::gate::Regime;
+use crate::rules::headers::forwarded::client_prefix;
 use crate::rules::headers::upgrade::asks_for_websocket;
+use crate::rules::token::VisitorId;
 use crate::upstream::Switched;
 
 /// A request that asks for a WebSocket, and has a place for it.
@@ -45,8 +48,15 @@ impl Upgrade {
     ///
     /// # Errors
     /// It does, and there is no place for it: a WebSocket stays, so it may take neither the last places of those with a pass nor the time
-    /// of a gate that closes.
-    pub(super) fn of(peer: &Peer, regime: &Regime, parts: &mut Parts, has_body: bool) -> Result<Option<Self>, Full> {
+    /// of a gate that closes; and when places run short, no more than its share.
+    pub(super) fn of(
+        peer: &Peer,
+        regime: &Regime,
+        parts: &mut Parts,
+        has_body: bool,
+        address: IpAddr,
+        pass: Option<VisitorId>,
+    ) -> Result<Option<Self>, Full> {
         // put there by hyper if there is an `Upgrade`: for all others this is the whole price
         let Some(client) = parts.extensions.remove::<OnUpgrade>() else { return Ok(None) };
         if has_body || !asks_for_websocket(&parts.method, parts.version, &parts.headers) {
@@ -57,7 +67,9 @@ impl Upgrade {
         if is_reserved || *worker.stage.borrow() >= Stage::Closing {
             return Err(Full);
         }
-        let place = worker.connections.upgrade(limits.upgrades).ok_or(Full)?;
+        // as many as it may have requests at the site at a time
+        let of_pass = usize::try_from(regime.policy.session.in_flight).unwrap_or(usize::MAX);
+        let place = worker.connections.upgrade(limits.upgrades, of_pass, client_prefix(address), pass).ok_or(Full)?;
         Ok(Some(Self { client, place }))
     }
 

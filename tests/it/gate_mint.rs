@@ -111,8 +111,10 @@ fn a_page_of_another_site_can_not_press_the_button() {
     for origin in ["Origin: https://evil.example", "Origin: null", "Origin: http://test.evil.example", "Origin: http://test:81"] {
         let answer = post(&world, &body, &[origin]);
         assert_eq!(answer.status, 403, "{origin}");
+        assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{origin}");
         assert!(answer.all("set-cookie").is_empty(), "{}", answer.raw);
     }
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"origin\"}"), 4);
     assert_eq!(post(&world, &body, &["Origin: http://test"]).status, 303);
 }
 

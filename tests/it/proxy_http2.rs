@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, until, whole};
+use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, request, until, whole};
 
 #[test]
 fn a_request_reaches_the_site_as_http_1_1() {
@@ -398,9 +398,94 @@ fn a_head_that_is_too_large_is_refused_and_the_connection_stays() {
     let world = Secure::open(&site.url(), "limits: { header_bytes: 8KiB }");
     let mut client = Http2::connect(&world);
     let large = "x".repeat(10_000);
-    assert_eq!(client.get("/", &[("x-large", &large)]).status, 431);
+    let answer = client.get("/", &[("x-large", &large)]);
+    assert_eq!((answer.status, answer.header("proxy-status")), (431, Some("tidegate; error=http_request_error")));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"head_too_large\"}"), 1);
+    // by many small lines as well: each counts 32 bytes
+    let many: Vec<(String, String)> = (0..200).map(|number| (format!("x-{number}"), String::new())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(client.get("/", &[&many[..], &[("x-more", &large[..2000])]].concat()).status, 431);
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"head_too_large\"}"), 2);
+    // what is larger still is not even looked at
+    assert_eq!(client.get("/", &[("x-large", &large), ("x-too", &large)]).status, 431);
+    assert_eq!(client.get("/", &[("x-large", &large[..7_500])]).status, 200);
+    assert_eq!(site.seen().len(), 1);
+}
+
+/// By the h2 crate, which resets the stream.
+#[test]
+fn a_body_of_two_lengths_is_told_to_no_site() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    for lengths in [["5", "6"], ["5", "5"], ["5", "x"]] {
+        let lines = lengths.map(|length| ("content-length", length));
+        let answer = client.ask(http2_request("POST", "/", &lines), &[b"hello"]);
+        assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 400), "{lengths:?}");
+    }
     assert_eq!(client.get("/", &[]).status, 200);
     assert_eq!(site.seen().len(), 1);
+}
+
+#[test]
+fn a_body_that_nobody_reads_is_not_taken_for_ever() {
+    let site = Upstream::answering("hello");
+    let world = Secure::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}", site.url()));
+    let mut client = Http2::connect(&world);
+    let (answer, mut stream) = client.sender.clone().send_request(http2_request("POST", "/", &[]), false).unwrap();
+    let taken = client.wait(async {
+        let mut taken = 0;
+        while taken < 32 << 20 {
+            stream.reserve_capacity(16_384);
+            let Some(Ok(room)) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else { break };
+            if stream.send_data(Bytes::from(vec![b'x'; room]), false).is_err() {
+                break;
+            }
+            taken += room;
+        }
+        taken
+    });
+    assert!((16 << 20..20 << 20).contains(&taken), "{taken}");
+    assert_eq!(client.wait(answer).unwrap().status(), 503, "the answer was there before");
+    assert_eq!(client.get("/", &[]).status, 503, "the connection goes on");
+}
+
+/// A form is read before a slot is taken, unless the buffers are full: then its head is at the site at once.
+#[test]
+fn what_is_left_of_a_piece_counts_as_held() {
+    let site = Upstream::answering("hello");
+    let yaml = format!(
+        "upstream: {{ servers: [{}], buffer: {{ request: 64KiB, response: 64KiB }} }}\nadmission: {{ mode: closed }}\n\
+         routes: [{{ path: /up, gate: open }}]\nemail_queue: {{ enabled: false }}\nwaiting_room: {{ template: room.html }}\n\
+         limits: {{ buffer_memory: 1MiB }}",
+        site.url()
+    );
+    let page = format!("<!doctype html><title>Wait</title>{}", "<p>Please wait.</p>\n".repeat(12_000));
+    let world = Secure::prepared(&yaml, |directory| std::fs::write(directory.join("room.html"), &page).unwrap());
+    let slow = || {
+        let mut client = world.client();
+        client.send(request("POST", "/up", &["Content-Length: 10"]));
+        client.send("x");
+        client
+    };
+    let client = Http2::connect_with(&world, h2::client::Builder::new().initial_window_size(1000));
+    let answers: Vec<_> = (0..6)
+        .map(|_| {
+            let request = http2_request("GET", "/", &[("accept", "text/html")]);
+            let answer = client.wait(client.sender.clone().send_request(request, true).unwrap().0).unwrap();
+            assert_eq!(answer.status(), 503);
+            answer
+        })
+        .collect();
+    let first = slow();
+    world.until_status("/slots/in_flight", 1);
+    // who gives the pages up gives their room back
+    drop((answers, client, first));
+    world.until_status("/slots/in_flight", 0);
+    world.until_status("/connections/open", 0);
+    let _second = slow();
+    assert_eq!(world.get("/up", &[]).text(), "hello");
+    world.until_status("/slots/in_flight", 0);
 }
 
 #[test]

@@ -149,6 +149,20 @@ fn frames_that_get_nothing_done() {
 }
 
 #[test]
+fn frames_that_get_nothing_done_one_by_one() {
+    let site = Upstream::answering("hello");
+    let world = world(&site);
+    let mut frames = Frames::connect(&world, &[]);
+    let cut = (0..10_000).find(|_| {
+        frames.send(frame(PING, 0, 0, b"whatever"));
+        !has_pong(&mut frames)
+    });
+    assert!(cut.is_some_and(|pings| (4000..4200).contains(&pings)), "{cut:?}");
+    world.until_metric(ABUSE, |count| count == 1.0);
+    assert_serves(&world);
+}
+
+#[test]
 fn empty_data_frames() {
     let begin = frame(HEADERS, END_HEADERS, 1, POST);
     let (_, frames) = cut(ABUSE, std::iter::once(begin).chain((0..100_000).map(|_| frame(DATA, 0, 1, &[]))));

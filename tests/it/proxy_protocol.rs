@@ -122,9 +122,40 @@ fn a_trusted_proxy_behind_the_balancer_is_believed_too() {
     assert_eq!(seen.all("x-forwarded-proto"), ["https"]);
     let seen = gate.relayed("PROXY TCP4 198.51.100.1 127.0.0.1 1 80\r\n", &lines);
     assert_eq!((seen.all("x-forwarded-for"), seen.all("x-forwarded-proto")), (vec!["198.51.100.1"], vec!["http"]));
-    // the balancer's own connection, from its own address
-    let seen = gate.relayed("PROXY UNKNOWN\r\n", &lines);
-    assert_eq!(seen.all("x-forwarded-for"), ["203.0.113.5, 198.51.100.1, 127.0.0.1"]);
+}
+
+/// The balancer is trusted, and who it can't name is not the balancer.
+#[test]
+fn who_is_not_named_can_name_nobody() {
+    let gate = Passed::start(LOCAL);
+    let lines =
+        ["X-Forwarded-For: 203.0.113.5", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "Forwarded: for=203.0.113.5"];
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(),
+        v2(0x20, 0x00, &[]),
+        v2(0x20, 0x11, V4),
+        v2(0x21, 0x00, &[]),
+        v2(0x21, 0x31, &[b'/'; 216]),
+    ] {
+        let seen = gate.relayed(&header, &lines);
+        assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"], "{}", header.escape_ascii());
+        assert_eq!((seen.all("x-forwarded-proto"), seen.all("x-forwarded-host")), (vec!["http"], vec!["test"]));
+        assert_eq!(seen.all("forwarded"), ["for=127.0.0.1;host=test;proto=http"]);
+    }
+    // places in the waiting room neither
+    let site = Upstream::answering("");
+    let world = World::start(&format!(
+        "upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: closed }}\nlimits: {{ tickets_per_client: 2 }}\n{LOCAL}",
+        site.url()
+    ));
+    let gets_ticket = |number: u8| {
+        let mut connection = world.client();
+        let line = format!("X-Forwarded-For: 192.0.2.{number}");
+        connection.send(format!("PROXY UNKNOWN\r\n{}", request("GET", "/", &[BROWSER, &line])));
+        connection.answer().cookie("tidegate_ticket").is_some()
+    };
+    assert_eq!([1, 2, 3, 4].map(gets_ticket), [true, true, false, false]);
 }
 
 #[test]

@@ -157,3 +157,57 @@ fn a_client_that_leaves_in_the_middle_is_forgotten() {
     gate.world.until_status("/connections/open", 0);
     assert_eq!(gate.site.accepted(), 0);
 }
+
+#[test]
+fn a_reserved_path_is_not_the_sites() {
+    let gate = Refusing::start("");
+    let cases = [
+        ("GET", "nothing", 404, None, "not_found"),
+        ("GET", "", 404, None, "not_found"),
+        ("GET", "healthz/", 404, None, "not_found"),
+        ("POST", "healthz", 405, Some("GET, HEAD"), "method"),
+        ("DELETE", "status", 405, Some("GET, HEAD"), "method"),
+        ("PUT", "email", 405, Some("GET, HEAD, POST"), "method"),
+        ("OPTIONS", "unsubscribe", 405, Some("GET, HEAD, POST"), "method"),
+    ];
+    for (method, path, status, allow, reason) in cases {
+        let counter = format!("tidegate_requests_refused_total{{reason=\"{reason}\"}}");
+        let before = gate.world.count(&counter);
+        let mut client = gate.world.client();
+        client.send(request(method, &format!("/.tidegate/{path}"), &[]));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{method} {path}");
+        assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{method} {path}");
+        assert_eq!(gate.world.count(&counter), before + 1, "{method} {path}");
+    }
+    assert_eq!(gate.site.accepted(), 0);
+}
+
+#[test]
+fn wishes_to_leave_have_their_rate() {
+    let gate = Refusing::start("email_queue: { posts_per_client: 2 }");
+    let statuses = [(); 4].map(|()| {
+        let mut client = gate.world.client();
+        client.send(request("POST", "/.tidegate/unsubscribe?id=1&check=1", &["Content-Length: 0"]));
+        client.answer()
+    });
+    assert_eq!(statuses.each_ref().map(|answer| answer.status == 429), [false, false, true, true]);
+    let last = &statuses[3];
+    assert!(last.header("retry-after").is_some(), "{}", last.raw);
+    assert_eq!(last.header("proxy-status"), Some("tidegate; error=http_request_error"));
+    gate.counted("leave_rate", 2.0);
+    assert_eq!(gate.site.accepted(), 0);
+}
+
+/// Chunks of one byte: each was kept by itself, and took a hundred times what was counted for it.
+#[test]
+fn a_body_in_the_smallest_of_pieces_goes_through_whole() {
+    let site = Upstream::answering("done");
+    let world = World::open(&site.url(), "");
+    let mut client = world.client();
+    client.send(request("POST", "/", &["Transfer-Encoding: chunked"]));
+    client.send("1\r\nx\r\n".repeat(100_000));
+    client.send("0\r\n\r\n");
+    assert_eq!(client.answer().text(), "done");
+    assert!(site.requests(1)[0].body == vec![b'x'; 100_000]);
+}

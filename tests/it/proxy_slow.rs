@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::support::{Client, Door, Http2, Secure, Upstream, World, http2_request, ok, request, until, whole};
+use crate::support::{
+    Client, Door, END_HEADERS, END_STREAM, Frames, GET, HEADERS, Http2, Secure, Upstream, World, frame, http2_request, ok, request, until,
+    whole,
+};
 
 /// A rate far above that of bytes that are sent one by one.
 const QUICK: &str = "body_timeout: 1s, min_rate: 1MiB";
@@ -109,4 +112,33 @@ fn a_stream_that_says_little_is_not_slow() {
     world.client().assert_ends();
     door.open();
     assert_eq!(client.take(13).unwrap(), b"3\r\ntwo\r\n0\r\n\r\n");
+}
+
+/// A gate whose kernel keeps little, in front of a site whose answers fit into the 64 KiB that TLS takes though its visitor does not:
+/// whether they are taken is seen when they leave.
+fn within_tls() -> (Upstream, Secure) {
+    let site = Upstream::start(|_, site| site.write(ok(&"x".repeat(50_000))));
+    let world = Secure::narrow(&format!(
+        "upstream: {{ servers: [{}] }}\nadmission: {{ mode: open }}\nlimits: {{ body_timeout: 1s, idle_timeout: 1h, header_timeout: 1h }}",
+        site.url()
+    ));
+    (site, world)
+}
+
+#[test]
+fn an_answer_that_stays_within_tls_is_waited_for_no_longer() {
+    let (site, world) = within_tls();
+    let mut client = world.narrow_client();
+    client.send(request("GET", "/", &[]));
+    site.requests(1);
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn an_answer_that_stays_within_tls_is_waited_for_no_longer_over_http_2() {
+    let (site, world) = within_tls();
+    let mut frames = Frames::narrow(&world);
+    frames.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET));
+    site.requests(1);
+    world.until_status("/connections/open", 0);
 }

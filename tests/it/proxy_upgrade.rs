@@ -355,6 +355,69 @@ fn beyond_the_limit_they_are_refused_and_the_pass_is_kept() {
     assert_echoes(&mut open(&world), "hello");
 }
 
+/// A visitor of this address, as a trusted proxy says.
+fn from(address: &str) -> String {
+    format!("X-Forwarded-For: {address}")
+}
+
+const SHORT: &str = "limits: { upgrades: 40 }\nsession: { in_flight: 3 }\nclient: { trusted_proxies: [127.0.0.1] }\n\
+    routes: [{ path: /socket/open, gate: open }]";
+
+#[test]
+fn one_pass_may_not_have_them_all_once_they_run_short() {
+    let site = echoing();
+    let world = World::open(&site.url(), SHORT);
+    let pass = world.pass();
+    let ask_from = |number: usize| ask(&world, &[&from(&format!("192.0.2.{number}")), &pass]);
+    // there is room: one who opens many harms nobody, wherever they come from
+    let mut sockets: Vec<Client> = (0..20)
+        .map(|number| {
+            let (client, answer) = ask_from(number);
+            assert_eq!(answer.status, 101, "{number}: {}", answer.raw);
+            client
+        })
+        .collect();
+    let (_, answer) = ask_from(20);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("30")));
+    assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_limit_reached; details=\"upgrades\""));
+    assert_eq!(world.count(UPGRADES), 1);
+    // others are served
+    for number in 0..20 {
+        let (client, answer) = ask(&world, &[&from(&format!("198.51.100.{number}"))]);
+        assert_eq!(answer.status, 101, "{number}: {}", answer.raw);
+        sockets.push(client);
+    }
+    world.until_status("/upgrades/open", 40);
+    sockets.clear();
+    world.until_status("/upgrades/open", 0);
+    assert_eq!(ask_from(30).1.status, 101, "what it had is forgotten");
+}
+
+#[test]
+fn one_client_may_not_have_them_all_by_taking_a_new_pass_each_time() {
+    let site = echoing();
+    let world = World::open(&site.url(), SHORT);
+    for path in ["/socket", "/socket/open"] {
+        let ask_from = |address: &str| {
+            let mut client = world.client();
+            let answer = client.get(path, &[&ASK[..], &[&from(address)]].concat());
+            (client, answer.status)
+        };
+        // one /64
+        let sockets: Vec<(Client, u16)> = (0..20).map(|number| ask_from(&format!("2001:db8::{number}"))).collect();
+        assert!(sockets.iter().all(|(_, status)| *status == 101), "{path}");
+        assert_eq!(ask_from("2001:db8::ffff").1, 503, "{path}");
+        // a tenth of all for each that comes now
+        let others: Vec<(Client, u16)> = (0..6).map(|_| ask_from("192.0.2.1")).collect();
+        assert_eq!(others.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [101, 101, 101, 101, 503, 503], "{path}");
+        drop((sockets, others));
+        world.until_status("/upgrades/open", 0);
+    }
+    assert_eq!(world.count(UPGRADES), 6);
+}
+
+const UPGRADES: &str = "tidegate_requests_refused_total{reason=\"upgrades\"}";
+
 #[test]
 fn a_limit_of_none_refuses_all() {
     let site = echoing();
@@ -593,6 +656,26 @@ fn a_gate_that_ends_lets_them_go_on_for_a_while() {
     drop(client);
     ending.join().unwrap();
     site.all_closed();
+}
+
+#[test]
+fn a_gate_that_ends_makes_no_more_of_them() {
+    let site = echoing();
+    let mut world = World::open(&site.url(), "shutdown: { deadline: 1h }");
+    let mut client = world.client();
+    let head = request("GET", "/socket", &ASK);
+    client.send(&head[..head.len() - 2]);
+    world.until_status("/connections/open", 1);
+    let running = world.running.take().unwrap();
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, PATIENCE * 6));
+    until("the listener to close", || TcpStream::connect(world.http).err());
+    client.send(&head[head.len() - 2..]);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_limit_reached; details=\"upgrades\""));
+    client.assert_ends();
+    ending.join().unwrap();
+    assert!(site.seen().is_empty());
 }
 
 #[test]

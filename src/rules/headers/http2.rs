@@ -2,8 +2,8 @@
 //! for a server that is spoken to in HTTP/2.
 
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING};
-use http::uri::{Authority, Parts, Scheme};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 /// Makes one Cookie line of the crumbs in which they may come (RFC 9113, section 8.2.3), and a `Host` of `:authority` if there is none
 /// (section 8.3.1). A `Host` beside it stays, for the check to compare the two.
@@ -15,6 +15,19 @@ pub fn settle(uri: &Uri, headers: &mut HeaderMap) {
     {
         headers.insert(HOST, host);
     }
+}
+
+/// The size of a request's head as HTTP/2 reckons it: each name and value, and 32 bytes for each field (RFC 9113, section 6.5.2), those
+/// that stand for the request line included. To be asked before [`settle`].
+#[must_use]
+pub fn list_bytes(method: &Method, uri: &Uri, headers: &HeaderMap) -> usize {
+    const FIELD: usize = 32;
+    let pseudo = |name: &str, value: Option<&str>| value.map_or(0, |value| FIELD + name.len() + value.len());
+    let line = pseudo(":method", Some(method.as_str()))
+        + pseudo(":scheme", uri.scheme_str())
+        + pseudo(":authority", uri.authority().map(Authority::as_str))
+        + pseudo(":path", uri.path_and_query().map(PathAndQuery::as_str));
+    line + headers.iter().map(|(name, value)| FIELD + name.as_str().len() + value.len()).sum::<usize>()
 }
 
 /// Writes a request of HTTP/1.1 that was stripped ([`super::hop::strip_request`]) as one of HTTP/2: what frames it or belongs to its
@@ -65,6 +78,18 @@ mod tests {
 
     fn owned(list: &[(&str, &str)]) -> Vec<(String, String)> {
         list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_head_is_as_large_as_the_list_of_its_fields() {
+        let of = |target: &'static str, headers: &HeaderMap| list_bytes(&Method::GET, &Uri::from_static(target), headers);
+        let mut headers = HeaderMap::new();
+        let line = (7 + 3) + (7 + 5) + (10 + 1) + (5 + 4) + 4 * 32;
+        assert_eq!(of("https://a/b?c", &headers), line);
+        assert_eq!(of("/b?c", &headers), (7 + 3) + (5 + 4) + 2 * 32);
+        headers.append("x-a", HeaderValue::from_static("12"));
+        headers.append("x-a", HeaderValue::from_static(""));
+        assert_eq!(of("https://a/b?c", &headers), line + 5 + 3 + 2 * 32);
     }
 
     #[test]

@@ -4,32 +4,63 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Authority, PATIENCE, World};
+use super::{Authority, Client, PATIENCE, World};
 
 /// A gate with TLS, which its visitors believe.
 pub(crate) struct Secure {
     world: World,
+    authority: Authority,
     connector: TlsConnector,
 }
+
+/// How a world is started: by a policy, with files that are put into its directory first.
+type Starts = fn(&str, &dyn Fn(&Path)) -> World;
 
 impl Secure {
     /// Starts a gate by this policy, in which `listen` does not stand.
     #[track_caller]
     pub(crate) fn start(yaml: &str) -> Self {
+        Self::prepared(yaml, |_| {})
+    }
+
+    /// The same, with files that are put into its directory first.
+    #[track_caller]
+    pub(crate) fn prepared(yaml: &str, prepare: impl Fn(&Path)) -> Self {
+        Self::started(|yaml, prepare| World::prepared(yaml, prepare), yaml, prepare)
+    }
+
+    /// The same, and the gate's kernel keeps little of what a client does not take.
+    #[track_caller]
+    pub(crate) fn narrow(yaml: &str) -> Self {
+        Self::started(|yaml, prepare| World::narrow(yaml, prepare), yaml, |_| {})
+    }
+
+    #[track_caller]
+    fn started(starts: Starts, yaml: &str, prepare: impl Fn(&Path)) -> Self {
         let authority = Authority::new();
         let https = "listen: { https: { address: 127.0.0.1:0, certificate: site.pem, key: site.key } }";
-        let world = World::prepared(&format!("{https}\n{yaml}"), |directory| drop(authority.issue(directory, "site", &["test"])));
-        Self { world, connector: authority.visitor(&[b"h2"]).into() }
+        let world = starts(&format!("{https}\n{yaml}"), &|directory| {
+            drop(authority.issue(directory, "site", &["test"]));
+            prepare(directory);
+        });
+        let connector = authority.visitor(&[b"h2"]).into();
+        Self { world, authority, connector }
+    }
+
+    /// A visitor who speaks HTTP/1.1 within TLS, and whose kernel takes few bytes until they are read.
+    pub(crate) fn narrow_client(&self) -> Client {
+        Client::connect_narrow(self.world.https.unwrap()).secured(&self.authority.visitor(&[b"http/1.1"]), "test").unwrap()
     }
 
     /// A gate in front of one site that lets everyone in; `more` is further YAML.
@@ -44,7 +75,10 @@ impl Secure {
 
     /// The same through what listens there.
     async fn connect_at(&self, address: SocketAddr) -> TlsStream<TcpStream> {
-        let socket = TcpStream::connect(address).await.unwrap();
+        self.connect_over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    async fn connect_over(&self, socket: TcpStream) -> TlsStream<TcpStream> {
         socket.set_nodelay(true).unwrap();
         let stream = self.connector.connect("test".try_into().unwrap(), socket).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -244,6 +278,19 @@ impl Frames {
     pub(crate) fn connect(gate: &Secure, settings: &[u8]) -> Self {
         let mut frames = Self::silent(gate);
         frames.send([PREFACE, &frame(SETTINGS, 0, 0, settings)].concat());
+        frames
+    }
+
+    /// The same without settings, and the client's kernel takes few bytes until they are read.
+    pub(crate) fn narrow(gate: &Secure) -> Self {
+        let runtime = runtime();
+        let io = runtime.block_on(async {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            gate.connect_over(socket.connect(gate.https.unwrap()).await.unwrap()).await
+        });
+        let mut frames = Self { runtime, io };
+        frames.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
         frames
     }
 

@@ -1,10 +1,11 @@
 //! A gate in this process, on ports and in a directory of its own.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use socket2::SockRef;
 use tidegate::app::{self, Running, Start};
 use tidegate::clock::Clock;
 use tidegate::config;
@@ -35,6 +36,18 @@ impl World {
     /// The same, with files that are put into its directory first.
     #[track_caller]
     pub(crate) fn prepared(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::listening(yaml, prepare, |_| {})
+    }
+
+    /// The same, and the gate's kernel keeps little of what a client does not take.
+    #[track_caller]
+    pub(crate) fn narrow(yaml: &str, prepare: impl FnOnce(&Path)) -> Self {
+        // what is accepted has it from the listener
+        Self::listening(yaml, prepare, |socket| SockRef::from(socket).set_send_buffer_size(4096).unwrap())
+    }
+
+    #[track_caller]
+    fn listening(yaml: &str, prepare: impl FnOnce(&Path), sized: impl Fn(&TcpListener)) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("tidegate-it-{}-{number}", std::process::id()));
@@ -47,6 +60,7 @@ impl World {
         let http = app::listen("listen.http", any, policy.listen.workers.unwrap_or(1)).unwrap();
         let workers = policy.listen.https.as_ref().map_or(0, |_| http.len());
         let https = app::listen("listen.https.address", any, workers).unwrap();
+        http.iter().chain(&https).for_each(sized);
         let admin = app::listen_alone("admin.listen", any).unwrap();
         let running = app::start(Start { policy, file: Some(file), clock: Arc::new(Clock::start()), http, https, admin }).unwrap();
         Self { http: running.http, https: running.https, admin: running.admin_address, running: Some(running), directory }

@@ -168,10 +168,10 @@ async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Tr
     }
 }
 
-/// What came with the slot, if it can be used at once.
+/// What came with the slot, if it can be used at once. If it turns out to have closed meanwhile, nothing was sent on it.
 fn idle(slot: &mut Slot, offer: Offer) -> Option<Connection> {
     let is_fit =
-        |connection: &mut Connection| (offer == Offer::Http2 || matches!(connection, Connection::Http1(_))) && connection.is_alive();
+        |connection: &mut Connection| (offer == Offer::Http2 || matches!(connection, Connection::Http1(_))) && connection.is_ready();
     slot.connection.take_if(is_fit)
 }
 

@@ -259,14 +259,6 @@ impl Connection {
         }
     }
 
-    /// Whether one that was idle can take a request at once.
-    pub(super) fn is_alive(&mut self) -> bool {
-        match self {
-            Self::Http1(connection) => connection.is_alive(),
-            Self::Http2(_) => true,
-        }
-    }
-
     pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_closed(),

@@ -5,13 +5,14 @@
 //!
 //! Always holds: what is polled for its answer, or for the body of that, is polled straight after the connection itself
 //! ([`Http1::drive`]), and by the same task. Only so may it be polled with a waker that wakes nobody: all it waits for is what the
-//! connection does.
+//! connection does. And whoever begins to wait drives the connection first, so that nothing is missed of what happened while nobody did.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -34,6 +35,9 @@ pub(super) struct Http1 {
     driver: Option<Driver>,
     /// The request that was sent last, until its answer is there.
     awaited: Option<Awaited>,
+    /// Whom it wakes, and as what.
+    driving: Arc<Driving>,
+    waker: Waker,
     /// By which settings it was made.
     tls: Option<Arc<ServerTls>>,
     /// The response deadline; the connection closes when it falls due.
@@ -49,6 +53,46 @@ pub(super) struct Http1 {
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 type Awaited = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
+
+/// Who drives a connection. The stream knows one waker for life, whoever that is.
+#[derive(Default)]
+struct Driving {
+    task: Mutex<Option<Waker>>,
+    /// It waits for something. Else it is not woken: what it does itself with what has come would wake it, too, for nothing.
+    waits: AtomicBool,
+}
+
+impl Wake for Driving {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // either this sees that somebody waits, or who begins to sees why this wakes
+        fence(Ordering::SeqCst);
+        if self.waits.load(Ordering::Acquire)
+            && let Some(task) = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        {
+            task.wake();
+        }
+    }
+}
+
+impl Driving {
+    fn begin(&self, task: &Waker) {
+        let mut known = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.as_ref().is_some_and(|known| known.will_wake(task)) {
+            *known = Some(task.clone());
+        }
+        drop(known);
+        self.waits.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.waits.store(false, Ordering::Release);
+    }
+}
 
 impl std::fmt::Debug for Http1 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,7 +113,21 @@ impl Http1 {
             Stream::Tls(stream) => speak(stream).await,
         };
         let (sender, driver) = begun.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
-        Ok(Self { sender, driver: Some(driver), awaited: None, tls, deadline, worker, reused: false, idle_since: Moment::default() })
+        let driving = Arc::new(Driving::default());
+        let waker = Waker::from(Arc::clone(&driving));
+        deadline.wakes(&waker);
+        Ok(Self {
+            sender,
+            driver: Some(driver),
+            awaited: None,
+            driving,
+            waker,
+            tls,
+            deadline,
+            worker,
+            reused: false,
+            idle_since: Moment::default(),
+        })
     }
 
     /// Whether it was made by these settings, and not by what stood in a policy or in a file before.
@@ -87,22 +145,23 @@ impl Http1 {
         self.awaited = Some(Box::pin(unconstrained(self.sender.try_send_request(request))));
     }
 
-    /// Goes on with what is under way, for as long as it can without waiting.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+    /// Goes on with what is under way, for as long as it can without waiting; who asks is woken when it can go on.
+    pub(super) fn drive(&mut self, cx: &Context<'_>) {
         let Some(driver) = &mut self.driver else { return };
-        self.deadline.wakes(cx.waker());
+        self.driving.begin(cx.waker());
         // how it ended is told to the request that was under way
-        if self.deadline.has_fired() || driver.as_mut().poll(cx).is_ready() {
+        if self.deadline.has_fired() || driver.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready() {
             self.driver = None;
         }
     }
 
     /// The answer to the request that was sent last.
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
+    pub(super) fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Sent> {
         self.drive(cx);
         let Some(awaited) = &mut self.awaited else { return Poll::Pending };
         let sent = ready!(awaited.as_mut().poll(&mut nobody()));
         self.awaited = None;
+        self.driving.end();
         Poll::Ready(match sent {
             Ok(answer) => Ok(answer.map(SiteBody::Http1)),
             Err(failed) => Err(SendError::of_http1(failed)),
@@ -110,13 +169,15 @@ impl Http1 {
     }
 
     /// The next piece of the body of an answer.
-    pub(super) fn poll_body(&mut self, body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    pub(super) fn poll_body(&mut self, body: &mut Incoming, cx: &Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         self.drive(cx);
-        Pin::new(body).poll_frame(&mut nobody())
+        let piece = ready!(Pin::new(body).poll_frame(&mut nobody()));
+        self.driving.end();
+        Poll::Ready(piece)
     }
 
     /// Whether it can take a request, once it is driven so far; `false` if it never will.
-    pub(super) fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(super) fn poll_usable(&mut self, cx: &Context<'_>) -> Poll<bool> {
         self.drive(cx);
         if self.is_closed() {
             return Poll::Ready(false);
@@ -136,7 +197,8 @@ impl Http1 {
 
     /// Whether an idle connection can still be used. The server may have closed it since it was last driven.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.drive(&mut nobody());
+        self.drive(&nobody());
+        self.driving.end();
         self.is_ready()
     }
 

@@ -8,6 +8,7 @@ mod account;
 mod answering;
 mod body;
 mod clients;
+mod common;
 mod connections;
 mod email;
 mod exchange;
@@ -53,6 +54,7 @@ use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
 
+use common::Common;
 use connections::{Place, Socket, State};
 use handle::Peer;
 use preamble::Named;
@@ -86,6 +88,7 @@ pub struct Worker {
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
+    common: Common,
     random: AtomicU64,
 }
 
@@ -133,6 +136,7 @@ impl Worker {
             invitations,
             stage,
             pages: PageCache::default(),
+            common: Common::default(),
             random: AtomicU64::new(seed),
         }
     }

@@ -427,11 +427,11 @@ impl Socket {
         Self { wire, state, unread: Bytes::new() }
     }
 
-    /// The same, with what was read of it and not used.
-    pub(super) fn unread(self, unread: Bytes) -> Self {
+    /// Takes back what was read of it and not used.
+    pub(super) fn unread(&mut self, unread: Bytes) {
         debug_assert!(self.unread.is_empty(), "what is read again comes before what is new");
         // an empty one may still hold all of the buffer that it was a part of
-        Self { unread: if unread.is_empty() { Bytes::new() } else { unread }, ..self }
+        self.unread = if unread.is_empty() { Bytes::new() } else { unread };
     }
 
     /// Waits until there is something to read, an end or an error included; takes no byte, and holds no buffer for it.

@@ -41,7 +41,7 @@ enum Rested {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
+pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
     let state = Arc::clone(&peer.state);
     let header_bytes = peer.worker.gate.regime().policy.limits.header_bytes;
     let service = service_fn(|request| Answering::to(&peer, Exchange::Alone(Arc::clone(&state)), request));
@@ -86,7 +86,8 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Socket) {
             }
         };
         let Some(parts) = parts else { break Ok(()) };
-        socket = parts.io.into_inner().unread(parts.read_buf);
+        socket = parts.io.into_inner();
+        socket.unread(parts.read_buf);
         state.rests();
         let rested = poll_fn(|cx| {
             if state.deadline.has_fired() {

@@ -53,23 +53,8 @@ const ERROR_RESETS_MAX: usize = STREAMS_MAX as usize;
 const HEADS: usize = 2;
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(peer: Arc<Peer>, io: Wire) {
-    let (idle_timeout, header_bytes) = peer.state.limits(|limits| (limits.idle_timeout, limits.header_bytes));
+pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
     let session = Session::new(Arc::clone(&peer));
-    let mut builder = http2::Builder::new(Streams(Arc::clone(&session)));
-    builder
-        .timer(TokioTimer::new())
-        // who is idle for so long is closed, so this asks only after those for whom the site takes its time
-        .keep_alive_interval(idle_timeout)
-        .keep_alive_timeout(idle_timeout)
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_BYTES)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(HEADS * header_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(ERROR_RESETS_MAX);
     let _guard = Forgetful(&session);
     let service = service_fn(|request| {
         let stream = session.begin(request.method() == Method::HEAD);
@@ -78,7 +63,8 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Wire) {
     let left = Arc::default();
     let io = TokioIo::new(Metered { io: Some(io), session: Arc::clone(&session), left: Arc::clone(&left) });
     let ended = {
-        let mut connection = pin!(builder.serve_connection(io, service));
+        let connection = settings(&session, &peer).serve_connection(io, service);
+        let mut connection = pin!(connection);
         let mut has_left = false;
         poll_fn(|cx| {
             let deadline = &peer.state.deadline;
@@ -131,6 +117,25 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Wire) {
     }
 }
 
+fn settings(session: &Arc<Session>, peer: &Peer) -> http2::Builder<Streams> {
+    let (idle_timeout, header_bytes) = peer.state.limits(|limits| (limits.idle_timeout, limits.header_bytes));
+    let mut builder = http2::Builder::new(Streams(Arc::clone(session)));
+    builder
+        .timer(TokioTimer::new())
+        // who is idle for so long is closed, so this asks only after those for whom the site takes its time
+        .keep_alive_interval(idle_timeout)
+        .keep_alive_timeout(idle_timeout)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(u32::try_from(HEADS * header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(ERROR_RESETS_MAX);
+    builder
+}
+
 /// Breaks the ring between a session and its newest stream, if a panic has left it behind.
 struct Forgetful<'a>(&'a Session);
 
@@ -179,15 +184,15 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A client's socket, whose bytes are counted.
 struct Metered {
     /// Until it is dropped.
-    io: Option<Wire>,
+    io: Option<Box<Wire>>,
     session: Arc<Session>,
     /// Where it is left for who closes it.
-    left: Arc<Mutex<Option<Wire>>>,
+    left: Arc<Mutex<Option<Box<Wire>>>>,
 }
 
 impl Metered {
     fn io(&mut self) -> io::Result<&mut Wire> {
-        self.io.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.io.as_deref_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Writes somehow, and counts what has left by it.

@@ -8,6 +8,7 @@ mod account;
 mod answering;
 mod body;
 mod clients;
+mod common;
 mod connections;
 mod email;
 mod exchange;
@@ -53,6 +54,7 @@ use crate::upstream::{BufferMemory, Upstream};
 
 pub use connections::Connections;
 
+use common::Common;
 use connections::{Place, Socket, State};
 use handle::Peer;
 use preamble::Named;
@@ -86,6 +88,7 @@ pub struct Worker {
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
+    common: Common,
     random: AtomicU64,
 }
 
@@ -133,6 +136,7 @@ impl Worker {
             invitations,
             stage,
             pages: PageCache::default(),
+            common: Common::default(),
             random: AtomicU64::new(seed),
         }
     }
@@ -201,7 +205,7 @@ async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listene
         };
         match accepted {
             Ok((stream, peer)) => {
-                tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Open(alive.clone())));
+                spawn(&worker, tls.clone(), stream, peer, place.opened(), Open(alive.clone()));
             }
             Err(error) => accept_failed(&worker, &error).await,
         }
@@ -209,7 +213,7 @@ async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listene
     // clients that the kernel has accepted already must not be reset: they get their answer, and no more
     while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
         let place = worker.connections.enter(|| usize::MAX).await;
-        tokio::spawn(connection(Arc::clone(&worker), tls.clone(), stream, peer, place.opened(), Open(alive.clone())));
+        spawn(&worker, tls.clone(), stream, peer, place.opened(), Open(alive.clone()));
     }
     drop(listener);
     drop(alive);
@@ -267,19 +271,37 @@ async fn sweep(worker: Arc<Worker>) {
     }
 }
 
-async fn connection(
+/// Serves a connection as a task of its own. How it begins is on the heap until it has: a task has the room of all that it ever holds, and
+/// what it was called with besides, for as long as it is there.
+fn spawn(worker: &Arc<Worker>, tls: Option<Arc<tls::server::Server>>, stream: TcpStream, address: SocketAddr, place: Place, open: Open) {
+    let beginning = Box::pin(begin(Arc::clone(worker), tls, stream, address, place));
+    tokio::spawn(async move {
+        let _open = open;
+        match beginning.await {
+            Some(Begun::Http1(peer, socket)) => http1::serve(peer, socket).await,
+            Some(Begun::Http2(peer, wire)) => Box::pin(http2::serve(peer, wire)).await,
+            None => {}
+        }
+    });
+}
+
+/// A connection on which requests are awaited.
+enum Begun {
+    Http1(Arc<Peer>, Box<Socket>),
+    Http2(Arc<Peer>, Box<Wire>),
+}
+
+/// What comes before the first request, or nothing: the client is told, if it is.
+async fn begin(
     worker: Arc<Worker>,
     tls: Option<Arc<tls::server::Server>>,
     mut stream: TcpStream,
     address: SocketAddr,
     mut place: Place,
-    _open: Open,
-) {
+) -> Option<Begun> {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
-    // on the heap, here and below: every connection would else take the room of the largest of these for as long as it is open
-    let named = Box::pin(preamble::read(&worker, &mut stream, address.ip().to_canonical())).await;
-    let Some(Named { peer, tls: said_tls, is_unnamed }) = named else { return };
+    let Named { peer, tls: said_tls, is_unnamed } = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await?;
     let is_one_too_many = {
         let policy = &worker.gate.regime().policy;
         !is_trusted(peer, &policy.client.trusted_proxies) && place.belongs_to(client_prefix(peer), &policy.limits).is_err()
@@ -287,15 +309,12 @@ async fn connection(
     if is_one_too_many {
         // before TLS, which costs more than all else; an answer in plaintext would mostly be lost with the request that nobody reads
         worker.shard.count(Count::Refused(Refusal::ClientConnections));
-        return;
+        return None;
     }
     let is_tls = tls.is_some() || said_tls;
     let wire = match tls {
         None => Wire::Plain(Counted::new(stream)),
-        Some(tls) => match Box::pin(handshake(&worker, &tls, stream)).await {
-            Some(stream) => Wire::Tls(stream),
-            None => return,
-        },
+        Some(tls) => Wire::Tls(handshake(&worker, &tls, stream).await?),
     };
     let state = State::new(worker.deadlines.watch(), place, peer, is_tls, is_unnamed, Arc::clone(&worker.gate));
     let peer = Arc::new(Peer {
@@ -305,11 +324,7 @@ async fn connection(
         verified: Verified::default(),
         upgraded: Mutex::default(),
     });
-    if wire.is_http2() {
-        Box::pin(http2::serve(peer, wire)).await;
-    } else {
-        http1::serve(peer, Socket::new(wire, state)).await;
-    }
+    Some(if wire.is_http2() { Begun::Http2(peer, Box::new(wire)) } else { Begun::Http1(peer, Box::new(Socket::new(wire, state))) })
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.

@@ -104,7 +104,7 @@ impl Upgraded {
 
 /// The connection of a client, and what it has sent after the request.
 async fn stream(client: OnUpgrade) -> Option<(Wire, Bytes)> {
-    let parts = client.await.ok()?.downcast::<TokioIo<Socket>>().ok()?;
+    let parts = client.await.ok()?.downcast::<TokioIo<Box<Socket>>>().ok()?;
     // its limits are those of a tunnel from here on
     Some((parts.io.into_inner().wire, parts.read_buf))
 }

@@ -167,7 +167,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
     let (peer, exchange, regime) = (Arc::clone(peer), exchange.clone(), Arc::clone(regime));
-    Handled::Awaits(Box::pin(enter(Box::new(Entering { peer, exchange, regime, parts, body: Some(body), facts, decision, now }))))
+    Handled::Awaits(enter(Entering { peer, exchange, regime, parts, body: Some(body), facts, decision, now }))
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
@@ -181,7 +181,7 @@ fn redirected(peer: &Peer, regime: &Regime, parts: &Parts, head: Head<'_>, asked
     redirect::to_https(hosts, asked.authority?, target).and_then(|to| HeaderValue::try_from(to).ok())
 }
 
-/// A request that may enter. On the heap: what awaits its answer would else hold it twice, and be copied with it.
+/// A request that may enter.
 struct Entering {
     peer: Arc<Peer>,
     exchange: Exchange,
@@ -204,76 +204,79 @@ impl Entering {
 
 /// Sends the request of one who may enter to the site, and answers with what comes back. What most requests need not wait for is on the
 /// heap, so that it takes no room in all others.
-async fn enter(mut entering: Box<Entering>) -> (Answer, Told) {
-    let body = entering.body.take().filter(|body| !body.is_end_stream());
-    let is_upload = body.is_some();
-    let Entering { peer, regime, parts, facts, decision, .. } = &mut *entering;
-    let websocket = match Upgrade::of(peer, regime, parts, is_upload, facts.client.address, decision.pass) {
-        Ok(websocket) => websocket,
-        Err(Full) => {
-            entering.peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
-            let answer = entering.composed(respond::no_upgrade(&entering.regime.pages, entering.facts.form));
-            return (answer, told_why(&entering.regime, &entering.decision, "refused", Refusal::Upgrades.label()));
-        }
-    };
-    let body = match body {
-        None => RequestBody::Left(Either::Left(Empty::new())),
-        Some(body) => match Box::pin(read(&entering, body)).await {
-            Ok(ahead) => ahead.into_request_body(),
-            Err(error) => {
-                let Entering { peer, exchange, regime, facts, .. } = &*entering;
-                return (body_failed(&peer.worker, exchange, regime, facts, &error), told("refused", "body"));
+fn enter(mut entering: Entering) -> Awaited {
+    // a block, since a function would hold what it is given twice
+    Box::pin(async move {
+        let body = entering.body.take().filter(|body| !body.is_end_stream());
+        let is_upload = body.is_some();
+        let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
+        let websocket = match Upgrade::of(peer, regime, parts, is_upload, facts.client.address, decision.pass) {
+            Ok(websocket) => websocket,
+            Err(Full) => {
+                entering.peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
+                let answer = entering.composed(respond::no_upgrade(&entering.regime.pages, entering.facts.form));
+                return (answer, told_why(&entering.regime, &entering.decision, "refused", Refusal::Upgrades.label()));
             }
-        },
-    };
-    let slot = match slot_at_once(&entering) {
-        Some(slot) => slot,
-        None => match Box::pin(slot(&entering)).await {
-            Ok(slot) => slot,
-            Err(shed) => return shed,
-        },
-    };
-    let Entering { peer, regime, parts, facts, decision, .. } = &mut *entering;
-    let worker = &*peer.worker;
-    let told = count_entry(worker, regime, decision);
-    if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
-        worker.shard.observe(Timing::Wait, waited);
-    }
-    clean_request(parts, peer, facts, is_upload, regime);
-    let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
-    if asked == Asked::WebSocket {
-        upgrade::set_websocket(&mut parts.headers);
-    }
-    let sent = upstream::send(slot, Request::from_parts(entering.parts, body), asked).await;
-    let Entering { peer, exchange, regime, facts, decision, now, .. } = *entering;
-    let worker = &*peer.worker;
-    if asked == Asked::WebSocket {
-        let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
-        worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
-    }
-    let answer = match sent {
-        Ok(answered) => {
-            let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
-            *answer.version_mut() = Version::HTTP_11;
-            let headers = answer.headers_mut();
-            hop::strip_response(headers);
-            cookies::strip_from_site(headers);
-            if set_tokens(&regime, &facts, &decision, now, headers) {
-                cache::make_private(headers);
-            }
-            if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
-                upgrade::set_websocket(headers);
-                peer.becomes(websocket.switched(site));
-            }
-            answer
+        };
+        let body = match body {
+            None => RequestBody::Left(Either::Left(Empty::new())),
+            Some(body) => match Box::pin(read(&entering, body)).await {
+                Ok(ahead) => ahead.into_request_body(),
+                Err(error) => {
+                    let Entering { peer, exchange, regime, facts, .. } = &entering;
+                    return (body_failed(&peer.worker, exchange, regime, facts, &error), told("refused", "body"));
+                }
+            },
+        };
+        let slot = match slot_at_once(&entering) {
+            Some(slot) => slot,
+            None => match Box::pin(slot(&entering)).await {
+                Ok(slot) => slot,
+                Err(shed) => return shed,
+            },
+        };
+        let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
+        let worker = &*peer.worker;
+        let told = count_entry(worker, regime, decision);
+        if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
+            worker.shard.observe(Timing::Wait, waited);
         }
-        Err(failure) => {
-            let mut answer = failed(worker, &exchange, &regime, &facts, &failure);
-            set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
-            answer
+        clean_request(parts, peer, facts, is_upload, regime);
+        let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
+        if asked == Asked::WebSocket {
+            upgrade::set_websocket(&mut parts.headers);
         }
-    };
-    (answer, told)
+        let sent = upstream::send(slot, Request::from_parts(entering.parts, body), asked).await;
+        let Entering { peer, exchange, regime, facts, decision, now, .. } = entering;
+        let worker = &*peer.worker;
+        if asked == Asked::WebSocket {
+            let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
+            worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
+        }
+        let answer = match sent {
+            Ok(answered) => {
+                let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
+                *answer.version_mut() = Version::HTTP_11;
+                let headers = answer.headers_mut();
+                hop::strip_response(headers);
+                cookies::strip_from_site(headers);
+                if set_tokens(&regime, &facts, &decision, now, headers) {
+                    cache::make_private(headers);
+                }
+                if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
+                    upgrade::set_websocket(headers);
+                    peer.becomes(websocket.switched(site));
+                }
+                answer
+            }
+            Err(failure) => {
+                let mut answer = failed(worker, &exchange, &regime, &facts, &failure);
+                set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
+                answer
+            }
+        };
+        (answer, told)
+    })
 }
 
 /// Reads a request body as far as it is read before there is a slot.

@@ -138,14 +138,15 @@ pub(super) enum Stream {
 
 /// What a new connection speaks.
 pub(super) enum Opened {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Arc<Http2>),
 }
 
 /// What carries one request.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(Http1),
+    /// On the heap, since it goes from hand to hand with each request.
+    Http1(Box<Http1>),
     Http2(Ride),
 }
 
@@ -176,7 +177,7 @@ impl Opened {
                 (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
                     Http2::begin(stream, tls, deadline, patience, worker).await.map(Self::Http2)
                 }
-                (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(Self::Http1),
+                (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(|begun| Self::Http1(Box::new(begun))),
             }
         };
         tokio::time::timeout(timeout, opening).await.unwrap_or(Err(ConnectError::Timeout))

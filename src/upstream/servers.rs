@@ -25,7 +25,8 @@ pub(super) struct Peer {
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
-    pub(super) idle: Vec<Http1>,
+    #[expect(clippy::vec_box, reason = "what goes from hand to hand stays where it is")]
+    pub(super) idle: Vec<Box<Http1>>,
     /// Those of HTTP/2, idle or not. Oldest first, and used first, so that the newest can fall idle.
     pub(super) shared: Vec<Arc<Http2>>,
     /// For which workers one is being made that others wait for; over when the sender is gone.
@@ -166,7 +167,7 @@ impl Peer {
     /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection.
     ///
     /// `room` is how many connections may exist beside the busy ones, the one asked for not counted.
-    pub(super) fn take_idle(&mut self, worker: usize, room: u32) -> Option<Http1> {
+    pub(super) fn take_idle(&mut self, worker: usize, room: u32) -> Option<Box<Http1>> {
         if self.idle.is_empty() {
             return None;
         }

@@ -88,13 +88,14 @@ impl PeerValues {
 
     /// Our element of `Forwarded`.
     fn forwarded(&mut self, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
-        let host = host.map(HeaderValue::as_bytes).filter(|host| host.iter().all(|&byte| is_quotable(byte)));
+        let host = host.map(HeaderValue::as_bytes);
         if let Some(last) = &self.last
             && last.https == https
             && last.host.as_ref().and_then(|range| last.value.as_bytes().get(range.clone())) == host
         {
             return last.value.clone();
         }
+        let host = host.filter(|host| host.iter().all(|&byte| is_quotable(byte)));
         let mut text = Vec::with_capacity(FORWARDED_LEN + self.forwarded_for.len() + host.map_or(0, <[u8]>::len));
         text.extend_from_slice(self.forwarded_for.as_bytes());
         let range = host.map(|host| {

@@ -1,18 +1,17 @@
 //! Bodies on the client's side: requests read before a slot is taken, answers told from what the gate composes.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Empty, Full};
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
 use crate::rules::headers::hop;
-use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, RequestBody};
+use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, Pieces, RequestBody};
 
 /// The body of an answer to a client. When it is gone, a connection of HTTP/1 is between requests.
 #[derive(Debug)]
@@ -136,9 +135,7 @@ impl Content {
 /// A request body as far as it was read ahead; what it holds of the buffers' memory goes with it.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    frames: VecDeque<Frame<Bytes>>,
-    /// Small pieces put together, behind all frames.
-    small: BytesMut,
+    pieces: Pieces,
     bytes: usize,
     rest: Option<Upload>,
     memory: Arc<BufferMemory>,
@@ -162,29 +159,19 @@ pub(super) async fn read_ahead(
     while read.bytes < most && memory.has_room() {
         let Some(frame) = body.frame().await else {
             exchange.enter(Phase::Busy);
-            read.put_together();
             return Ok(read);
         };
         read.keep(cleaned(frame?));
         if body.is_end_stream() {
             exchange.enter(Phase::Busy);
-            read.put_together();
             return Ok(read);
         }
     }
     // the rest streams while a slot is held; the client is timed while it is waited for, not while the site takes its time
-    read.put_together();
     read.rest = Some(body);
     exchange.enter(Phase::Busy);
     Ok(read)
 }
-
-/// A piece of fewer bytes is not kept by itself: the room that each takes, and the buffer that it was read into and keeps, would be many
-/// times what is counted for it. Chunks of one byte, as a client may send them, took a hundred times as much.
-const SMALL: usize = 2048;
-
-/// The largest piece that small ones make.
-const TOGETHER: usize = 16 * 1024;
 
 /// Trailers, without what a client must not say to the site.
 fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -196,50 +183,23 @@ fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 
 impl ReadAhead {
     fn new(memory: &Arc<BufferMemory>) -> Self {
-        Self { frames: VecDeque::new(), small: BytesMut::new(), bytes: 0, rest: None, memory: Arc::clone(memory) }
+        Self { pieces: Pieces::default(), bytes: 0, rest: None, memory: Arc::clone(memory) }
     }
 
-    /// Keeps what has come. To be followed by [`Self::put_together`] once nothing more is kept.
     fn keep(&mut self, frame: Frame<Bytes>) {
-        let data = match frame.into_data() {
-            Ok(data) => data,
-            Err(trailers) => {
-                self.put_together();
-                return self.frames.push_back(trailers);
-            }
-        };
-        self.memory.hold(data.len());
-        self.bytes += data.len();
-        // the first may be the only one, as of most forms
-        if data.len() >= SMALL || (self.frames.is_empty() && self.small.is_empty()) {
-            self.put_together();
-            return self.frames.push_back(Frame::data(data));
-        }
-        self.small.extend_from_slice(&data);
-        if self.small.len() >= TOGETHER {
-            self.put_together();
-        }
-    }
-
-    fn put_together(&mut self) {
-        if !self.small.is_empty() {
-            self.frames.push_back(Frame::data(std::mem::take(&mut self.small).freeze()));
-        }
+        let bytes = self.pieces.push(frame);
+        self.memory.hold(bytes);
+        self.bytes += bytes;
     }
 
     /// What is sent to the site. The length is told if it is known.
     pub(super) fn into_request_body(mut self) -> RequestBody {
         if self.rest.is_none() {
-            if self.frames.is_empty() {
+            if self.pieces.is_empty() {
                 return Either::Left(Either::Left(Empty::new()));
             }
-            if self.frames.len() == 1
-                && let Some(frame) = self.frames.pop_front()
-            {
-                match frame.into_data() {
-                    Ok(data) => return Either::Left(Either::Right(Full::new(data))),
-                    Err(trailers) => self.frames.push_back(trailers),
-                }
+            if let Some(data) = self.pieces.take_only() {
+                return Either::Left(Either::Right(Full::new(data)));
             }
         }
         Either::Right(self.boxed_unsync())
@@ -251,8 +211,7 @@ impl Body for ReadAhead {
     type Error = BodyFailure;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        if let Some(frame) = self.frames.pop_front() {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if let Some((frame, bytes)) = self.pieces.pop() {
             self.memory.release(bytes);
             self.bytes -= bytes;
             return Poll::Ready(Some(Ok(frame)));
@@ -269,12 +228,11 @@ impl Body for ReadAhead {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.pieces.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let ahead: u64 = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        let trailers = self.frames.iter().any(Frame::is_trailers);
+        let (ahead, trailers) = (self.pieces.bytes() as u64, self.pieces.has_trailers());
         match &self.rest {
             None if !trailers => SizeHint::with_exact(ahead),
             Some(rest) => rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(ahead + rest)),
@@ -291,55 +249,5 @@ impl Drop for ReadAhead {
         if exchange.phase() == Phase::Body && !exchange.has_stalled() {
             exchange.enter(Phase::Busy);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kept(pieces: impl IntoIterator<Item = &'static [u8]>) -> (ReadAhead, Arc<BufferMemory>) {
-        let memory = Arc::new(BufferMemory::new(1));
-        let mut read = ReadAhead::new(&memory);
-        for piece in pieces {
-            read.keep(Frame::data(Bytes::from_static(piece)));
-        }
-        read.put_together();
-        (read, memory)
-    }
-
-    fn whole(read: &ReadAhead) -> Vec<u8> {
-        read.frames.iter().filter_map(Frame::data_ref).flat_map(|data| data.to_vec()).collect()
-    }
-
-    #[test]
-    fn small_pieces_are_kept_together_and_in_order() {
-        let (read, memory) = kept((0..100_000).map(|at| if at % 2 == 0 { &b"a"[..] } else { b"b" }));
-        assert!(read.frames.len() <= 2 + 100_000 / TOGETHER, "{} frames", read.frames.len());
-        assert!(whole(&read) == b"ab".repeat(50_000));
-        assert_eq!(read.bytes, 100_000);
-        drop(read);
-        assert!(memory.has_room(), "all is given back");
-    }
-
-    #[test]
-    fn large_pieces_stay_as_they_came() {
-        static LARGE: [u8; SMALL] = [b'l'; SMALL];
-        let (read, _memory) = kept([&b"first"[..], &LARGE, b"a", b"b", &LARGE, b"c"]);
-        let lengths: Vec<_> = read.frames.iter().filter_map(Frame::data_ref).map(Bytes::len).collect();
-        assert_eq!(lengths, [5, SMALL, 2, SMALL, 1]);
-        assert_eq!(whole(&read), [b"first", &LARGE[..], b"ab", &LARGE, b"c"].concat());
-    }
-
-    #[test]
-    fn trailers_come_last() {
-        let memory = Arc::new(BufferMemory::new(1));
-        let mut read = ReadAhead::new(&memory);
-        for frame in [Frame::data(Bytes::from_static(b"a")), Frame::data(Bytes::from_static(b"b")), Frame::trailers(http::HeaderMap::new())]
-        {
-            read.keep(frame);
-        }
-        read.put_together();
-        assert_eq!((whole(&read), read.frames.back().is_some_and(Frame::is_trailers)), (b"ab".to_vec(), true));
     }
 }

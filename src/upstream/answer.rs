@@ -137,17 +137,17 @@ struct Try {
 struct Unsent {
     live: Live,
     request: Request<RequestBody>,
-    offer: Offer,
+    next: Try,
 }
 
 impl Unsent {
     /// What the next try takes, once the connection of the last one is closed.
     async fn next(self) -> (Slot, Request<RequestBody>, Try) {
-        let Self { live: Live { slot, connection, this, .. }, request, offer } = self;
+        let Self { live: Live { slot, connection, .. }, request, next } = self;
         if let Some(closing) = connection.close() {
             closing.await;
         }
-        (slot, request, Try { offer, number: this.number + 1, ..this })
+        (slot, request, next)
     }
 }
 
@@ -327,8 +327,9 @@ struct Exchange {
 }
 
 struct Live {
-    slot: Slot,
+    /// Before the slot, which is given back when it is closed.
     connection: Connection,
+    slot: Slot,
     started: Moment,
     this: Try,
 }
@@ -383,6 +384,8 @@ impl Live {
             // what follows is neither HTTP nor what was asked for: a client that got this answer could talk to the site past the gate
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);
+            // it has the socket
+            drop(answer);
             slot.finish_closed(connection);
             return Err(Failure::Switched);
         }
@@ -428,10 +431,13 @@ impl Live {
             (None, error) => spare.is_some() && error.is_of_connection(),
         };
         let SendError { request, error } = failed;
+        // one that was idle may have closed long ago, and is not looked at before: that was no try
+        let was_stale = request.is_some() && matches!(error, TransportError::Http1(_)) && self.connection.is_reused();
+        let number = self.this.number + u32::from(!was_stale);
         let offer = if error.wants_http1() { Offer::Http1 } else { self.this.offer };
         let next = request.map(|request| *request).or_else(|| spare.map(Spare::into_request));
         match next.filter(|_| retry && !timed_out && !refused) {
-            Some(request) => Ok(Unsent { live: self, request, offer }),
+            Some(request) => Ok(Unsent { next: Try { offer, number, ..self.this }, live: self, request }),
             None => Err(self.failed(error)),
         }
     }

@@ -228,6 +228,15 @@ impl Connection {
         }
     }
 
+    /// Goes on with what is under way, but for the answer.
+    pub(super) fn drive(&mut self, cx: &Context<'_>) {
+        match self {
+            Self::Http1(connection) => connection.drive(cx),
+            // its task does
+            Self::Http2(_) => {}
+        }
+    }
+
     /// The answer to the request that was sent on it.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Sent> {
         match self {

@@ -9,6 +9,7 @@
 
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -197,7 +198,10 @@ impl Http1 {
 
     /// Whether an idle connection can still be used. The server may have closed it since it was last driven.
     pub(super) fn is_alive(&mut self) -> bool {
-        self.drive(&nobody());
+        // asked by the thread that all of the gate hangs on
+        if catch_unwind(AssertUnwindSafe(|| self.drive(&nobody()))).is_err() {
+            self.driver = None;
+        }
         self.driving.end();
         self.is_ready()
     }

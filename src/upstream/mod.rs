@@ -16,6 +16,7 @@ mod answer;
 mod connection;
 mod http1;
 mod http2;
+mod pieces;
 mod relay;
 mod servers;
 mod upload;
@@ -37,6 +38,7 @@ use crate::tls::client::{ClientTls, Offer};
 
 pub use answer::{Answered, Asked, Failure, Sending, send};
 pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError};
+pub use pieces::Pieces;
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};
 

@@ -13,9 +13,11 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::task::coop::consume_budget;
 
 use super::Slot;
 use super::connection::{Connection, SiteBody};
+use super::pieces::Pieces;
 use crate::metrics::OutcomeLabel;
 
 /// The memory that all body buffers together may take.
@@ -79,8 +81,9 @@ pub struct BrokenOff;
 
 /// What is held until the upstream is done.
 pub(super) struct Held {
-    pub(super) slot: Slot,
+    /// Before the slot, which is given back when it is closed.
     pub(super) connection: Connection,
+    pub(super) slot: Slot,
     pub(super) outcome: OutcomeLabel,
     pub(super) good: bool,
     pub(super) reusable: bool,
@@ -96,11 +99,9 @@ pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
     // what has come with the head is there already; who is woken is not yet known, and not needed
     let mut cx = Context::from_waker(Waker::noop());
     let mut frames = VecDeque::new();
-    let mut bytes = 0;
     loop {
         match Pin::new(&mut body).poll_frame(&mut cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                bytes += frame.data_ref().map_or(0, Bytes::len);
                 let over = body.is_end_stream();
                 if over && frames.is_empty() && frame.is_data() {
                     held.done();
@@ -117,7 +118,7 @@ pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
                 return AnswerBody::Whole(frames);
             }
             Poll::Ready(Some(Err(_))) => {
-                let shared = Shared::new(held.slot.upstream.memory.clone(), frames, bytes);
+                let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
                 shared.lock().ended = Some(Err(BrokenOff));
                 held.broke();
                 return AnswerBody::Relayed(Relayed { shared, hint });
@@ -125,7 +126,7 @@ pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
             Poll::Pending => break,
         }
     }
-    let shared = Shared::new(held.slot.upstream.memory.clone(), frames, bytes);
+    let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
     tokio::spawn(pump(body, held, Arc::clone(&shared)));
     AnswerBody::Relayed(Relayed { shared, hint })
 }
@@ -136,9 +137,17 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>) {
     let timeout = held.slot.settings.timeouts.response;
     let mut drained = 0;
     loop {
-        // while the client is slow, the upstream is not to blame
+        // while the client is slow, the upstream is not to blame; and a client may first have to get rid of its upload
         held.connection.deadline().clear();
-        let abandoned = shared.room(most).await;
+        let abandoned = poll_fn(|cx| {
+            let room = shared.poll_room(most, cx);
+            if room.is_pending() {
+                held.connection.drive(cx);
+                held.connection.deadline().clear();
+            }
+            room
+        })
+        .await;
         held.connection.deadline().set(timeout);
         match poll_fn(|cx| held.connection.poll_body(&mut body, cx)).await {
             Some(Ok(frame)) if abandoned => {
@@ -146,8 +155,13 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>) {
                 if drained > most {
                     return held.cut();
                 }
+                // what is in memory already is taken without waiting, and others are to have their turn
+                consume_budget().await;
             }
-            Some(Ok(frame)) => shared.push(frame),
+            Some(Ok(frame)) => {
+                shared.push(frame);
+                consume_budget().await;
+            }
             Some(Err(_)) => {
                 shared.end(Err(BrokenOff));
                 return if abandoned { held.cut() } else { held.broke() };
@@ -171,8 +185,11 @@ impl Held {
         if self.connection.is_ready() {
             return self.slot.finish(self.connection);
         }
+        // a server that has answered and takes nothing more of the upload
+        self.connection.deadline().set(self.slot.settings.timeouts.response);
         tokio::spawn(async move {
             if poll_fn(|cx| self.connection.poll_usable(cx)).await {
+                self.connection.deadline().clear();
                 self.slot.finish(self.connection);
             } else {
                 self.slot.finish_closed(self.connection);
@@ -204,7 +221,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    frames: VecDeque<Frame<Bytes>>,
+    pieces: Pieces,
     bytes: usize,
     ended: Option<Result<(), BrokenOff>>,
     abandoned: bool,
@@ -213,41 +230,40 @@ struct State {
 }
 
 impl Shared {
-    fn new(memory: Arc<BufferMemory>, frames: VecDeque<Frame<Bytes>>, bytes: usize) -> Arc<Self> {
-        memory.hold(bytes);
-        Arc::new(Self { memory, state: Mutex::new(State { frames, bytes, ..State::default() }) })
+    fn new(memory: Arc<BufferMemory>, frames: VecDeque<Frame<Bytes>>) -> Arc<Self> {
+        let shared = Arc::new(Self { memory, state: Mutex::default() });
+        for frame in frames {
+            shared.push(frame);
+        }
+        shared
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for one more piece. Returns whether the client has left.
-    async fn room(&self, most: usize) -> bool {
-        poll_fn(|cx| {
-            let mut state = self.lock();
-            if state.abandoned {
-                return Poll::Ready(true);
-            }
-            // one piece is always held, or nothing would flow when memory is short
-            if state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
-                return Poll::Ready(false);
-            }
-            state.pump = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+    /// Whether the client has left, as soon as there is room for one more piece.
+    fn poll_room(&self, most: usize, cx: &Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        if state.abandoned {
+            return Poll::Ready(true);
+        }
+        // one piece is always held, or nothing would flow when memory is short
+        if state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
+            return Poll::Ready(false);
+        }
+        state.pump = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn push(&self, frame: Frame<Bytes>) {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
         let mut state = self.lock();
         if state.abandoned {
             return;
         }
+        let bytes = state.pieces.push(frame);
         self.memory.hold(bytes);
         state.bytes += bytes;
-        state.frames.push_back(frame);
         wake(state.reader.take(), state);
     }
 
@@ -269,8 +285,7 @@ fn wake(waker: Option<Waker>, state: MutexGuard<'_, State>) {
 impl Relayed {
     fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let mut state = self.shared.lock();
-        if let Some(frame) = state.frames.pop_front() {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if let Some((frame, bytes)) = state.pieces.pop() {
             state.bytes -= bytes;
             self.shared.memory.release(bytes);
             wake(state.pump.take(), state);
@@ -296,7 +311,7 @@ impl Drop for Relayed {
         state.abandoned = true;
         self.shared.memory.release(state.bytes);
         state.bytes = 0;
-        state.frames.clear();
+        state.pieces = Pieces::default();
         wake(state.pump.take(), state);
     }
 }

@@ -1,5 +1,7 @@
 //! Requests and answers go through as they are, in every form that HTTP/1 has for them.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use crate::support::{Door, Seen, Upstream, World, ok, request};
@@ -20,6 +22,41 @@ fn chunked(pieces: &[&[u8]], trailers: &str) -> Vec<u8> {
     bytes.extend_from_slice(trailers.as_bytes());
     bytes.extend_from_slice(b"\r\n");
     bytes
+}
+
+#[test]
+fn an_upload_goes_on_while_its_answer_waits_for_the_client() {
+    // more than fits into all sockets on the way
+    const LARGE: usize = 48 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let site = std::thread::spawn(move || {
+        let (mut reading, _) = listener.accept().unwrap();
+        let mut writing = reading.try_clone().unwrap();
+        let answering = std::thread::spawn(move || {
+            writing.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n").as_bytes()).unwrap();
+            writing.write_all(&vec![b'a'; LARGE]).unwrap();
+        });
+        let mut piece = vec![0; 1 << 16];
+        let mut taken = 0;
+        while taken < LARGE {
+            match reading.read(&mut piece).unwrap() {
+                0 => break,
+                bytes => taken += bytes,
+            }
+        }
+        answering.join().unwrap();
+        taken
+    });
+    let upstream = format!("upstream: {{ servers: [{url}], buffer: {{ request: 64KiB, response: 64KiB }} }}");
+    let world = World::start(&format!("{upstream}\nadmission: {{ mode: open }}"));
+    let mut client = world.client();
+    // one that reads nothing before all is sent, as many programs do
+    client.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {LARGE}\r\n\r\n").as_bytes());
+    client.send(vec![b'u'; LARGE]);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.body.len()), (200, LARGE));
+    assert!(site.join().unwrap() >= LARGE);
 }
 
 #[test]

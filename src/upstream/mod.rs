@@ -361,7 +361,7 @@ impl Drop for Slot {
                 if peer.live && is_good && peer.idle.len() < free as usize {
                     connection.idle_since = now;
                     connection.reused = true;
-                    peer.idle.push(connection);
+                    peer.put_idle(connection);
                 }
             }
             Some(Connection::Http2(ride)) => {

@@ -25,8 +25,7 @@ pub(super) struct Peer {
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
-    #[expect(clippy::vec_box, reason = "what goes from hand to hand stays where it is")]
-    pub(super) idle: Vec<Box<Http1>>,
+    pub(super) idle: Vec<Idle>,
     /// Those of HTTP/2, idle or not. Oldest first, and used first, so that the newest can fall idle.
     pub(super) shared: Vec<Arc<Http2>>,
     /// For which workers one is being made that others wait for; over when the sender is gone.
@@ -41,6 +40,13 @@ pub(super) struct Peer {
     trouble: Option<String>,
     /// When the log was last told of trouble.
     told: Option<Moment>,
+}
+
+/// A connection of HTTP/1 that nobody uses. Whose it is stands beside it, so that to find one's own no other is touched.
+#[derive(Debug)]
+pub(super) struct Idle {
+    worker: usize,
+    connection: Box<Http1>,
 }
 
 /// What a server is spoken to in.
@@ -129,7 +135,7 @@ impl Peer {
             return;
         }
         self.tls = tls.map(|tls| Arc::new(tls.towards(&self.server.host)));
-        self.idle.retain(|connection| connection.is_by(self.tls.as_ref()));
+        self.idle.retain(|idle| idle.connection.is_by(self.tls.as_ref()));
         self.shared.retain(|connection| connection.is_by(self.tls.as_ref()));
     }
 
@@ -164,20 +170,27 @@ impl Peer {
         self.idle.drain(..self.idle.len().saturating_sub(room as usize));
     }
 
-    /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection.
+    /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection. Those that are found to
+    /// have closed are dropped on the way.
     ///
     /// `room` is how many connections may exist beside the busy ones, the one asked for not counted.
     pub(super) fn take_idle(&mut self, worker: usize, room: u32) -> Option<Box<Http1>> {
-        if self.idle.is_empty() {
-            return None;
+        loop {
+            let own = self.idle.iter().rposition(|idle| idle.worker == worker);
+            if own.is_none() && self.idle.len() <= room as usize {
+                return None;
+            }
+            let taken = own.or_else(|| self.idle.len().checked_sub(1))?;
+            let Idle { connection, .. } = self.idle.remove(taken);
+            if !connection.is_closed() {
+                return Some(connection);
+            }
         }
-        self.idle.retain(|connection| !connection.is_closed());
-        let own = self.idle.iter().rposition(|connection| connection.worker == worker);
-        if own.is_none() && self.idle.len() <= room as usize {
-            return None;
-        }
-        let taken = own.or_else(|| self.idle.len().checked_sub(1))?;
-        Some(self.idle.remove(taken))
+    }
+
+    /// Keeps a connection for the next who needs one.
+    pub(super) fn put_idle(&mut self, connection: Box<Http1>) {
+        self.idle.push(Idle { worker: connection.worker, connection });
     }
 
     fn is_literal(&self) -> bool {
@@ -292,7 +305,7 @@ impl Upstream {
         let mut inner = self.lock();
         let keep = inner.settings.timeouts.idle;
         for peer in &mut inner.peers {
-            peer.idle.retain_mut(|connection| now.since(connection.idle_since) < keep && connection.is_alive());
+            peer.idle.retain_mut(|Idle { connection, .. }| now.since(connection.idle_since) < keep && connection.is_alive());
             peer.shared.retain(|shared| !shared.is_leaving() && !shared.is_idle_for(keep, now));
         }
     }

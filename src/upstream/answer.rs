@@ -97,6 +97,7 @@ pub fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> 
 pub struct Sending(Way);
 
 /// Most have a connection at once, and need no more than one.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is not worth a place of its own on the heap")]
 enum Way {
     Once(Exchange),
     Further(Pin<Box<dyn Future<Output = Result<Answered, Failure>> + Send>>),
@@ -151,7 +152,7 @@ impl Unsent {
     }
 }
 
-async fn again(unsent: Unsent) -> Result<Answered, Failure> {
+async fn again(unsent: Box<Unsent>) -> Result<Answered, Failure> {
     let (slot, request, next) = unsent.next().await;
     connect(slot, request, next).await
 }
@@ -352,7 +353,7 @@ impl Exchange {
     }
 
     /// The answer, or what is to be sent again.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Answered, Failure>, Unsent>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Answered, Failure>, Box<Unsent>>> {
         let Some(live) = &mut self.live else { return Poll::Pending };
         let sent = ready!(live.connection.poll_answer(cx));
         let Some(live) = self.live.take() else { return Poll::Pending };
@@ -422,7 +423,7 @@ impl Live {
     ///
     /// # Errors
     /// Nothing can be: why there is no answer.
-    fn once_more(self, failed: SendError, spare: Option<Spare>) -> Result<Unsent, Failure> {
+    fn once_more(self, failed: SendError, spare: Option<Spare>) -> Result<Box<Unsent>, Failure> {
         let timed_out = self.connection.deadline().has_fired();
         let refused = !self.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
         let retry = match (&failed.request, &failed.error) {
@@ -437,7 +438,7 @@ impl Live {
         let offer = if error.wants_http1() { Offer::Http1 } else { self.this.offer };
         let next = request.map(|request| *request).or_else(|| spare.map(Spare::into_request));
         match next.filter(|_| retry && !timed_out && !refused) {
-            Some(request) => Ok(Unsent { next: Try { offer, number, ..self.this }, live: self, request }),
+            Some(request) => Ok(Box::new(Unsent { next: Try { offer, number, ..self.this }, live: self, request })),
             None => Err(self.failed(error)),
         }
     }

@@ -4,10 +4,7 @@
 //! Always holds: what is noted is what a look-up would find. Absent: `Host`, which is there, and what only the rules that change headers
 //! ask for: they see for themselves what is there by then.
 
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, PRAGMA, REFERER, TRANSFER_ENCODING, UPGRADE_INSECURE_REQUESTS, USER_AGENT,
-};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName};
 
 /// The headers of a request, and which of [`Name`] are among them.
@@ -52,21 +49,7 @@ impl Name {
             CONTENT_LENGTH => Some(Self::ContentLength),
             COOKIE => Some(Self::Cookie),
             TRANSFER_ENCODING => Some(Self::TransferEncoding),
-            // what nearly every request holds: known by their number, without a look at their letters
-            HOST
-            | USER_AGENT
-            | ACCEPT_ENCODING
-            | ACCEPT_LANGUAGE
-            | AUTHORIZATION
-            | CACHE_CONTROL
-            | CONNECTION
-            | CONTENT_TYPE
-            | IF_MODIFIED_SINCE
-            | IF_NONE_MATCH
-            | ORIGIN
-            | PRAGMA
-            | REFERER
-            | UPGRADE_INSECURE_REQUESTS => None,
+            CONNECTION | usual!() => None,
             _ => match name.as_str() {
                 "sec-fetch-dest" => Some(Self::SecFetchDest),
                 "sec-fetch-mode" => Some(Self::SecFetchMode),

@@ -23,6 +23,26 @@
 //!
 //! Absent: body framing (hyper's).
 
+/// A pattern: headers that nearly every request holds, and that nothing here is done about. They are known by their number, without a look
+/// at their letters.
+macro_rules! usual {
+    () => {
+        http::header::HOST
+            | http::header::USER_AGENT
+            | http::header::ACCEPT_ENCODING
+            | http::header::ACCEPT_LANGUAGE
+            | http::header::AUTHORIZATION
+            | http::header::CACHE_CONTROL
+            | http::header::CONTENT_TYPE
+            | http::header::IF_MODIFIED_SINCE
+            | http::header::IF_NONE_MATCH
+            | http::header::ORIGIN
+            | http::header::PRAGMA
+            | http::header::REFERER
+            | http::header::UPGRADE_INSECURE_REQUESTS
+    };
+}
+
 pub mod cache;
 pub mod check;
 pub mod cookies;

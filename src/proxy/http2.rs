@@ -6,7 +6,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::Worker;
 use super::answering::Answering;
+use super::corked::Corked;
 use super::exchange::Exchange;
 use super::handle::Peer;
 use super::streams::{Session, Streams};
@@ -60,10 +61,9 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
         let stream = session.begin(request.method() == Method::HEAD);
         Answering::to(&peer, Exchange::Stream(stream), request)
     });
-    let left = Arc::default();
-    let io = TokioIo::new(Metered { io: Some(io), session: Arc::clone(&session), left: Arc::clone(&left) });
+    let metered = Metered { line: Arc::new(Mutex::new(Corked::new(io))), session: Arc::clone(&session) };
     let ended = {
-        let connection = settings(&session, &peer).serve_connection(io, service);
+        let connection = settings(&session, &peer).serve_connection(TokioIo::new(metered.clone()), service);
         let mut connection = pin!(connection);
         let mut has_left = false;
         poll_fn(|cx| {
@@ -95,7 +95,9 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
                     has_left = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                let polled = connection.as_mut().poll(cx);
+                metered.drain(cx);
+                if let Poll::Ready(ended) = polled {
                     return Poll::Ready(Some(ended));
                 }
                 // an answer that was there at once may have said that it is the last
@@ -106,14 +108,13 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
         })
         .await
     };
-    let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
     // before the socket is gone: who sees it go may look at the figures
     count_end(&peer.worker, &session, &ended);
-    if let (Some(Ok(())), Some(io)) = (&ended, left) {
+    if let Some(Ok(())) = ended {
         // it goes by itself, and in a moment
         peer.state.deadline.works();
         // on the heap, since it takes room that no connection needs while it lasts
-        Box::pin(linger(io)).await;
+        Box::pin(linger(metered)).await;
     }
 }
 
@@ -168,7 +169,7 @@ const CALM: &str = "excessive load";
 
 /// Reads on for a moment once all has been said. A client answers to what it gets (with room for more of it), and a socket that is closed
 /// with that unread is reset, which takes from the client what it has not read yet.
-async fn linger(mut io: impl AsyncRead + Unpin) {
+async fn linger(mut io: Metered) {
     let mut piece = [0; 512];
     // a client that has nothing more to say closes too; who goes on talking is not listened to for ever
     let reading = async { while io.read(&mut piece).await.is_ok_and(|bytes| bytes > 0) {} };
@@ -181,41 +182,42 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// As nginx has it (`lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A client's socket, whose bytes are counted.
+/// A client's connection, whose bytes are counted.
+#[derive(Clone)]
 struct Metered {
-    /// Until it is dropped.
-    io: Option<Box<Wire>>,
+    line: Arc<Line>,
     session: Arc<Session>,
-    /// Where it is left for who closes it.
-    left: Arc<Mutex<Option<Box<Wire>>>>,
 }
+
+/// Shared by what speaks on it and who drives that.
+type Line = Mutex<Corked<Box<Wire>>>;
 
 impl Metered {
-    fn io(&mut self) -> io::Result<&mut Wire> {
-        self.io.as_deref_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    /// Writes somehow, and counts what has left by it.
+    fn write<R>(&self, write: impl FnOnce(&mut Corked<Box<Wire>>) -> Poll<R>) -> Poll<R> {
+        let mut line = lock(&self.line);
+        let before = line.wire().sent();
+        let polled = write(&mut line);
+        self.session.was_written(line.wire().sent() - before, polled.is_pending());
+        polled
     }
 
-    /// Writes somehow, and counts what has left by it.
-    fn write<R>(&mut self, write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        let io = self.io()?;
-        let before = io.sent();
-        let polled = write(Pin::new(io));
-        let sent = io.sent() - before;
-        self.session.was_written(sent, polled.is_pending());
-        polled
+    /// Sends what was said, but for what the client does not take yet.
+    fn drain(&self, cx: &mut Context<'_>) {
+        if self.write(|line| line.poll_drain(cx)).is_ready() && lock(&self.line).is_empty() {
+            self.session.was_flushed();
+        }
     }
 }
 
-impl Drop for Metered {
-    fn drop(&mut self) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.io.take();
-    }
+fn lock(line: &Line) -> MutexGuard<'_, Corked<Box<Wire>>> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(self.io()?).poll_read(cx, buf);
+        let polled = lock(&self.line).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
         if bytes > 0 && !self.session.may_read(bytes) {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
@@ -225,27 +227,24 @@ impl AsyncRead for Metered {
 }
 
 impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(|io| io.poll_write(cx, buf))
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.write(|io| io.poll_write_vectored(cx, bufs))
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.write(|line| line.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.write(|io| io.poll_flush(cx));
-        if polled.is_ready() {
-            self.session.was_flushed();
-        }
-        polled
+    /// What is held is sent by who drives the connection.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.io()?).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write(|line| line.poll_shutdown(cx))
     }
 }

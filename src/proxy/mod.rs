@@ -10,6 +10,7 @@ mod body;
 mod clients;
 mod common;
 mod connections;
+mod corked;
 mod email;
 mod exchange;
 mod facts;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::tcp::Tcp;
 use crate::tls::server::HTTP2;
 
 /// What carries a connection.
@@ -30,7 +31,7 @@ impl Wire {
             Self::Tls(stream) => stream.get_ref().0,
         };
         // what is wrong with it is said by the read
-        stream.stream.poll_read_ready(cx).map(|_| ())
+        stream.stream.socket().poll_read_ready(cx).map(|_| ())
     }
 
     /// Whether HTTP/2 was agreed on, which only TLS can do: plaintext is HTTP/1.
@@ -91,13 +92,13 @@ impl AsyncWrite for Wire {
 /// A socket that counts what it has sent.
 #[derive(Debug)]
 pub(super) struct Counted {
-    stream: TcpStream,
+    stream: Tcp,
     sent: u64,
 }
 
 impl Counted {
     pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, sent: 0 }
+        Self { stream: Tcp::new(stream), sent: 0 }
     }
 
     fn count(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -145,7 +145,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// Why the server is not to be spoken to.
-    pub async fn handshake(&self, stream: TcpStream, offer: Offer) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, offer: Offer) -> Result<TlsStream<S>, HandshakeError> {
         let name = ServerName::try_from(self.name.clone())
             // names in a policy are such
             .map_err(|error| HandshakeError::Broken(io::Error::new(io::ErrorKind::InvalidInput, error)))?;

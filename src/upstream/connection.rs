@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use super::http1::Http1;
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
+use crate::tcp::Tcp;
 use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 
 /// What carries a request body to a server.
@@ -131,9 +132,9 @@ pub(super) struct Way {
 
 /// A connection on which a server was reached.
 pub(super) enum Stream {
-    Plain(TcpStream),
+    Plain(Tcp),
     /// On the heap, so that plaintext costs no more than without it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 /// What a new connection speaks.
@@ -328,10 +329,10 @@ impl Switched {
 
     /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile.
     pub async fn stream(self) -> Option<(Box<dyn Carrier>, Bytes)> {
-        match self.upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>() {
+        match self.upgrade.await.ok()?.downcast::<TokioIo<Tcp>>() {
             Ok(parts) => Some((Box::new(parts.io.into_inner()), parts.read_buf)),
             Err(upgraded) => {
-                let parts = upgraded.downcast::<TokioIo<Box<TlsStream<TcpStream>>>>().ok()?;
+                let parts = upgraded.downcast::<TokioIo<Box<TlsStream<Tcp>>>>().ok()?;
                 Some((parts.io.into_inner(), parts.read_buf))
             }
         }
@@ -346,6 +347,7 @@ pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, Connec
 async fn begin(way: &Way) -> Result<Stream, ConnectError> {
     let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
     stream.set_nodelay(true).map_err(ConnectError::Socket)?;
+    let stream = Tcp::new(stream);
     match &way.tls {
         None => Ok(Stream::Plain(stream)),
         Some(tls) => tls.handshake(stream, way.offer).await.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls),

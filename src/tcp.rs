@@ -1,0 +1,102 @@
+//! A TCP connection that sends little things with the cheaper call: `send` costs the kernel a fifth of a microsecond less than `writev`,
+//! and putting a small head and a small body together costs next to nothing.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Bytes in all, up to which pieces are put together.
+const LITTLE: usize = 2048;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Tcp(TcpStream);
+
+impl Tcp {
+    /// What such a connection is made of.
+    #[must_use]
+    pub const fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
+    /// The socket.
+    #[must_use]
+    pub const fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.0);
+        if let [only] = bufs {
+            return stream.poll_write(cx, only);
+        }
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() > LITTLE {
+            return stream.poll_write_vectored(cx, bufs);
+        }
+        let mut together = [0; LITTLE];
+        let mut end = 0;
+        for buf in bufs {
+            together[end..end + buf.len()].copy_from_slice(buf);
+            end += buf.len();
+        }
+        stream.poll_write(cx, &together[..end])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn pieces_arrive_in_order_however_many_and_large_they_are() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+            let (mut near, mut far) = (Tcp::new(near.unwrap()), far.unwrap().0);
+            for lengths in
+                [&[0][..], &[1], &[5000], &[0, 0], &[1, 0, 2], &[159, 1024], &[LITTLE, 0], &[LITTLE, 1], &[1, LITTLE], &[700, 700, 648]]
+            {
+                let pieces: Vec<Vec<u8>> = (b'a'..).zip(lengths).map(|(letter, &length)| vec![letter; length]).collect();
+                let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                let sent = poll_fn(|cx| Pin::new(&mut near).poll_write_vectored(cx, &slices)).await.unwrap();
+                assert_eq!(sent, lengths.iter().sum::<usize>(), "{lengths:?} fit into an empty socket");
+                let mut arrived = vec![0; sent];
+                far.read_exact(&mut arrived).await.unwrap();
+                assert!(arrived == pieces.concat(), "{lengths:?}");
+            }
+        });
+    }
+}

@@ -241,6 +241,9 @@ pub(super) enum Phase {
     Body,
 }
 
+/// Of `since_rest`: there was more than one.
+const MANY: u8 = 2;
+
 impl Phase {
     /// The phase of this number.
     pub(super) const fn of(number: u8) -> Self {
@@ -269,6 +272,8 @@ pub(super) struct State {
     stalled: AtomicBool,
     /// The last request had a body, of which some may still be on its way.
     had_body: AtomicBool,
+    /// Requests since it last rested: none, one, or more.
+    since_rest: AtomicU8,
     /// For the body of this request.
     upload: Account,
     /// For what the client takes.
@@ -287,6 +292,7 @@ impl State {
             gate,
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            since_rest: AtomicU8::new(0),
             upload: Account::default(),
             answer: Account::default(),
         };
@@ -319,12 +325,15 @@ impl State {
     pub(super) fn begin(&self, has_body: bool) {
         self.enter(Phase::Busy);
         self.had_body.store(has_body, Ordering::Relaxed);
+        let before = self.since_rest.load(Ordering::Relaxed);
+        self.since_rest.store(MANY.min(before + 1), Ordering::Relaxed);
     }
 
-    /// Whether the connection has nothing under way, and had nothing when a sweep came by: no byte of a request, none of an answer. It is
-    /// asked when all that there was to read and to write has been.
+    /// Whether the connection has nothing under way, no byte of a request and none of an answer; and either had nothing when a sweep came
+    /// by, or comes from a rest: who waits asks once, and then not for a while. It is asked when all that there was to read and to write
+    /// has been.
     pub(super) fn may_rest(&self) -> bool {
-        if !self.deadline.is_to_look() {
+        if self.since_rest.load(Ordering::Relaxed) != 1 && !self.deadline.is_to_look() {
             return false;
         }
         // what is under way now sets the time anew when it is over
@@ -338,6 +347,7 @@ impl State {
 
     /// It is in hyper's hands, until it is found to have nothing to do: what woke it may have been a part of a TLS record, and no request.
     pub(super) fn rises(&self) {
+        self.since_rest.store(0, Ordering::Relaxed);
         self.place.rests(false);
         self.deadline.look();
     }

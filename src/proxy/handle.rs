@@ -228,7 +228,7 @@ fn enter(mut entering: Entering) -> Awaited {
                 }
             },
         };
-        let slot = match slot_at_once(&entering) {
+        let slot = match slot_at_once(&entering, is_upload) {
             Some(slot) => slot,
             None => match Box::pin(slot(&entering)).await {
                 Ok(slot) => slot,
@@ -258,8 +258,9 @@ fn enter(mut entering: Entering) -> Awaited {
                 let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
                 *answer.version_mut() = Version::HTTP_11;
                 let headers = answer.headers_mut();
-                hop::strip_response(headers);
-                cookies::strip_from_site(headers);
+                if hop::strip_response(headers) {
+                    cookies::strip_from_site(headers);
+                }
                 if set_tokens(&regime, &facts, &decision, now, headers) {
                     cache::make_private(headers);
                 }
@@ -289,13 +290,15 @@ fn ask(decision: &Decision) -> Ask {
     Ask { open: decision.verdict == Verdict::Open && decision.pass.is_none(), pass: decision.pass.map(|id| id.0), counts: decision.counts }
 }
 
-fn slot_at_once(entering: &Entering) -> Option<Slot> {
+fn slot_at_once(entering: &Entering, is_upload: bool) -> Option<Slot> {
     let worker = &*entering.peer.worker;
+    // without a body there was nothing to wait for
+    let now = if is_upload { worker.clock.moment() } else { entering.now.mono };
     let ask = ask(&entering.decision);
     if entering.decision.observed {
         Some(worker.upstream.slot_anyway(ask, worker.index))
     } else {
-        worker.upstream.slot_now(ask, worker.index)
+        worker.upstream.slot_now(ask, worker.index, now)
     }
 }
 

@@ -1,7 +1,9 @@
 //! One connection that speaks HTTP/1: hyper's own server, with our deadlines; and the WebSocket that it may become.
 //!
 //! hyper keeps ten kilobytes and more of buffers for a connection, and most connections are between two requests. One that is so when the
-//! sweep of the deadlines comes by, ten times a second, is taken out of hyper's hands, and is no more than a socket until something comes.
+//! sweep of the deadlines comes by, ten times a second, is taken out of hyper's hands, and is no more than a socket until something comes;
+//! one that has just come from such a rest, at once, or thousands of visitors who ask once in a minute would leave the memory of all their
+//! buffers in pieces.
 //!
 //! Always holds: only a connection that has nothing under way is taken apart (`State::may_rest`). What was left of a body would else be
 //! read as a request.

@@ -87,7 +87,10 @@ pub fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> 
     // a stream can't become a WebSocket
     let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
     match idle(&mut slot, offer) {
-        Some(connection) => Sending(Way::Once(Exchange::begin(slot, connection, request, Try { asked, offer, number: 1 }))),
+        Some(connection) => {
+            let started = slot.taken;
+            Sending(Way::Once(Exchange::begin(slot, connection, request, started, Try { asked, offer, number: 1 })))
+        }
         // rarely needed, so it takes no room in every request
         None => Sending(Way::Further(Box::pin(connect(slot, request, Try { asked, offer, number: 1 })))),
     }
@@ -161,7 +164,8 @@ async fn again(unsent: Box<Unsent>) -> Result<Answered, Failure> {
 async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Try) -> Result<Answered, Failure> {
     loop {
         let connection = connection(&mut slot, this.offer).await?;
-        let mut exchange = Exchange::begin(slot, connection, request, this);
+        let started = slot.upstream.clock.moment();
+        let mut exchange = Exchange::begin(slot, connection, request, started, this);
         match poll_fn(|cx| exchange.poll(cx)).await {
             Ok(answered) => return answered,
             Err(unsent) => (slot, request, this) = unsent.next().await,
@@ -248,12 +252,17 @@ fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
     Failure::Connect(error)
 }
 
-/// What it takes to send a request again. A list of headers, since a map of them costs twice as much to make, and is hardly ever needed.
+/// What it takes to send a request again.
 struct Spare {
     method: Method,
     uri: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Copied, each as `name:value` and a line feed, which neither holds: what shares the memory of the headers costs more to make and to
+    /// drop, and this is hardly ever needed.
+    headers: Vec<u8>,
 }
+
+/// Bytes that the headers of most requests take.
+const USUAL_HEADERS: usize = 1024;
 
 impl Spare {
     /// Of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
@@ -261,10 +270,15 @@ impl Spare {
         let empty = matches!(request.body(), Either::Left(Either::Left(_)));
         let idempotent =
             matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
-        (empty && idempotent).then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        (empty && idempotent).then(|| {
+            let mut headers = Vec::with_capacity(USUAL_HEADERS);
+            for (name, value) in request.headers() {
+                headers.extend_from_slice(name.as_str().as_bytes());
+                headers.push(b':');
+                headers.extend_from_slice(value.as_bytes());
+                headers.push(b'\n');
+            }
+            Self { method: request.method().clone(), uri: request.uri().clone(), headers }
         })
     }
 
@@ -272,8 +286,14 @@ impl Spare {
         let mut request = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
-        for (name, value) in self.headers {
-            request.headers_mut().append(name, value);
+        for line in self.headers.split_inclusive(|&byte| byte == b'\n') {
+            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+            // they were such before
+            let name = HeaderName::from_bytes(&line[..colon]);
+            let value = HeaderValue::from_bytes(&line[colon + 1..line.len() - 1]);
+            if let (Ok(name), Ok(value)) = (name, value) {
+                request.headers_mut().append(name, value);
+            }
         }
         request
     }
@@ -336,11 +356,10 @@ struct Live {
 }
 
 impl Exchange {
-    fn begin(slot: Slot, mut connection: Connection, request: Request<RequestBody>, this: Try) -> Self {
+    fn begin(slot: Slot, mut connection: Connection, request: Request<RequestBody>, started: Moment, this: Try) -> Self {
         let spare = (this.number == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
         let timeout = slot.settings.timeouts.response;
         connection.deadline().set(timeout);
-        let started = slot.upstream.clock.moment();
         let request = match request.body() {
             Either::Left(_) => request,
             Either::Right(_) => {
@@ -390,7 +409,9 @@ impl Live {
             slot.finish_closed(connection);
             return Err(Failure::Switched);
         }
-        let waited = slot.upstream.clock.moment().since(started);
+        let now = slot.upstream.clock.moment();
+        slot.ended = Some(now);
+        let waited = now.since(started);
         let shard = &slot.upstream.workers[slot.worker].shard;
         shard.observe(Timing::FirstByte, waited);
         let switched = switches.then(|| Switched::of(&mut answer));
@@ -461,5 +482,33 @@ impl Live {
         };
         slot.finish_closed(connection);
         failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Empty, Full};
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_sent_again_is_the_same() {
+        let request = Request::builder().method("PUT").uri("/a?b=c:d");
+        let headers = [("host", "a:1"), ("x-empty", ""), ("x-two", "1"), ("cookie", "a=b; c=\u{fc}:\t\"d\""), ("x-two", "2")];
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value.as_bytes()));
+        let request = request.header("x-long", "l".repeat(5000)).body(Either::Left(Either::Left(Empty::new()))).unwrap();
+        let again = Spare::of(&request).unwrap().into_request();
+        assert_eq!((again.method(), again.uri(), again.version()), (request.method(), request.uri(), request.version()));
+        assert_eq!(again.headers(), request.headers());
+    }
+
+    #[test]
+    fn what_must_not_be_sent_again_is_not_kept() {
+        let request = |method: &str, body| Request::builder().method(method).body(body).unwrap();
+        let none = || Either::Left(Either::Left(Empty::new()));
+        for (method, is_kept) in [("GET", true), ("HEAD", true), ("DELETE", true), ("POST", false), ("PATCH", false), ("REPORT", false)] {
+            assert_eq!(Spare::of(&request(method, none())).is_some(), is_kept, "{method}");
+        }
+        assert!(Spare::of(&request("PUT", Either::Left(Either::Right(Full::new(Bytes::from_static(b"body")))))).is_none());
     }
 }

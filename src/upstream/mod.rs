@@ -96,6 +96,9 @@ pub struct Slot {
     worker: usize,
     settings: Settings,
     connection: Option<Connection>,
+    taken: Moment,
+    /// When the upstream was done, if it is dropped in the same moment: one reading of the clock less.
+    ended: Option<Moment>,
     /// What to tell the server's health.
     outcome: Option<bool>,
 }
@@ -168,12 +171,11 @@ impl Upstream {
     }
 
     /// A slot, if one is free and nobody else is next.
-    pub fn slot_now(self: &Arc<Self>, ask: Ask, worker: usize) -> Option<Slot> {
-        let asked = self.clock.moment();
+    pub fn slot_now(self: &Arc<Self>, ask: Ask, worker: usize, now: Moment) -> Option<Slot> {
         let mut inner = self.lock();
         let draws = inner.draw();
-        let grant = inner.slots.ask_now(ask, draws, asked)?;
-        let slot = self.slot_of(&mut inner, grant, ask, worker);
+        let grant = inner.slots.ask_now(ask, draws, now)?;
+        let slot = self.slot_of(&mut inner, grant, ask, worker, now);
         drop(inner);
         self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
         Some(slot)
@@ -192,7 +194,7 @@ impl Upstream {
             match inner.slots.ask(ask, draws, asked, Waiter { worker, ask, granted: sender }) {
                 Answer::Granted(grant) => {
                     self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
-                    return Ok(self.slot_of(&mut inner, grant, ask, worker));
+                    return Ok(self.slot_of(&mut inner, grant, ask, worker, asked));
                 }
                 Answer::Queued(number) => (number, receiver),
                 Answer::Full(_) => return Err(NoSlot::QueueFull),
@@ -238,7 +240,7 @@ impl Upstream {
         let draws = inner.draw();
         let grant = inner.slots.take_anyway(ask, draws, now);
         self.workers[worker].shard.observe(Timing::SlotWait, Duration::ZERO);
-        self.slot_of(&mut inner, grant, ask, worker)
+        self.slot_of(&mut inner, grant, ask, worker, now)
     }
 
     /// How the site stands, for the law.
@@ -258,7 +260,7 @@ impl Upstream {
         self.lock().slots.queued()
     }
 
-    fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize) -> Slot {
+    fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize, now: Moment) -> Slot {
         let room = inner.slots.room(grant.server);
         let peer = &mut inner.peers[grant.server];
         let connection = if let Some(ride) = peer.board(worker, &self.workers[worker].deadlines) {
@@ -267,7 +269,8 @@ impl Upstream {
         } else {
             peer.take_idle(worker, room).map(Connection::Http1)
         };
-        Slot { upstream: Arc::clone(self), grant, ask, worker, settings: inner.settings, connection, outcome: None }
+        let (upstream, settings) = (Arc::clone(self), inner.settings);
+        Slot { upstream, grant, ask, worker, settings, connection, taken: now, ended: None, outcome: None }
     }
 
     /// Takes slots for those who are next, while the lock is held; [`hand_out`] tells them when it no longer is.
@@ -276,7 +279,7 @@ impl Upstream {
         while inner.slots.queued() > 0 {
             let draws = inner.draw();
             let Some((waiter, grant)) = inner.slots.next(draws, now) else { break };
-            let slot = self.slot_of(inner, grant, waiter.ask, waiter.worker);
+            let slot = self.slot_of(inner, grant, waiter.ask, waiter.worker, now);
             granted.push((waiter.granted, slot));
         }
         granted
@@ -312,8 +315,9 @@ impl Slot {
     }
 
     /// Gives the slot back when its connection is closed: another one that was made sooner would be one too many.
-    fn finish_closed(self, connection: Connection) {
+    fn finish_closed(mut self, connection: Connection) {
         if let Some(closing) = connection.close() {
+            self.ended = None;
             tokio::spawn(async move {
                 closing.await;
                 drop(self);
@@ -342,7 +346,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let upstream = Arc::clone(&self.upstream);
-        let now = upstream.clock.moment();
+        let now = self.ended.unwrap_or_else(|| upstream.clock.moment());
         let mut inner = upstream.lock();
         let server = self.grant.server;
         inner.slots.release(self.grant, self.ask, self.outcome == Some(true), now);

@@ -90,7 +90,7 @@ pub(super) struct Held {
 }
 
 /// The body of an answer whose head has just come.
-pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
+pub(super) fn answer_body(mut body: SiteBody, mut held: Held) -> AnswerBody {
     if body.is_end_stream() {
         held.done();
         return AnswerBody::Piece(None);
@@ -126,6 +126,7 @@ pub(super) fn answer_body(mut body: SiteBody, held: Held) -> AnswerBody {
             Poll::Pending => break,
         }
     }
+    held.slot.ended = None;
     let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
     tokio::spawn(pump(body, held, Arc::clone(&shared)));
     AnswerBody::Relayed(Relayed { shared, hint })
@@ -185,6 +186,7 @@ impl Held {
         if self.connection.is_ready() {
             return self.slot.finish(self.connection);
         }
+        self.slot.ended = None;
         // a server that has answered and takes nothing more of the upload
         self.connection.deadline().set(self.slot.settings.timeouts.response);
         tokio::spawn(async move {

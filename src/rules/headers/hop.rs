@@ -26,14 +26,14 @@ use super::check::is_token;
 /// Without `Transfer-Encoding`, hyper's client sends no body of unknown length under GET or HEAD: who forwards such a body puts it back.
 pub fn strip_request(headers: &mut HeaderMap) {
     let mut found = Found::default();
-    for name in headers.keys() {
+    for (name, value) in &*headers {
         match *name {
-            CONNECTION => found.connection = true,
+            CONNECTION => found.connection(value),
             TE => found.te = true,
             TRANSFER_ENCODING => found.transfer_encoding = true,
             UPGRADE => found.upgrade = true,
             EXPECT => found.expect = true,
-            CONTENT_LENGTH => found.length = true,
+            CONTENT_LENGTH => found.rewritten |= has_zeros(value),
             COOKIE | ACCEPT | usual!() => {}
             _ => match name.as_str() {
                 "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
@@ -41,9 +41,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
             },
         }
     }
-    if found.connection {
-        strip_nominated(headers);
-    }
+    strip_connection(headers, &found);
     if found.transfer_encoding {
         headers.remove(TRANSFER_ENCODING);
     }
@@ -53,7 +51,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
     if found.expect {
         headers.remove(EXPECT);
     }
-    if found.length {
+    if found.rewritten {
         strip_zeros(headers);
     }
     if found.named {
@@ -74,27 +72,32 @@ pub fn strip_request(headers: &mut HeaderMap) {
 ///
 /// `Content-Length` is left only if it says how long the body is: not beside `Transfer-Encoding`, which overrides it (RFC 9112, section
 /// 6.3), and once, where the site repeats it.
-pub fn strip_response(headers: &mut HeaderMap) {
+///
+/// Tells whether the answer sets cookies.
+pub fn strip_response(headers: &mut HeaderMap) -> bool {
     let mut found = Found::default();
-    for name in headers.keys() {
+    let (mut lengths, mut sets_cookies) = (0, false);
+    for (name, value) in &*headers {
         match *name {
-            CONNECTION => found.connection = true,
+            CONNECTION => found.connection(value),
             TRANSFER_ENCODING => found.transfer_encoding = true,
             UPGRADE => found.upgrade = true,
-            CONTENT_LENGTH => found.length = true,
+            CONTENT_LENGTH => {
+                lengths += 1;
+                found.rewritten |= lengths > 1 || value.as_bytes().contains(&b',');
+            }
+            SET_COOKIE => sets_cookies = true,
             // as in a request
-            DATE | SERVER | CONTENT_TYPE | CACHE_CONTROL | SET_COOKIE | VARY | ETAG | LAST_MODIFIED | EXPIRES | LOCATION
-            | CONTENT_ENCODING | ACCEPT_RANGES => {}
+            DATE | SERVER | CONTENT_TYPE | CACHE_CONTROL | VARY | ETAG | LAST_MODIFIED | EXPIRES | LOCATION | CONTENT_ENCODING
+            | ACCEPT_RANGES => {}
             _ => found.named |= matches!(name.as_str(), "keep-alive" | "proxy-connection"),
         }
     }
-    if found.connection {
-        strip_nominated(headers);
-    }
+    strip_connection(headers, &found);
     if found.transfer_encoding {
         headers.remove(TRANSFER_ENCODING);
         headers.remove(CONTENT_LENGTH);
-    } else if found.length {
+    } else if found.rewritten {
         merge_lengths(headers);
     }
     if found.upgrade {
@@ -103,32 +106,37 @@ pub fn strip_response(headers: &mut HeaderMap) {
     if found.named {
         remove_where(headers, |name| matches!(name, "keep-alive" | "proxy-connection"));
     }
+    sets_cookies
 }
 
-/// What one pass over the names has seen: most requests hold one or two of these, and a look-up for each would cost more.
+/// What one pass over the headers has seen: most requests hold one or two of these, and a look-up for each would cost more.
 #[derive(Default)]
 struct Found {
     connection: bool,
+    /// It names headers that must be looked for.
+    names_others: bool,
     te: bool,
     transfer_encoding: bool,
     upgrade: bool,
     expect: bool,
-    length: bool,
+    /// A length is not written as it should be.
+    rewritten: bool,
     named: bool,
 }
 
+impl Found {
+    fn connection(&mut self, line: &HeaderValue) {
+        self.connection = true;
+        self.names_others |= !is_plain(line);
+    }
+}
+
 /// Removes `Connection` and what it names. At most one look-up for every two bytes of it, which `limits.header_bytes` bounds.
-fn strip_nominated(headers: &mut HeaderMap) {
-    // where no name is repeated the first line is the only one
-    if headers.keys_len() == headers.len() {
-        if let Some(line) = headers.remove(CONNECTION)
-            && !is_plain(&line)
-        {
-            remove_options(headers, &line);
-        }
+fn strip_connection(headers: &mut HeaderMap, found: &Found) {
+    if !found.connection {
         return;
     }
-    if !headers.get_all(CONNECTION).iter().all(is_plain) {
+    if found.names_others {
         let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
         lines.iter().for_each(|line| remove_options(headers, line));
     }
@@ -224,6 +232,10 @@ fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     }
 }
 
+fn has_zeros(length: &HeaderValue) -> bool {
+    length.as_bytes().first() == Some(&b'0') && length.len() > 1
+}
+
 fn strip_zeros(headers: &mut HeaderMap) {
     let Some(length) = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return };
     let zeros = length.iter().take_while(|&&byte| byte == b'0').count();
@@ -238,12 +250,8 @@ fn strip_zeros(headers: &mut HeaderMap) {
 
 /// Leaves one `Content-Length` of several, or of a list. hyper's client has checked that all are equal.
 fn merge_lengths(headers: &mut HeaderMap) {
-    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lines.next() else { return };
-    if lines.next().is_none() && !first.as_bytes().contains(&b',') {
-        return;
-    }
-    let number = options(first).next().and_then(|number| HeaderValue::from_bytes(number).ok());
+    let first = headers.get(CONTENT_LENGTH).and_then(|first| options(first).next());
+    let number = first.and_then(|number| HeaderValue::from_bytes(number).ok());
     if let Some(number) = number {
         headers.insert(CONTENT_LENGTH, number);
     }

@@ -68,7 +68,7 @@ fn row(world: &mut World, over: Over, name: &'static str, (connections, idle_ms)
     visitors.connections = connections;
     visitors.tls = (!matches!(over, Over::Plain)).then(|| world.tls(false));
     visitors.streams = matches!(over, Over::Http2).then_some(STREAMS);
-    let kept: Kept = world.load.order(&Order::Idle(Idle { visitors, idle_ms, watched: tree(&front.process)? }))?;
+    let kept: Kept = world.load.order(&Order::Idle(Idle { visitors, idle_ms, watched: tree(&front.processes)? }))?;
     let each = |of: fn(&Memory) -> u64| (of(&kept.idle) as f64 - of(&kept.before) as f64) / connections as f64 / 1024.0;
     let bar = over.bar().filter(|_| front.admin.is_some()).map_or_else(String::new, |bar| format!("{:.1}", bar as f64 / 1024.0));
     Ok(format!(

@@ -145,7 +145,7 @@ pub(super) fn in_turn(load: &mut Load, fronts: &[(&Front, Visitors)], length: Le
     let mut measured: Vec<Vec<Measured>> = fronts.iter().map(|_| Vec::new()).collect();
     for _ in 0..length.rounds {
         for ((front, visitors), measured) in fronts.iter().zip(&mut measured) {
-            let crowd = Crowd { visitors: visitors.clone(), window_ms: length.window_ms, watched: tree(&front.process)? };
+            let crowd = Crowd { visitors: visitors.clone(), window_ms: length.window_ms, watched: tree(&front.processes)? };
             measured.push(load.order(&Order::Crowd(crowd)).with_context(|| front.name)?);
         }
     }

@@ -71,6 +71,7 @@ impl World {
             slots: SLOTS,
             connections: ENOUGH,
             workers: 1,
+            beside: None,
             cores: front_cores,
         };
         let mut fronts = vec![start_gate("tidegate", Path::new(GATE), true, &setting).context("tidegate")?];
@@ -101,12 +102,13 @@ impl World {
         if self.cores.is_some() { "front alone on one core, crowd and site on another" } else { "not pinned to cores" }
     }
 
-    /// A gate with so many workers, on two cores, of which the second is the crowd's where there is no third.
-    pub(super) fn gate_on_two_cores(&self, name: &'static str, workers: usize) -> anyhow::Result<Front> {
+    /// A gate with so many workers, on two cores, of which the second is the crowd's where there is no third. `beside`: where another one
+    /// listens, with which it shares its visitors.
+    pub(super) fn gate_on_two_cores(&self, name: &'static str, workers: usize, beside: Option<SocketAddr>) -> anyhow::Result<Front> {
         let cores = self.cores.as_ref().map(|cores| cores.two_workers);
         let directory = self.directory.path();
         copy_keys(&directory.join("tidegate"), &directory.join(name))?;
-        start_gate(name, Path::new(GATE), true, &Setting { workers, cores, ..self.setting(directory, ENOUGH) })
+        start_gate(name, Path::new(GATE), true, &Setting { workers, beside, cores, ..self.setting(directory, ENOUGH) })
     }
 
     /// Another process of a front, with room for so many connections.
@@ -124,7 +126,7 @@ impl World {
     fn setting<'a>(&'a self, directory: &'a Path, connections: usize) -> Setting<'a> {
         let Self { site, certificates, .. } = self;
         let cores = self.cores.as_ref().map(|cores| cores.front);
-        Setting { directory, site: *site, certificates, slots: SLOTS, connections, workers: 1, cores }
+        Setting { directory, site: *site, certificates, slots: SLOTS, connections, workers: 1, beside: None, cores }
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -229,15 +231,15 @@ fn cookies(gate: &Front, name: &str, (connections, each): (usize, usize)) -> any
 }
 
 /// A process and its children: nginx works in one.
-pub(super) fn tree(process: &Process) -> anyhow::Result<Vec<u32>> {
-    let parent = process.0.id();
-    let mut tree = vec![parent];
+pub(super) fn tree(processes: &[Process]) -> anyhow::Result<Vec<u32>> {
+    let parents: Vec<u32> = processes.iter().map(|process| process.0.id()).collect();
+    let mut tree = parents.clone();
     for entry in fs::read_dir("/proc")? {
         let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // it may have ended since; its parent is the second field after the name, which is in brackets
         let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
         let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
-        if fields.split(' ').nth(1).and_then(|field| field.parse().ok()) == Some(parent) {
+        if fields.split(' ').nth(1).and_then(|field| field.parse().ok()).is_some_and(|parent| parents.contains(&parent)) {
             tree.push(id);
         }
     }

@@ -20,7 +20,7 @@ pub(super) struct Front {
     /// The same within TLS, where HTTP/2 is spoken too.
     pub(super) proxied_tls: Option<SocketAddr>,
     pub(super) diverted_tls: Option<SocketAddr>,
-    pub(super) process: Process,
+    pub(super) processes: Vec<Process>,
     /// The admin listener of a gate.
     pub(super) admin: Option<SocketAddr>,
 }
@@ -36,6 +36,8 @@ pub(super) struct Setting<'a> {
     pub(super) connections: usize,
     /// Of a gate: the others have one.
     pub(super) workers: usize,
+    /// Where another gate listens, to share its visitors.
+    pub(super) beside: Option<SocketAddr>,
     /// The cores that a front may run on, as a list for `taskset`; all of them without.
     pub(super) cores: Option<&'a str>,
 }
@@ -85,7 +87,7 @@ impl Certificates {
 pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, setting: &Setting<'_>) -> anyhow::Result<Front> {
     let &Setting { site, slots, connections, workers, cores, .. } = setting;
     let directory = setting.make(name)?;
-    let (address, tls, admin) = (free_address()?, free_address()?, free_address()?);
+    let (address, tls, admin) = (setting.beside.map_or_else(free_address, Ok)?, free_address()?, free_address()?);
     let Certificates { certificate, key, .. } = setting.certificates;
     let https =
         if speaks_tls { format!("https: {{ address: {tls}, certificate: {certificate:?}, key: {key:?} }}, ") } else { String::new() };
@@ -111,7 +113,15 @@ pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, se
     let mut process = Process::start(&mut command)?;
     process.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
     let tls = speaks_tls.then_some(tls);
-    Ok(Front { name, proxied: Some(address), diverted: Some(address), proxied_tls: tls, diverted_tls: tls, process, admin: Some(admin) })
+    Ok(Front {
+        name,
+        proxied: Some(address),
+        diverted: Some(address),
+        proxied_tls: tls,
+        diverted_tls: tls,
+        processes: vec![process],
+        admin: Some(admin),
+    })
 }
 
 // what it is compared with
@@ -137,7 +147,15 @@ pub(super) fn start_nginx(setting: &Setting<'_>, head: &str, page: usize) -> any
     fs::write(directory.join("page.html"), "x".repeat(page))?;
     let process = run_nginx(&directory, &servers, (proxied, load::PAGES[0].0), setting)?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front { name: "nginx", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
+    Ok(Front {
+        name: "nginx",
+        proxied: Some(proxied),
+        diverted: Some(diverted),
+        proxied_tls,
+        diverted_tls,
+        processes: vec![process],
+        admin: None,
+    })
 }
 
 pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
@@ -158,7 +176,7 @@ pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: u
     ));
     let process = run_nginx(&directory, &servers, (diverted, "/ready"), setting)?;
     let (diverted, diverted_tls) = (Some(diverted), Some(diverted_tls));
-    Ok(Front { name: "nginx-memory", proxied: None, diverted, proxied_tls: None, diverted_tls, process, admin: None })
+    Ok(Front { name: "nginx-memory", proxied: None, diverted, proxied_tls: None, diverted_tls, processes: vec![process], admin: None })
 }
 
 fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), setting: &Setting<'_>) -> anyhow::Result<Process> {
@@ -212,7 +230,15 @@ pub(super) fn start_haproxy(setting: &Setting<'_>, head: &str, page: usize) -> a
     config.push('\n');
     let process = run_haproxy(&directory, &config, proxied, setting.cores)?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front { name: "haproxy", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
+    Ok(Front {
+        name: "haproxy",
+        proxied: Some(proxied),
+        diverted: Some(diverted),
+        proxied_tls,
+        diverted_tls,
+        processes: vec![process],
+        admin: None,
+    })
 }
 
 fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, cores: Option<&str>) -> anyhow::Result<Process> {
@@ -234,7 +260,15 @@ pub(super) fn start_relay(setting: &Setting<'_>, _head: &str, _page: usize) -> a
     );
     let process = run_haproxy(&directory, &config, relayed, setting.cores)?;
     let (proxied_tls, diverted_tls) = (None, None);
-    Ok(Front { name: "tcp-relay", proxied: Some(relayed), diverted: None, proxied_tls, diverted_tls, process, admin: None })
+    Ok(Front {
+        name: "tcp-relay",
+        proxied: Some(relayed),
+        diverted: None,
+        proxied_tls,
+        diverted_tls,
+        processes: vec![process],
+        admin: None,
+    })
 }
 
 /// As its documentation has it, with the two forwarding headers that it sets by itself.
@@ -271,7 +305,15 @@ pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> any
     let mut process = Process::start(&mut envoy(|program| command(setting.cores, program), &directory, &config, setting.site)?)?;
     process.wait_until_ready(proxied, load::PAGES[0].0).with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front { name: "envoy", proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, process, admin: None })
+    Ok(Front {
+        name: "envoy",
+        proxied: Some(proxied),
+        diverted: Some(diverted),
+        proxied_tls,
+        diverted_tls,
+        processes: vec![process],
+        admin: None,
+    })
 }
 
 const ENVOY_LISTENER: &str = r#"

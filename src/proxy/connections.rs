@@ -9,8 +9,9 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,6 +25,7 @@ use crate::gate::Gate;
 use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
+use crate::rules::time::Moment;
 use crate::rules::token::VisitorId;
 
 /// All connections of clients.
@@ -241,8 +243,11 @@ pub(super) enum Phase {
     Body,
 }
 
-/// Of `since_rest`: there was more than one.
+/// Of `since_rest`: there was more than one, or may be soon.
 const MANY: u8 = 2;
+
+/// Who has rested for so long waits, and asks now and then. Who has not is reading.
+const LONG_REST: Duration = Duration::from_secs(2);
 
 impl Phase {
     /// The phase of this number.
@@ -272,7 +277,9 @@ pub(super) struct State {
     stalled: AtomicBool,
     /// The last request had a body, of which some may still be on its way.
     had_body: AtomicBool,
-    /// Requests since it last rested: none, one, or more.
+    /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
+    rests_since: AtomicU64,
+    /// Requests since a long rest: none, one, or more.
     since_rest: AtomicU8,
     /// For the body of this request.
     upload: Account,
@@ -292,6 +299,7 @@ impl State {
             gate,
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            rests_since: AtomicU64::new(0),
             since_rest: AtomicU8::new(0),
             upload: Account::default(),
             answer: Account::default(),
@@ -330,7 +338,7 @@ impl State {
     }
 
     /// Whether the connection has nothing under way, no byte of a request and none of an answer; and either had nothing when a sweep came
-    /// by, or comes from a rest: who waits asks once, and then not for a while. It is asked when all that there was to read and to write
+    /// by, or comes from a long rest: who waits asks once, and then not for a while. It is asked when all that there was to read and to write
     /// has been.
     pub(super) fn may_rest(&self) -> bool {
         if self.since_rest.load(Ordering::Relaxed) != 1 && !self.deadline.is_to_look() {
@@ -342,12 +350,14 @@ impl State {
     }
 
     pub(super) fn rests(&self) {
+        self.rests_since.store(self.deadline.now().as_micros(), Ordering::Relaxed);
         self.place.rests(true);
     }
 
     /// It is in hyper's hands, until it is found to have nothing to do: what woke it may have been a part of a TLS record, and no request.
     pub(super) fn rises(&self) {
-        self.since_rest.store(0, Ordering::Relaxed);
+        let rested = self.deadline.now().since(Moment::from_micros(self.rests_since.load(Ordering::Relaxed)));
+        self.since_rest.store(if rested < LONG_REST { MANY } else { 0 }, Ordering::Relaxed);
         self.place.rests(false);
         self.deadline.look();
     }

@@ -2,7 +2,7 @@
 //!
 //! hyper keeps ten kilobytes and more of buffers for a connection, and most connections are between two requests. One that is so when the
 //! sweep of the deadlines comes by, ten times a second, is taken out of hyper's hands, and is no more than a socket until something comes;
-//! one that has just come from such a rest, at once, or thousands of visitors who ask once in a minute would leave the memory of all their
+//! one that has just come from a long rest, at once, or thousands of visitors who ask once in a minute would leave the memory of all their
 //! buffers in pieces.
 //!
 //! Always holds: only a connection that has nothing under way is taken apart (`State::may_rest`). What was left of a body would else be

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, 
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
+use memchr::memchr;
 use tokio::sync::watch;
 
 use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError};
@@ -255,14 +256,13 @@ fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
 /// What it takes to send a request again.
 struct Spare {
     method: Method,
-    uri: Uri,
-    /// Copied, each as `name:value` and a line feed, which neither holds: what shares the memory of the headers costs more to make and to
-    /// drop, and this is hardly ever needed.
-    headers: Vec<u8>,
+    /// The target and the headers, a line each, as `name:value`; none of them holds a line feed. Copied, since what shares the memory of
+    /// the request costs more to make and to drop, and would keep the client's connection from reading into that memory again.
+    lines: Vec<u8>,
 }
 
-/// Bytes that the headers of most requests take.
-const USUAL_HEADERS: usize = 1024;
+/// Bytes that the lines of most requests take.
+const USUAL_LINES: usize = 1024;
 
 impl Spare {
     /// Of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
@@ -271,31 +271,33 @@ impl Spare {
         let idempotent =
             matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
         (empty && idempotent).then(|| {
-            let mut headers = Vec::with_capacity(USUAL_HEADERS);
-            for (name, value) in request.headers() {
-                headers.extend_from_slice(name.as_str().as_bytes());
-                headers.push(b':');
-                headers.extend_from_slice(value.as_bytes());
-                headers.push(b'\n');
+            let mut lines = Vec::with_capacity(USUAL_LINES);
+            match request.uri().path_and_query() {
+                Some(path) if request.uri().authority().is_none() => lines.extend_from_slice(path.as_str().as_bytes()),
+                Some(_) | None => lines.extend_from_slice(request.uri().to_string().as_bytes()),
             }
-            Self { method: request.method().clone(), uri: request.uri().clone(), headers }
+            lines.push(b'\n');
+            for (name, value) in request.headers() {
+                lines.extend_from_slice(name.as_str().as_bytes());
+                lines.push(b':');
+                lines.extend_from_slice(value.as_bytes());
+                lines.push(b'\n');
+            }
+            Self { method: request.method().clone(), lines }
         })
     }
 
-    fn into_request(self) -> Request<RequestBody> {
+    /// The request; `None` if it can't be one, and it was.
+    fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
         *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for line in self.headers.split_inclusive(|&byte| byte == b'\n') {
-            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
-            // they were such before
-            let name = HeaderName::from_bytes(&line[..colon]);
-            let value = HeaderValue::from_bytes(&line[colon + 1..line.len() - 1]);
-            if let (Ok(name), Ok(value)) = (name, value) {
-                request.headers_mut().append(name, value);
-            }
+        let mut lines = self.lines.strip_suffix(b"\n")?.split(|&byte| byte == b'\n');
+        *request.uri_mut() = Uri::try_from(lines.next()?).ok()?;
+        for line in lines {
+            let (name, value) = line.split_at_checked(memchr(b':', line)?)?;
+            request.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(&value[1..]).ok()?);
         }
-        request
+        Some(request)
     }
 }
 
@@ -457,7 +459,7 @@ impl Live {
         let was_stale = request.is_some() && matches!(error, TransportError::Http1(_)) && self.connection.is_reused();
         let number = self.this.number + u32::from(!was_stale);
         let offer = if error.wants_http1() { Offer::Http1 } else { self.this.offer };
-        let next = request.map(|request| *request).or_else(|| spare.map(Spare::into_request));
+        let next = request.map(|request| *request).or_else(|| spare.and_then(Spare::into_request));
         match next.filter(|_| retry && !timed_out && !refused) {
             Some(request) => Ok(Box::new(Unsent { next: Try { offer, number, ..self.this }, live: self, request })),
             None => Err(self.failed(error)),
@@ -493,11 +495,16 @@ mod tests {
 
     #[test]
     fn a_request_that_is_sent_again_is_the_same() {
-        let request = Request::builder().method("PUT").uri("/a?b=c:d");
+        let bodyless = || Either::Left(Either::Left(Empty::new()));
+        for target in ["/", "/a?b=c:d", "*", "/%C3%BC//..;?", "http://site.example:8080/a?b", "http://site.example"] {
+            let request = Request::builder().method("OPTIONS").uri(target).body(bodyless()).unwrap();
+            assert_eq!(Spare::of(&request).unwrap().into_request().unwrap().uri(), request.uri(), "{target}");
+        }
+        let request = Request::builder().method("PUT").uri("/a");
         let headers = [("host", "a:1"), ("x-empty", ""), ("x-two", "1"), ("cookie", "a=b; c=\u{fc}:\t\"d\""), ("x-two", "2")];
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value.as_bytes()));
-        let request = request.header("x-long", "l".repeat(5000)).body(Either::Left(Either::Left(Empty::new()))).unwrap();
-        let again = Spare::of(&request).unwrap().into_request();
+        let request = request.header("x-long", "l".repeat(5000)).body(bodyless()).unwrap();
+        let again = Spare::of(&request).unwrap().into_request().unwrap();
         assert_eq!((again.method(), again.uri(), again.version()), (request.method(), request.uri(), request.version()));
         assert_eq!(again.headers(), request.headers());
     }

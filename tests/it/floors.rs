@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("models", 20),
     ("page", 20),
     ("store", 20),
+    ("tcp", 20),
     ("tls", 20),
     ("gate", 30),
     ("upstream", 40),

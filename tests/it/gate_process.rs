@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::Value;
 
 use crate::support::{Client, Door, Gate, PATIENCE, Process, Scratch, Upstream, ok, own_ports, request, run, tidegate, until};
@@ -377,5 +377,28 @@ fn without_its_data_the_gate_serves_on_and_says_so() {
     gate.process.err.wait("the state to be missed", PATIENCE, |line| line.contains("the state could not be saved").then_some(()));
     assert_eq!(gate.get("/", &[BROWSER, &pass]).status, 200);
     assert_eq!(gate.get("/", &[BROWSER]).status, 503);
+    gate.end();
+}
+
+#[test]
+fn out_of_descriptors_it_says_so_and_goes_on_when_there_are_some() {
+    let upstream = Upstream::answering("the site");
+    let scratch = Scratch::new();
+    let mut gate = Gate::serve(&scratch.write("gate.yaml", &policy(&upstream, "admission: { mode: open }\n")));
+    let mut early = gate.client();
+    assert_eq!(early.get("/", &[]).status, 200);
+    let id = Pid::from_raw(i32::try_from(gate.process.id()).unwrap()).unwrap();
+    let limit = |current| prlimit(Some(id), Resource::Nofile, Rlimit { current: Some(current), ..getrlimit(Resource::Nofile) }).unwrap();
+    let before = limit(3);
+    let mut late = gate.client();
+    late.send(request("GET", "/", &[]));
+    gate.process.err.wait("what it is short of", PATIENCE, |line| line.contains("a connection could not be accepted").then_some(()));
+    assert_eq!(early.get("/", &[]).status, 200, "who is there is served on");
+    limit(before.current.unwrap());
+    assert_eq!(late.answer().status, 200, "who came meanwhile has only waited");
+    let refused = gate.admin("/metrics").text();
+    let refused = refused.lines().find_map(|line| line.strip_prefix("tidegate_requests_refused_total{reason=\"connections\"} "));
+    assert!(refused.is_some_and(|count| count.parse::<f64>().unwrap() >= 1.0), "{refused:?}");
+    assert!(gate.process.runs());
     gate.end();
 }

@@ -277,6 +277,8 @@ pub(super) struct State {
     stalled: AtomicBool,
     /// The last request had a body, of which some may still be on its way.
     had_body: AtomicBool,
+    /// It is being closed.
+    is_ending: AtomicBool,
     /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
     rests_since: AtomicU64,
     /// Requests since a long rest: none, one, or more.
@@ -299,6 +301,7 @@ impl State {
             gate,
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             rests_since: AtomicU64::new(0),
             since_rest: AtomicU8::new(0),
             upload: Account::default(),
@@ -346,7 +349,8 @@ impl State {
         }
         // what is under way now sets the time anew when it is over
         self.deadline.has_looked();
-        self.phase() == Phase::Idle && !self.is_stalled() && !self.had_body.load(Ordering::Relaxed)
+        let is_left_over = self.had_body.load(Ordering::Relaxed) || self.is_ending.load(Ordering::Relaxed);
+        self.phase() == Phase::Idle && !self.is_stalled() && !is_left_over
     }
 
     pub(super) fn rests(&self) {
@@ -523,6 +527,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_shutdown(cx)
+        self.state.is_ending.store(true, Ordering::Relaxed);
+        let before = self.wire.sent();
+        let polled = Pin::new(&mut self.wire).poll_shutdown(cx);
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
+        polled
     }
 }

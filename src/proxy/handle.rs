@@ -292,8 +292,9 @@ fn ask(decision: &Decision) -> Ask {
 
 fn slot_at_once(entering: &Entering, is_upload: bool) -> Option<Slot> {
     let worker = &*entering.peer.worker;
-    // without a body there was nothing to wait for
-    let now = if is_upload { worker.clock.moment() } else { entering.now.mono };
+    // a stream has waited for its task, and an upload for its body
+    let has_waited = is_upload || matches!(entering.exchange, Exchange::Stream(_));
+    let now = if has_waited { worker.clock.moment() } else { entering.now.mono };
     let ask = ask(&entering.decision);
     if entering.decision.observed {
         Some(worker.upstream.slot_anyway(ask, worker.index))

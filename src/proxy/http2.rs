@@ -7,14 +7,14 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Method;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Worker;
 use super::answering::Answering;
@@ -114,7 +114,7 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
         // it goes by itself, and in a moment
         peer.state.deadline.works();
         // on the heap, since it takes room that no connection needs while it lasts
-        Box::pin(linger(metered)).await;
+        Box::pin(linger(&metered.line)).await;
     }
 }
 
@@ -169,10 +169,20 @@ const CALM: &str = "excessive load";
 
 /// Reads on for a moment once all has been said. A client answers to what it gets (with room for more of it), and a socket that is closed
 /// with that unread is reset, which takes from the client what it has not read yet.
-async fn linger(mut io: Metered) {
+///
+/// What it reads is not held against its client: there is no more work to be made.
+async fn linger(line: &Line) {
     let mut piece = [0; 512];
     // a client that has nothing more to say closes too; who goes on talking is not listened to for ever
-    let reading = async { while io.read(&mut piece).await.is_ok_and(|bytes| bytes > 0) {} };
+    let reading = poll_fn(|cx| {
+        loop {
+            let mut piece = ReadBuf::new(&mut piece);
+            match ready!(lock(line).poll_read(cx, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    });
     drop(tokio::time::timeout(LINGER, reading).await);
 }
 

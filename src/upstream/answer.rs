@@ -273,7 +273,13 @@ impl Spare {
         (empty && idempotent).then(|| {
             let mut lines = Vec::with_capacity(USUAL_LINES);
             match request.uri().path_and_query() {
-                Some(path) if request.uri().authority().is_none() => lines.extend_from_slice(path.as_str().as_bytes()),
+                Some(path) if request.uri().authority().is_none() => {
+                    // of `http://host?query` there may be no more than the query
+                    if path.as_str().starts_with('?') {
+                        lines.push(b'/');
+                    }
+                    lines.extend_from_slice(path.as_str().as_bytes());
+                }
                 Some(_) | None => lines.extend_from_slice(request.uri().to_string().as_bytes()),
             }
             lines.push(b'\n');
@@ -500,6 +506,10 @@ mod tests {
             let request = Request::builder().method("OPTIONS").uri(target).body(bodyless()).unwrap();
             assert_eq!(Spare::of(&request).unwrap().into_request().unwrap().uri(), request.uri(), "{target}");
         }
+        let query = Uri::try_from("http://site.example?a").unwrap().path_and_query().unwrap().clone();
+        assert_eq!(query.as_str(), "?a");
+        let request = Request::builder().uri(Uri::from(query)).body(bodyless()).unwrap();
+        assert_eq!(Spare::of(&request).unwrap().into_request().unwrap().uri(), "/?a");
         let request = Request::builder().method("PUT").uri("/a");
         let headers = [("host", "a:1"), ("x-empty", ""), ("x-two", "1"), ("cookie", "a=b; c=\u{fc}:\t\"d\""), ("x-two", "2")];
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value.as_bytes()));

@@ -96,6 +96,7 @@ pub struct Slot {
     worker: usize,
     settings: Settings,
     connection: Option<Connection>,
+    /// When whoever asked for it had it.
     taken: Moment,
     /// When the upstream was done, if it is dropped in the same moment: one reading of the clock less.
     ended: Option<Moment>,
@@ -202,10 +203,12 @@ impl Upstream {
         };
         let mut waiting = Waiting { upstream: self, number, ask, over: false };
         let waited = tokio::time::timeout(deadline, granted).await;
-        self.workers[worker].shard.observe(Timing::SlotWait, self.clock.moment().since(asked));
+        let now = self.clock.moment();
+        self.workers[worker].shard.observe(Timing::SlotWait, now.since(asked));
         match waited {
-            Ok(Ok(slot)) => {
+            Ok(Ok(mut slot)) => {
                 waiting.over = true;
+                slot.taken = now;
                 Ok(slot)
             }
             // a slot that was granted in this very moment is in the dropped receiver, and gives itself back

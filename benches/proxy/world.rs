@@ -71,7 +71,6 @@ impl World {
             slots: SLOTS,
             connections: ENOUGH,
             workers: 1,
-            beside: None,
             cores: front_cores,
         };
         let mut fronts = vec![start_gate("tidegate", Path::new(GATE), true, &setting).context("tidegate")?];
@@ -102,13 +101,12 @@ impl World {
         if self.cores.is_some() { "front alone on one core, crowd and site on another" } else { "not pinned to cores" }
     }
 
-    /// A gate with so many workers, on two cores, of which the second is the crowd's where there is no third. `beside`: where another one
-    /// listens, with which it shares its visitors.
-    pub(super) fn gate_on_two_cores(&self, name: &'static str, workers: usize, beside: Option<SocketAddr>) -> anyhow::Result<Front> {
+    /// A gate with so many workers, on two cores, of which the second is the crowd's where there is no third.
+    pub(super) fn gate_on_two_cores(&self, name: &'static str, workers: usize) -> anyhow::Result<Front> {
         let cores = self.cores.as_ref().map(|cores| cores.two_workers);
         let directory = self.directory.path();
         copy_keys(&directory.join("tidegate"), &directory.join(name))?;
-        start_gate(name, Path::new(GATE), true, &Setting { workers, beside, cores, ..self.setting(directory, ENOUGH) })
+        start_gate(name, Path::new(GATE), true, &Setting { workers, cores, ..self.setting(directory, ENOUGH) })
     }
 
     /// Another process of a front, with room for so many connections.
@@ -126,7 +124,7 @@ impl World {
     fn setting<'a>(&'a self, directory: &'a Path, connections: usize) -> Setting<'a> {
         let Self { site, certificates, .. } = self;
         let cores = self.cores.as_ref().map(|cores| cores.front);
-        Setting { directory, site: *site, certificates, slots: SLOTS, connections, workers: 1, beside: None, cores }
+        Setting { directory, site: *site, certificates, slots: SLOTS, connections, workers: 1, cores }
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -142,6 +140,7 @@ impl World {
     pub(super) fn with_passes(&self, address: SocketAddr) -> Visitors {
         Visitors {
             address,
+            beside: None,
             status: 200,
             cookies: self.passes.clone(),
             path: load::PAGES[0].0.to_owned(),

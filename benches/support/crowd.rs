@@ -36,9 +36,9 @@ impl Crowd {
         let clock = Clock::start();
         let answers = Rc::new(Cell::new(0));
         let mut asking = JoinSet::new();
-        for cookies in self.visitors.cookies()? {
+        for (number, cookies) in self.visitors.cookies()?.into_iter().enumerate() {
             let (status, streams, answers) = (self.visitors.status, self.visitors.streams, Rc::clone(&answers));
-            let (way, path) = (self.visitors.way()?, self.visitors.path.clone());
+            let (way, path) = (self.visitors.way(number)?, self.visitors.path.clone());
             asking.spawn_local(async move {
                 let asked = match streams {
                     None => ask_on(&way, &path, &cookies, status, &answers).await,

@@ -68,9 +68,9 @@ impl Idle {
         let next = Rc::new(Cell::new(0));
         let cookies: Rc<[String]> = cookies.iter().map(|cookies| cookies.first().cloned().unwrap_or_default()).collect();
         let mut coming = JoinSet::new();
-        for _ in 0..AT_ONCE {
+        for number in 0..AT_ONCE {
             let (next, cookies, visitors) = (Rc::clone(&next), Rc::clone(&cookies), self.visitors.clone());
-            let way = self.visitors.way()?;
+            let way = self.visitors.way(number)?;
             coming.spawn_local(async move {
                 let mut stays = Vec::new();
                 while let Some(cookie) = cookies.get(next.replace(next.get() + 1)) {

@@ -113,6 +113,8 @@ fn answer(bytes: usize) -> Vec<u8> {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Visitors {
     pub(super) address: SocketAddr,
+    /// Where every other one comes to instead.
+    pub(super) beside: Option<SocketAddr>,
     /// What the answers must be.
     pub(super) status: u16,
     /// A file with a line for each connection, or for fewer, that are used again: the cookies that it shows in turn, with tabs between
@@ -144,10 +146,11 @@ impl Visitors {
         Ok(lines.lines().cycle().take(self.connections).map(|line| line.split('\t').map(str::to_owned).collect()).collect())
     }
 
-    /// How one of them comes: what is remembered for its next visit is its own.
-    pub(super) fn way(&self) -> anyhow::Result<Way> {
+    /// How one of them comes, of this number: what is remembered for its next visit is its own.
+    pub(super) fn way(&self, number: usize) -> anyhow::Result<Way> {
         let tls = self.tls.as_ref().map(|tls| tls.config(self.streams.is_some())).transpose()?;
-        Ok(Way { address: self.address, tls, fresh: self.fresh })
+        let address = self.beside.filter(|_| number % 2 == 1).unwrap_or(self.address);
+        Ok(Way { address, tls, fresh: self.fresh })
     }
 }
 

@@ -50,9 +50,9 @@ impl Paced {
         let (due, wanted) = (Rc::new(RefCell::new(Due::default())), Rc::new(Semaphore::new(0)));
         let mut asking = JoinSet::new();
         let mut lines = Vec::new();
-        for cookies in self.visitors.cookies()? {
+        for (number, cookies) in self.visitors.cookies()?.into_iter().enumerate() {
             let cookie = cookies.into_iter().next().unwrap_or_default();
-            let line = Line::new(self.visitors.way()?.connect().await?, self.visitors.status);
+            let line = Line::new(self.visitors.way(number)?.connect().await?, self.visitors.status);
             lines.push((line, line::request(&self.visitors.path, &cookie)));
         }
         for (mut line, request) in lines {

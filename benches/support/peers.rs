@@ -36,8 +36,6 @@ pub(super) struct Setting<'a> {
     pub(super) connections: usize,
     /// Of a gate: the others have one.
     pub(super) workers: usize,
-    /// Where another gate listens, to share its visitors.
-    pub(super) beside: Option<SocketAddr>,
     /// The cores that a front may run on, as a list for `taskset`; all of them without.
     pub(super) cores: Option<&'a str>,
 }
@@ -87,7 +85,7 @@ impl Certificates {
 pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, setting: &Setting<'_>) -> anyhow::Result<Front> {
     let &Setting { site, slots, connections, workers, cores, .. } = setting;
     let directory = setting.make(name)?;
-    let (address, tls, admin) = (setting.beside.map_or_else(free_address, Ok)?, free_address()?, free_address()?);
+    let (address, tls, admin) = (free_address()?, free_address()?, free_address()?);
     let Certificates { certificate, key, .. } = setting.certificates;
     let https =
         if speaks_tls { format!("https: {{ address: {tls}, certificate: {certificate:?}, key: {key:?} }}, ") } else { String::new() };

@@ -32,7 +32,7 @@ impl Answering {
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
-            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, exchange, &regime, logged, answer, told))),
+            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
     }
@@ -51,17 +51,17 @@ impl Future for Answering {
                 }
                 let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
                 let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
-                polled.map(|(answer, told)| Ok(finished(peer, exchange.clone(), &peer.worker.gate.regime(), logged.take(), answer, told)))
+                polled.map(|(answer, told)| Ok(finished(peer, exchange.clone(), None, logged.take(), answer, told)))
             }
         }
     }
 }
 
-/// An answer as it goes to the connection.
-fn finished(peer: &Peer, exchange: Exchange, regime: &Regime, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
+/// An answer as it goes to the connection. `regime`: if it is known, or else that of now.
+fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
     let Peer { worker, state, .. } = peer;
-    let limit = regime.policy.limits.connections;
-    let ends = worker.is_draining() || (worker.connections.is_reserved(limit) && !state.place.has_pass());
+    let limit = || regime.map_or_else(|| worker.gate.regime().policy.limits.connections, |regime| regime.policy.limits.connections);
+    let ends = worker.is_draining() || (!state.place.has_pass() && worker.connections.is_reserved(limit()));
     // a connection that switches protocols ends as one of requests anyway, and its `Connection` says so
     if ends && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::close(&mut answer);

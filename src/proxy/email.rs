@@ -59,7 +59,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answ
 }
 
 /// Takes an address.
-pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
+pub(super) async fn post(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Option<Upload>, now: Now) -> Answer {
     let worker = &*peer.worker;
     let refuse = |state: EmailState<'_>, refusal, fields: FormFields<'_>| {
         worker.shard.count(Count::EmailRefused(refusal));

@@ -21,11 +21,12 @@ pub(super) enum Broken {
     Malformed,
 }
 
-/// Reads a form.
+/// Reads a form, which may not be there.
 ///
 /// # Errors
 /// Why it can't be read.
-pub(super) async fn read(exchange: &Exchange, body: Upload) -> Result<Bytes, Broken> {
+pub(super) async fn read(exchange: &Exchange, body: Option<Upload>) -> Result<Bytes, Broken> {
+    let Some(body) = body else { return Ok(Bytes::new()) };
     exchange.enter(Phase::Body);
     let form = gathered(Limited::new(body, BYTES_MAX)).await;
     let timed_out = exchange.has_stalled();

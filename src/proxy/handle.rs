@@ -116,7 +116,7 @@ impl From<(Answer, Told)> for Handled {
 pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
     let worker = &*peer.worker;
     let (mut parts, body) = request.into_parts();
-    let body = Upload::new(body, exchange);
+    let body = (!body.is_end_stream()).then(|| Upload::new(body, exchange));
     let now = worker.clock.now();
 
     if parts.version == Version::HTTP_2 {
@@ -167,7 +167,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
     let (peer, exchange, regime) = (Arc::clone(peer), exchange.clone(), Arc::clone(regime));
-    Handled::Awaits(enter(Entering { peer, exchange, regime, parts, body: Some(body), facts, decision, now }))
+    Handled::Awaits(enter(Entering { peer, exchange, regime, parts, body, facts, decision, now }))
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
@@ -207,7 +207,7 @@ impl Entering {
 fn enter(mut entering: Entering) -> Awaited {
     // a block, since a function would hold what it is given twice
     Box::pin(async move {
-        let body = entering.body.take().filter(|body| !body.is_end_stream());
+        let body = entering.body.take();
         let is_upload = body.is_some();
         let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
         let websocket = match Upgrade::of(peer, regime, parts, is_upload, facts.client.address, decision.pass) {

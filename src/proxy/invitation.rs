@@ -81,7 +81,7 @@ pub(super) async fn landing(peer: &Peer, regime: &Regime, parts: &Parts, now: No
 }
 
 /// The button of the landing page: sets the pass, and goes to the page first asked for.
-pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
+pub(super) async fn redeem(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Option<Upload>, now: Now) -> Answer {
     let worker = &*peer.worker;
     if !is_own_origin(parts) {
         return refused(worker, regime, parts, FailureKind::Forbidden, Refusal::Origin, None);

@@ -29,7 +29,7 @@ pub(super) const PREFIX: &str = "/.tidegate/";
 pub(super) const HEALTH: &str = "/.tidegate/healthz";
 
 /// Answers a request for a reserved path.
-pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
+pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Option<Upload>, now: Now) -> Answer {
     let worker = &*peer.worker;
     let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     match (path, &parts.method) {

@@ -27,7 +27,7 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts) -> Answer {
 }
 
 /// Deletes the address.
-pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Upload, now: Now) -> Answer {
+pub(super) async fn leave(peer: &Peer, exchange: &Exchange, regime: &Regime, parts: &Parts, body: Option<Upload>, now: Now) -> Answer {
     let worker = &*peer.worker;
     let (_, client) = facts::counted_client(&peer.state, &parts.headers, regime);
     if let Err(wait) = worker.gate.posts(regime, client, now.mono) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either};
+use http_body_util::{BodyExt, Either, Empty};
 use memchr::memchr;
 use tokio::sync::watch;
 
@@ -295,7 +295,7 @@ impl Spare {
 
     /// The request; `None` if it can't be one, and it was.
     fn into_request(self) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(Either::Left(Either::Left(http_body_util::Empty::new())));
+        let mut request = Request::new(Either::Left(Either::Left(Empty::new())));
         *request.method_mut() = self.method;
         let mut lines = self.lines.strip_suffix(b"\n")?.split(|&byte| byte == b'\n');
         *request.uri_mut() = Uri::try_from(lines.next()?).ok()?;
@@ -364,17 +364,15 @@ struct Live {
 }
 
 impl Exchange {
-    fn begin(slot: Slot, mut connection: Connection, request: Request<RequestBody>, started: Moment, this: Try) -> Self {
+    fn begin(slot: Slot, mut connection: Connection, mut request: Request<RequestBody>, started: Moment, this: Try) -> Self {
         let spare = (this.number == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
         let timeout = slot.settings.timeouts.response;
         connection.deadline().set(timeout);
-        let request = match request.body() {
-            Either::Left(_) => request,
-            Either::Right(_) => {
-                let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout };
-                request.map(|body| timed(body, patience))
-            }
-        };
+        if let Either::Right(_) = request.body() {
+            let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout };
+            let body = std::mem::replace(request.body_mut(), Either::Left(Either::Left(Empty::new())));
+            *request.body_mut() = timed(body, patience);
+        }
         connection.send(request);
         Self { live: Some(Live { slot, connection, started, this }), spare }
     }
@@ -495,7 +493,7 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{Empty, Full};
+    use http_body_util::Full;
 
     use super::*;
 

@@ -348,19 +348,19 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let upstream = Arc::clone(&self.upstream);
-        let now = self.ended.unwrap_or_else(|| upstream.clock.moment());
+        let Self { upstream, grant, ask, connection, ended, outcome, .. } = self;
+        let now = ended.unwrap_or_else(|| upstream.clock.moment());
         let mut inner = upstream.lock();
-        let server = self.grant.server;
-        inner.slots.release(self.grant, self.ask, self.outcome == Some(true), now);
-        match self.outcome {
+        let server = grant.server;
+        inner.slots.release(*grant, *ask, *outcome == Some(true), now);
+        match outcome {
             Some(true) => inner.slots.health(server).good(),
             Some(false) if inner.slots.health(server).bad(now) => {
                 tracing::warn!(server = inner.peers[server].server.label, "server ejected");
             }
             Some(false) | None => {}
         }
-        match self.connection.take() {
+        match connection.take() {
             Some(Connection::Http1(mut connection)) => {
                 let free = inner.slots.room(server);
                 let peer = &mut inner.peers[server];

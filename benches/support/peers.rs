@@ -25,6 +25,14 @@ pub(super) struct Front {
     pub(super) admin: Option<SocketAddr>,
 }
 
+impl Front {
+    /// One of which no address is known yet.
+    fn of(name: &'static str, process: Process) -> Self {
+        let processes = vec![process];
+        Self { name, proxied: None, diverted: None, proxied_tls: None, diverted_tls: None, processes, admin: None }
+    }
+}
+
 /// What every front is started with.
 pub(super) struct Setting<'a> {
     pub(super) directory: &'a Path,
@@ -112,13 +120,12 @@ pub(super) fn start_gate(name: &'static str, binary: &Path, speaks_tls: bool, se
     process.wait_until_ready(admin, "/readyz").with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
     let tls = speaks_tls.then_some(tls);
     Ok(Front {
-        name,
         proxied: Some(address),
         diverted: Some(address),
         proxied_tls: tls,
         diverted_tls: tls,
-        processes: vec![process],
         admin: Some(admin),
+        ..Front::of(name, process)
     })
 }
 
@@ -145,15 +152,7 @@ pub(super) fn start_nginx(setting: &Setting<'_>, head: &str, page: usize) -> any
     fs::write(directory.join("page.html"), "x".repeat(page))?;
     let process = run_nginx(&directory, &servers, (proxied, load::PAGES[0].0), setting)?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front {
-        name: "nginx",
-        proxied: Some(proxied),
-        diverted: Some(diverted),
-        proxied_tls,
-        diverted_tls,
-        processes: vec![process],
-        admin: None,
-    })
+    Ok(Front { proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, ..Front::of("nginx", process) })
 }
 
 pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: usize) -> anyhow::Result<Front> {
@@ -174,7 +173,7 @@ pub(super) fn start_nginx_from_memory(setting: &Setting<'_>, head: &str, page: u
     ));
     let process = run_nginx(&directory, &servers, (diverted, "/ready"), setting)?;
     let (diverted, diverted_tls) = (Some(diverted), Some(diverted_tls));
-    Ok(Front { name: "nginx-memory", proxied: None, diverted, proxied_tls: None, diverted_tls, processes: vec![process], admin: None })
+    Ok(Front { diverted, diverted_tls, ..Front::of("nginx-memory", process) })
 }
 
 fn run_nginx(directory: &Path, servers: &str, (address, path): (SocketAddr, &str), setting: &Setting<'_>) -> anyhow::Result<Process> {
@@ -228,15 +227,7 @@ pub(super) fn start_haproxy(setting: &Setting<'_>, head: &str, page: usize) -> a
     config.push('\n');
     let process = run_haproxy(&directory, &config, proxied, setting.cores)?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front {
-        name: "haproxy",
-        proxied: Some(proxied),
-        diverted: Some(diverted),
-        proxied_tls,
-        diverted_tls,
-        processes: vec![process],
-        admin: None,
-    })
+    Ok(Front { proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, ..Front::of("haproxy", process) })
 }
 
 fn run_haproxy(directory: &Path, config: &str, proxied: SocketAddr, cores: Option<&str>) -> anyhow::Result<Process> {
@@ -258,15 +249,7 @@ pub(super) fn start_relay(setting: &Setting<'_>, _head: &str, _page: usize) -> a
     );
     let process = run_haproxy(&directory, &config, relayed, setting.cores)?;
     let (proxied_tls, diverted_tls) = (None, None);
-    Ok(Front {
-        name: "tcp-relay",
-        proxied: Some(relayed),
-        diverted: None,
-        proxied_tls,
-        diverted_tls,
-        processes: vec![process],
-        admin: None,
-    })
+    Ok(Front { proxied: Some(relayed), proxied_tls, diverted_tls, ..Front::of("tcp-relay", process) })
 }
 
 /// As its documentation has it, with the two forwarding headers that it sets by itself.
@@ -303,15 +286,7 @@ pub(super) fn start_envoy(setting: &Setting<'_>, head: &str, page: usize) -> any
     let mut process = Process::start(&mut envoy(|program| command(setting.cores, program), &directory, &config, setting.site)?)?;
     process.wait_until_ready(proxied, load::PAGES[0].0).with_context(|| fs::read_to_string(directory.join("log")).unwrap_or_default())?;
     let (proxied_tls, diverted_tls) = (Some(proxied_tls), Some(diverted_tls));
-    Ok(Front {
-        name: "envoy",
-        proxied: Some(proxied),
-        diverted: Some(diverted),
-        proxied_tls,
-        diverted_tls,
-        processes: vec![process],
-        admin: None,
-    })
+    Ok(Front { proxied: Some(proxied), diverted: Some(diverted), proxied_tls, diverted_tls, ..Front::of("envoy", process) })
 }
 
 const ENVOY_LISTENER: &str = r#"

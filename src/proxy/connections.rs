@@ -464,6 +464,16 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Writes somehow, and tells what has left by it.
+    fn write<R>(&mut self, write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        let before = self.wire.sent();
+        let polled = write(Pin::new(&mut self.wire));
+        self.state.was_written(self.wire.sent() - before, polled.is_pending());
+        polled
+    }
+}
+
 /// The answer to a head that takes too long. hyper would close without a word.
 const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     connection: close\r\n\
@@ -499,17 +509,11 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let before = self.wire.sent();
-        let polled = Pin::new(&mut self.wire).poll_write(cx, buf);
-        self.state.was_written(self.wire.sent() - before, polled.is_pending());
-        polled
+        self.write(|wire| wire.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let before = self.wire.sent();
-        let polled = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
-        self.state.was_written(self.wire.sent() - before, polled.is_pending());
-        polled
+        self.write(|wire| wire.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -517,20 +521,15 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let before = self.wire.sent();
-        let polled = Pin::new(&mut self.wire).poll_flush(cx);
-        // what TLS takes has not left yet: that it is on its way is seen here
-        if matches!(self.wire, Wire::Tls(_)) {
-            self.state.was_written(self.wire.sent() - before, polled.is_pending());
+        match self.wire {
+            Wire::Plain(_) => Pin::new(&mut self.wire).poll_flush(cx),
+            // what TLS takes has not left yet: that it is on its way is seen here
+            Wire::Tls(_) => self.write(|wire| wire.poll_flush(cx)),
         }
-        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.state.is_ending.store(true, Ordering::Relaxed);
-        let before = self.wire.sent();
-        let polled = Pin::new(&mut self.wire).poll_shutdown(cx);
-        self.state.was_written(self.wire.sent() - before, polled.is_pending());
-        polled
+        self.write(|wire| wire.poll_shutdown(cx))
     }
 }

@@ -73,12 +73,15 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Corked<W> {
             return Poll::Ready(Err(error));
         }
         let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.is_full = self.held.len() + bytes > HELD_BYTES;
-        while self.is_full {
+        loop {
+            self.is_full = self.held.len() + bytes > HELD_BYTES;
+            if !self.is_full {
+                break;
+            }
             // without being held first: what is large is not copied
             let sent = ready!(self.poll_send(cx, pieces))?;
-            self.is_full = sent == 0 && self.held.len() + bytes > HELD_BYTES;
             if sent > 0 {
+                self.is_full = false;
                 return Poll::Ready(Ok(sent));
             }
         }
@@ -129,7 +132,10 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Corked<W> {
     fn release(&mut self) {
         self.held.clear();
         self.sent = 0;
-        SPARE.set(mem::take(&mut self.held));
+        // one that held nothing has no room to give back
+        if self.held.capacity() > 0 {
+            SPARE.set(mem::take(&mut self.held));
+        }
     }
 }
 

@@ -256,13 +256,14 @@ fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
 /// What it takes to send a request again.
 struct Spare {
     method: Method,
-    /// The target and the headers, a line each, as `name:value`; none of them holds a line feed. Copied, since what shares the memory of
-    /// the request costs more to make and to drop, and would keep the client's connection from reading into that memory again.
-    lines: Vec<u8>,
+    uri: Uri,
+    /// Copied, each as `name:value` and a line feed, which neither holds: what shares the memory of the headers costs more to make and to
+    /// drop, and this is hardly ever needed.
+    headers: Vec<u8>,
 }
 
-/// Bytes that the lines of most requests take.
-const USUAL_LINES: usize = 1024;
+/// Bytes that the headers of most requests take.
+const USUAL_HEADERS: usize = 1024;
 
 impl Spare {
     /// Of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
@@ -271,25 +272,14 @@ impl Spare {
         let idempotent =
             matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
         (empty && idempotent).then(|| {
-            let mut lines = Vec::with_capacity(USUAL_LINES);
-            match request.uri().path_and_query() {
-                Some(path) if request.uri().authority().is_none() => {
-                    // of `http://host?query` there may be no more than the query
-                    if path.as_str().starts_with('?') {
-                        lines.push(b'/');
-                    }
-                    lines.extend_from_slice(path.as_str().as_bytes());
-                }
-                Some(_) | None => lines.extend_from_slice(request.uri().to_string().as_bytes()),
-            }
-            lines.push(b'\n');
+            let mut headers = Vec::with_capacity(USUAL_HEADERS);
             for (name, value) in request.headers() {
-                lines.extend_from_slice(name.as_str().as_bytes());
-                lines.push(b':');
-                lines.extend_from_slice(value.as_bytes());
-                lines.push(b'\n');
+                headers.extend_from_slice(name.as_str().as_bytes());
+                headers.push(b':');
+                headers.extend_from_slice(value.as_bytes());
+                headers.push(b'\n');
             }
-            Self { method: request.method().clone(), lines }
+            Self { method: request.method().clone(), uri: request.uri().clone(), headers }
         })
     }
 
@@ -297,10 +287,9 @@ impl Spare {
     fn into_request(self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(Either::Left(Either::Left(Empty::new())));
         *request.method_mut() = self.method;
-        let mut lines = self.lines.strip_suffix(b"\n")?.split(|&byte| byte == b'\n');
-        *request.uri_mut() = Uri::try_from(lines.next()?).ok()?;
-        for line in lines {
-            let (name, value) = line.split_at_checked(memchr(b':', line)?)?;
+        *request.uri_mut() = self.uri;
+        for line in self.headers.split_inclusive(|&byte| byte == b'\n') {
+            let (name, value) = line.strip_suffix(b"\n")?.split_at_checked(memchr(b':', line)?)?;
             request.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(&value[1..]).ok()?);
         }
         Some(request)

@@ -33,7 +33,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
             TRANSFER_ENCODING => found.transfer_encoding = true,
             UPGRADE => found.upgrade = true,
             EXPECT => found.expect = true,
-            CONTENT_LENGTH => found.rewritten |= has_zeros(value),
+            CONTENT_LENGTH => found.odd_length |= has_zeros(value),
             COOKIE | ACCEPT | usual!() => {}
             _ => match name.as_str() {
                 "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
@@ -51,7 +51,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
     if found.expect {
         headers.remove(EXPECT);
     }
-    if found.rewritten {
+    if found.odd_length {
         strip_zeros(headers);
     }
     if found.named {
@@ -84,7 +84,7 @@ pub fn strip_response(headers: &mut HeaderMap) -> bool {
             UPGRADE => found.upgrade = true,
             CONTENT_LENGTH => {
                 lengths += 1;
-                found.rewritten |= lengths > 1 || value.as_bytes().contains(&b',');
+                found.odd_length |= lengths > 1 || value.as_bytes().contains(&b',');
             }
             SET_COOKIE => sets_cookies = true,
             // as in a request
@@ -97,7 +97,7 @@ pub fn strip_response(headers: &mut HeaderMap) -> bool {
     if found.transfer_encoding {
         headers.remove(TRANSFER_ENCODING);
         headers.remove(CONTENT_LENGTH);
-    } else if found.rewritten {
+    } else if found.odd_length {
         merge_lengths(headers);
     }
     if found.upgrade {
@@ -120,7 +120,7 @@ struct Found {
     upgrade: bool,
     expect: bool,
     /// A length is not written as it should be.
-    rewritten: bool,
+    odd_length: bool,
     named: bool,
 }
 

@@ -32,13 +32,13 @@ use crate::rules::headers::cookies::{self, Attributes, Kind};
 use crate::rules::headers::forwarded::{self, PeerValues};
 use crate::rules::headers::head::Head;
 use crate::rules::headers::{PASS_HEADER, cache, hop, http2, upgrade};
-use crate::rules::negotiate;
+use crate::rules::negotiate::{self, Form};
 use crate::rules::redirect;
 use crate::rules::slots::Ask;
-use crate::rules::time::Now;
-use crate::rules::token::Ticket;
+use crate::rules::time::{Moment, Now, UnixTime};
+use crate::rules::token::{Pass, Ticket};
 use crate::tls::client::HandshakeError;
-use crate::upstream::{self, Asked, BodyFailure, ConnectError, Failure, RequestBody, Slot};
+use crate::upstream::{self, Asked, BodyFailure, ConnectError, Failure, RequestBody, Sending, Slot};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -159,7 +159,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     }
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
-        let cookie = decision.set_ticket.map(|ticket| ticket_cookie(regime, &facts, &ticket));
+        let cookie = decision.set_ticket.map(|ticket| ticket_cookie(regime, facts.client.scheme_https, &ticket));
         let mut answer = respond::waiting(&worker.pages, regime, &decision, &facts, &parts.uri, cookie);
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
@@ -167,7 +167,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
         return Handled::Answered(answer, told_why(regime, &decision, decision.verdict.name(), decision.reason.name()));
     }
     let (peer, exchange, regime) = (Arc::clone(peer), exchange.clone(), Arc::clone(regime));
-    Handled::Awaits(enter(Entering { peer, exchange, regime, parts, body, facts, decision, now }))
+    enter(Entering { peer, exchange, regime, parts, body, facts, decision, now })
 }
 
 /// Where a request is sent that came in plaintext and should not. Probes of load balancers stay.
@@ -197,87 +197,125 @@ struct Entering {
 impl Entering {
     /// An answer that the gate composes itself, with the pass.
     fn composed(&self, mut answer: Answer) -> Answer {
-        set_tokens(&self.regime, &self.facts, &self.decision, self.now, answer.headers_mut());
+        Tokens::of(self).set(&self.regime, answer.headers_mut());
         answer
     }
 }
 
-/// Sends the request of one who may enter to the site, and answers with what comes back. What most requests need not wait for is on the
-/// heap, so that it takes no room in all others.
-fn enter(mut entering: Entering) -> Awaited {
+/// Sends the request of one who may enter to the site, at once if it can be, and answers with what comes back.
+fn enter(mut entering: Entering) -> Handled {
+    let Entering { peer, regime, parts, body, facts, decision, .. } = &mut entering;
+    let websocket = match Upgrade::of(peer, regime, parts, body.is_some(), facts.client.address, decision.pass) {
+        Ok(websocket) => websocket,
+        Err(Full) => {
+            peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
+            let told = told_why(regime, decision, "refused", Refusal::Upgrades.label());
+            return (entering.composed(respond::no_upgrade(&entering.regime.pages, entering.facts.form)), told).into();
+        }
+    };
+    // a stream has its turn first: its client may have left already
+    let is_at_once = entering.body.is_none() && matches!(entering.exchange, Exchange::Alone(_));
+    let at_once = if is_at_once { slot_at_once(&entering, entering.now.mono) } else { None };
+    Handled::Awaits(match at_once {
+        Some(slot) => Entered::send(entering, websocket, None, slot).answer(),
+        None => enter_later(entering, websocket),
+    })
+}
+
+/// The same for one whose body has to be read first, or who may have to wait for a slot. What each of that takes is on the heap only for
+/// as long as it lasts.
+fn enter_later(mut entering: Entering, websocket: Option<Upgrade>) -> Awaited {
     // a block, since a function would hold what it is given twice
     Box::pin(async move {
-        let body = entering.body.take();
-        let is_upload = body.is_some();
-        let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
-        let websocket = match Upgrade::of(peer, regime, parts, is_upload, facts.client.address, decision.pass) {
-            Ok(websocket) => websocket,
-            Err(Full) => {
-                entering.peer.worker.shard.count(Count::Refused(Refusal::Upgrades));
-                let answer = entering.composed(respond::no_upgrade(&entering.regime.pages, entering.facts.form));
-                return (answer, told_why(&entering.regime, &entering.decision, "refused", Refusal::Upgrades.label()));
-            }
-        };
-        let body = match body {
-            None => RequestBody::Left(Either::Left(Empty::new())),
+        let ahead = match entering.body.take() {
+            None => None,
             Some(body) => match Box::pin(read(&entering, body)).await {
-                Ok(ahead) => ahead.into_request_body(),
+                Ok(ahead) => Some(ahead),
                 Err(error) => {
                     let Entering { peer, exchange, regime, facts, .. } = &entering;
-                    return (body_failed(&peer.worker, exchange, regime, facts, &error), told("refused", "body"));
+                    return (body_failed(&peer.worker, exchange, regime, facts.form, &error), told("refused", "body"));
                 }
             },
         };
-        let slot = match slot_at_once(&entering, is_upload) {
+        let slot = match slot_at_once(&entering, entering.peer.worker.clock.moment()) {
             Some(slot) => slot,
             None => match Box::pin(slot(&entering)).await {
                 Ok(slot) => slot,
                 Err(shed) => return shed,
             },
         };
+        Entered::send(entering, websocket, ahead, slot).answer().await
+    })
+}
+
+/// A request that is on its way to the site, and what is needed of it when the answer is there: the less, the more of those who wait fit
+/// into memory.
+struct Entered {
+    sending: Sending,
+    peer: Arc<Peer>,
+    exchange: Exchange,
+    regime: Arc<Regime>,
+    websocket: Option<Upgrade>,
+    tokens: Tokens,
+    form: Form,
+    told: Told,
+}
+
+impl Entered {
+    fn send(mut entering: Entering, websocket: Option<Upgrade>, ahead: Option<ReadAhead>, slot: Slot) -> Self {
+        let tokens = Tokens::of(&entering);
         let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
         let worker = &*peer.worker;
         let told = count_entry(worker, regime, decision);
         if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
             worker.shard.observe(Timing::Wait, waited);
         }
-        clean_request(parts, peer, facts, is_upload, regime);
-        let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
-        if asked == Asked::WebSocket {
+        clean_request(parts, peer, facts, ahead.is_some(), regime);
+        if websocket.is_some() {
             upgrade::set_websocket(&mut parts.headers);
         }
-        let sent = upstream::send(slot, Request::from_parts(entering.parts, body), asked).await;
-        let Entering { peer, exchange, regime, facts, decision, now, .. } = entering;
-        let worker = &*peer.worker;
-        if asked == Asked::WebSocket {
-            let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
-            worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
-        }
-        let answer = match sent {
-            Ok(answered) => {
-                let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
-                *answer.version_mut() = Version::HTTP_11;
-                let headers = answer.headers_mut();
-                if hop::strip_response(headers) {
-                    cookies::strip_from_site(headers);
-                }
-                if set_tokens(&regime, &facts, &decision, now, headers) {
-                    cache::make_private(headers);
-                }
-                if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
-                    upgrade::set_websocket(headers);
-                    peer.becomes(websocket.switched(site));
-                }
-                answer
+        let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
+        let Entering { peer, exchange, regime, parts, facts, .. } = entering;
+        let body = ahead.map_or_else(|| RequestBody::Left(Either::Left(Empty::new())), ReadAhead::into_request_body);
+        let sending = upstream::send(slot, Request::from_parts(parts, body), asked);
+        Self { sending, peer, exchange, regime, websocket, tokens, form: facts.form, told }
+    }
+
+    fn answer(mut self) -> Awaited {
+        Box::pin(async move {
+            let sent = (&mut self.sending).await;
+            let Self { peer, exchange, regime, websocket, tokens, form, told, .. } = self;
+            let worker = &*peer.worker;
+            if websocket.is_some() {
+                let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
+                worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
             }
-            Err(failure) => {
-                let mut answer = failed(worker, &exchange, &regime, &facts, &failure);
-                set_tokens(&regime, &facts, &decision, now, answer.headers_mut());
-                answer
-            }
-        };
-        (answer, told)
-    })
+            let answer = match sent {
+                Ok(answered) => {
+                    let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
+                    *answer.version_mut() = Version::HTTP_11;
+                    let headers = answer.headers_mut();
+                    if hop::strip_response(headers) {
+                        cookies::strip_from_site(headers);
+                    }
+                    if tokens.set(&regime, headers) {
+                        cache::make_private(headers);
+                    }
+                    if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
+                        upgrade::set_websocket(headers);
+                        peer.becomes(websocket.switched(site));
+                    }
+                    answer
+                }
+                Err(failure) => {
+                    let mut answer = failed(worker, &exchange, &regime, form, &failure);
+                    tokens.set(&regime, answer.headers_mut());
+                    answer
+                }
+            };
+            (answer, told)
+        })
+    }
 }
 
 /// Reads a request body as far as it is read before there is a slot.
@@ -290,17 +328,13 @@ fn ask(decision: &Decision) -> Ask {
     Ask { open: decision.verdict == Verdict::Open && decision.pass.is_none(), pass: decision.pass.map(|id| id.0), counts: decision.counts }
 }
 
-fn slot_at_once(entering: &Entering, is_upload: bool) -> Option<Slot> {
+/// A slot, if there is one and nobody else is next.
+fn slot_at_once(entering: &Entering, now: Moment) -> Option<Slot> {
     let worker = &*entering.peer.worker;
-    // a stream has waited for its task, and an upload for its body
-    let has_waited = is_upload || matches!(entering.exchange, Exchange::Stream(_));
-    let now = if has_waited { worker.clock.moment() } else { entering.now.mono };
-    let ask = ask(&entering.decision);
     if entering.decision.observed {
-        Some(worker.upstream.slot_anyway(ask, worker.index))
-    } else {
-        worker.upstream.slot_now(ask, worker.index, now)
+        return Some(worker.upstream.slot_anyway(ask(&entering.decision), worker.index));
     }
+    worker.upstream.slot_now(ask(&entering.decision), worker.index, now)
 }
 
 /// Waits for a slot. If there is none in time, the answer is one that sheds.
@@ -377,7 +411,7 @@ fn visit(worker: &Worker, regime: &Regime, facts: &Facts) -> Visit {
         pass: facts.pass,
         ticket: facts.ticket,
         unsafe_method: facts.unsafe_method,
-        may_draw: facts.form != negotiate::Form::Empty,
+        may_draw: facts.form != Form::Empty,
         client,
         entropy: worker.entropy(),
     }
@@ -404,37 +438,56 @@ fn count_ended(worker: &Worker, decision: &Decision) {
     }
 }
 
-/// Sets the pass or the ticket that was decided on, and says whether there is one: then an answer of the site must be made private, or
-/// a cache hands one visitor's to another. What the gate composes is never kept.
-fn set_tokens(regime: &Regime, facts: &Facts, decision: &Decision, now: Now, headers: &mut HeaderMap) -> bool {
-    if decision.set_pass.is_none() && decision.set_ticket.is_none() {
-        return false;
-    }
-    if let Some(pass) = decision.set_pass {
-        let token = regime.keys.sign_pass(&pass);
-        if facts.pass_in_header {
-            if let Ok(value) = HeaderValue::from_bytes(token.as_bytes()) {
-                headers.insert(PASS_HEADER, value);
-            }
-        } else {
-            // kept by the browser for as long as it could be revived by a form; the gate itself judges by the times within
-            let max_age = regime.policy.session.limit.saturating_sub(now.wall.since(pass.issued));
-            headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, token.as_bytes(), attributes(regime, facts, max_age)));
+/// The pass and the ticket that were decided on, to be set with the answer.
+struct Tokens {
+    pass: Option<Pass>,
+    ticket: Option<Ticket>,
+    pass_in_header: bool,
+    secure: bool,
+    now: UnixTime,
+}
+
+impl Tokens {
+    fn of(entering: &Entering) -> Self {
+        let Entering { facts, decision, now, .. } = entering;
+        Self {
+            pass: decision.set_pass,
+            ticket: decision.set_ticket,
+            pass_in_header: facts.pass_in_header,
+            secure: facts.client.scheme_https,
+            now: now.wall,
         }
     }
-    if let Some(ticket) = decision.set_ticket {
-        headers.append(SET_COOKIE, ticket_cookie(regime, facts, &ticket));
+
+    /// Sets them, and says whether there is one: then an answer of the site must be made private, or a cache hands one visitor's to
+    /// another. What the gate composes is never kept.
+    fn set(&self, regime: &Regime, headers: &mut HeaderMap) -> bool {
+        if let Some(pass) = self.pass {
+            let token = regime.keys.sign_pass(&pass);
+            if self.pass_in_header {
+                if let Ok(value) = HeaderValue::from_bytes(token.as_bytes()) {
+                    headers.insert(PASS_HEADER, value);
+                }
+            } else {
+                // kept by the browser for as long as it could be revived by a form; the gate itself judges by the times within
+                let max_age = regime.policy.session.limit.saturating_sub(self.now.since(pass.issued));
+                headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, token.as_bytes(), attributes(regime, self.secure, max_age)));
+            }
+        }
+        if let Some(ticket) = self.ticket {
+            headers.append(SET_COOKIE, ticket_cookie(regime, self.secure, &ticket));
+        }
+        self.pass.is_some() || self.ticket.is_some()
     }
-    true
 }
 
-fn ticket_cookie(regime: &Regime, facts: &Facts, ticket: &Ticket) -> HeaderValue {
+fn ticket_cookie(regime: &Regime, secure: bool, ticket: &Ticket) -> HeaderValue {
     let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
-    cookies::set_cookie(Kind::Ticket, regime.keys.sign_ticket(ticket).as_bytes(), attributes(regime, facts, max_age))
+    cookies::set_cookie(Kind::Ticket, regime.keys.sign_ticket(ticket).as_bytes(), attributes(regime, secure, max_age))
 }
 
-fn attributes<'a>(regime: &'a Regime, facts: &Facts, max_age: Duration) -> Attributes<'a> {
-    Attributes { secure: facts.client.scheme_https, domain: regime.policy.session.domain.as_deref(), max_age }
+fn attributes(regime: &Regime, secure: bool, max_age: Duration) -> Attributes<'_> {
+    Attributes { secure, domain: regime.policy.session.domain.as_deref(), max_age }
 }
 
 /// What reaches the site: nothing that was meant for the gate, and who the client is.
@@ -494,20 +547,20 @@ fn head_too_large(worker: &Worker, regime: &Regime, parts: &Parts) -> Answer {
     answer
 }
 
-fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Facts, error: &dyn Error) -> Answer {
+fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, error: &dyn Error) -> Answer {
     let timed_out = exchange.has_stalled();
     exchange.enter(Phase::Busy);
     let (kind, refusal) =
         if timed_out { (FailureKind::RequestTimeout, Refusal::BodyTimeout) } else { (FailureKind::BadRequest, Refusal::BadRequest) };
     tracing::debug!(%error, "a request body broke off");
     worker.shard.count(Count::Refused(refusal));
-    let mut answer = respond::failure(&regime.pages, kind, facts.form, status::REQUEST);
+    let mut answer = respond::failure(&regime.pages, kind, form, status::REQUEST);
     exchange.end_in_doubt(&mut answer);
     answer
 }
 
 /// The one place that turns a failure of the upstream into an answer.
-fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Facts, failure: &Failure) -> Answer {
+fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, failure: &Failure) -> Answer {
     let (kind, proxy_status) = match failure {
         Failure::Connect(ConnectError::Timeout) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
         Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::TimedOut => {
@@ -527,16 +580,16 @@ fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, facts: &Facts, 
         Failure::Upstream(error) if error.is_protocol() => (FailureKind::BadGateway, status::PROTOCOL),
         Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),
         Failure::Switched => (FailureKind::BadGateway, status::PROTOCOL),
-        Failure::Client(error) => return body_failed(worker, exchange, regime, facts, error),
+        Failure::Client(error) => return body_failed(worker, exchange, regime, form, error),
     };
-    respond::failure(&regime.pages, kind, facts.form, proxy_status)
+    respond::failure(&regime.pages, kind, form, proxy_status)
 }
 
 /// The answer when answering has panicked.
 pub(super) fn panicked(worker: &Worker) -> (Answer, Told) {
     worker.shard.count(Count::Refused(Refusal::Internal));
     let regime = worker.gate.regime();
-    let mut answer = respond::failure(&regime.pages, FailureKind::Internal, negotiate::Form::Text, status::INTERNAL);
+    let mut answer = respond::failure(&regime.pages, FailureKind::Internal, Form::Text, status::INTERNAL);
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     (answer, told("refused", "internal"))
 }

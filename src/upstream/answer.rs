@@ -10,11 +10,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, response};
+use http::{Request, Response, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty};
-use memchr::memchr;
 use tokio::sync::watch;
 
 use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError};
@@ -253,49 +252,6 @@ fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
     Failure::Connect(error)
 }
 
-/// What it takes to send a request again.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    /// Copied, each as `name:value` and a line feed, which neither holds: what shares the memory of the headers costs more to make and to
-    /// drop, and this is hardly ever needed.
-    headers: Vec<u8>,
-}
-
-/// Bytes that the headers of most requests take.
-const USUAL_HEADERS: usize = 1024;
-
-impl Spare {
-    /// Of a request that may be sent twice: idempotent (RFC 9110, 9.2.2), and without a body.
-    fn of(request: &Request<RequestBody>) -> Option<Self> {
-        let empty = matches!(request.body(), Either::Left(Either::Left(_)));
-        let idempotent =
-            matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE);
-        (empty && idempotent).then(|| {
-            let mut headers = Vec::with_capacity(USUAL_HEADERS);
-            for (name, value) in request.headers() {
-                headers.extend_from_slice(name.as_str().as_bytes());
-                headers.push(b':');
-                headers.extend_from_slice(value.as_bytes());
-                headers.push(b'\n');
-            }
-            Self { method: request.method().clone(), uri: request.uri().clone(), headers }
-        })
-    }
-
-    /// The request; `None` if it can't be one, and it was.
-    fn into_request(self) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(Either::Left(Either::Left(Empty::new())));
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for line in self.headers.split_inclusive(|&byte| byte == b'\n') {
-            let (name, value) = line.strip_suffix(b"\n")?.split_at_checked(memchr(b':', line)?)?;
-            request.headers_mut().append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(&value[1..]).ok()?);
-        }
-        Some(request)
-    }
-}
-
 /// A body that streams from the client: the response timeout does not count while the client is waited for, and starts again with each
 /// piece.
 struct Timed {
@@ -338,11 +294,7 @@ impl Body for Timed {
 }
 
 /// A request under way.
-struct Exchange {
-    live: Option<Live>,
-    /// What may have to be sent again.
-    spare: Option<Spare>,
-}
+struct Exchange(Option<Live>);
 
 struct Live {
     /// Before the slot, which is given back when it is closed.
@@ -354,7 +306,6 @@ struct Live {
 
 impl Exchange {
     fn begin(slot: Slot, mut connection: Connection, mut request: Request<RequestBody>, started: Moment, this: Try) -> Self {
-        let spare = (this.number == 1 && connection.is_reused()).then(|| Spare::of(&request)).flatten();
         let timeout = slot.settings.timeouts.response;
         connection.deadline().set(timeout);
         if let Either::Right(_) = request.body() {
@@ -363,17 +314,17 @@ impl Exchange {
             *request.body_mut() = timed(body, patience);
         }
         connection.send(request);
-        Self { live: Some(Live { slot, connection, started, this }), spare }
+        Self(Some(Live { slot, connection, started, this }))
     }
 
     /// The answer, or what is to be sent again.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Answered, Failure>, Box<Unsent>>> {
-        let Some(live) = &mut self.live else { return Poll::Pending };
+        let Some(live) = &mut self.0 else { return Poll::Pending };
         let sent = ready!(live.connection.poll_answer(cx));
-        let Some(live) = self.live.take() else { return Poll::Pending };
+        let Some(live) = self.0.take() else { return Poll::Pending };
         Poll::Ready(match sent {
             Ok(answer) => Ok(live.answered(answer)),
-            Err(failed) => live.once_more(failed, self.spare.take()).map_or_else(|failure| Ok(Err(failure)), Err),
+            Err(failed) => live.once_more(failed).map_or_else(|failure| Ok(Err(failure)), Err),
         })
     }
 }
@@ -381,7 +332,7 @@ impl Exchange {
 impl Drop for Exchange {
     /// The client has left before the head came: the exchange goes on without it.
     fn drop(&mut self) {
-        let Some(mut live) = self.live.take() else { return };
+        let Some(mut live) = self.0.take() else { return };
         tokio::spawn(async move {
             match poll_fn(|cx| live.connection.poll_answer(cx)).await {
                 Ok(answer) => drop(live.answered(answer)),
@@ -439,22 +390,21 @@ impl Live {
     ///
     /// # Errors
     /// Nothing can be: why there is no answer.
-    fn once_more(self, failed: SendError, spare: Option<Spare>) -> Result<Box<Unsent>, Failure> {
+    fn once_more(self, failed: SendError) -> Result<Box<Unsent>, Failure> {
+        let SendError { request, is_untouched, error } = failed;
         let timed_out = self.connection.deadline().has_fired();
-        let refused = !self.connection.is_reused() && HandshakeError::late(&failed.error).is_some();
-        let retry = match (&failed.request, &failed.error) {
-            (Some(_), TransportError::Http2(_)) => self.this.number < TRIES_MAX,
-            (Some(_), TransportError::Http1(_) | TransportError::Body(_)) => self.this.number == 1,
-            (None, error) => spare.is_some() && error.is_of_connection(),
+        let refused = !self.connection.is_reused() && HandshakeError::late(&error).is_some();
+        let retry = match &error {
+            TransportError::Http2(_) if is_untouched => self.this.number < TRIES_MAX,
+            _ if is_untouched => self.this.number == 1,
+            error => self.this.number == 1 && self.connection.is_reused() && error.is_of_connection(),
         };
-        let SendError { request, error } = failed;
         // one that was idle may have closed long ago, and is not looked at before: that was no try
-        let was_stale = request.is_some() && matches!(error, TransportError::Http1(_)) && self.connection.is_reused();
+        let was_stale = is_untouched && matches!(error, TransportError::Http1(_)) && self.connection.is_reused();
         let number = self.this.number + u32::from(!was_stale);
         let offer = if error.wants_http1() { Offer::Http1 } else { self.this.offer };
-        let next = request.map(|request| *request).or_else(|| spare.and_then(Spare::into_request));
-        match next.filter(|_| retry && !timed_out && !refused) {
-            Some(request) => Ok(Box::new(Unsent { next: Try { offer, number, ..self.this }, live: self, request })),
+        match request.filter(|_| retry && !timed_out && !refused) {
+            Some(request) => Ok(Box::new(Unsent { next: Try { offer, number, ..self.this }, live: self, request: *request })),
             None => Err(self.failed(error)),
         }
     }
@@ -477,42 +427,5 @@ impl Live {
         };
         slot.finish_closed(connection);
         failure
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::Full;
-
-    use super::*;
-
-    #[test]
-    fn a_request_that_is_sent_again_is_the_same() {
-        let bodyless = || Either::Left(Either::Left(Empty::new()));
-        for target in ["/", "/a?b=c:d", "*", "/%C3%BC//..;?", "http://site.example:8080/a?b", "http://site.example"] {
-            let request = Request::builder().method("OPTIONS").uri(target).body(bodyless()).unwrap();
-            assert_eq!(Spare::of(&request).unwrap().into_request().unwrap().uri(), request.uri(), "{target}");
-        }
-        let query = Uri::try_from("http://site.example?a").unwrap().path_and_query().unwrap().clone();
-        assert_eq!(query.as_str(), "?a");
-        let request = Request::builder().uri(Uri::from(query)).body(bodyless()).unwrap();
-        assert_eq!(Spare::of(&request).unwrap().into_request().unwrap().uri(), "/?a");
-        let request = Request::builder().method("PUT").uri("/a");
-        let headers = [("host", "a:1"), ("x-empty", ""), ("x-two", "1"), ("cookie", "a=b; c=\u{fc}:\t\"d\""), ("x-two", "2")];
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value.as_bytes()));
-        let request = request.header("x-long", "l".repeat(5000)).body(bodyless()).unwrap();
-        let again = Spare::of(&request).unwrap().into_request().unwrap();
-        assert_eq!((again.method(), again.uri(), again.version()), (request.method(), request.uri(), request.version()));
-        assert_eq!(again.headers(), request.headers());
-    }
-
-    #[test]
-    fn what_must_not_be_sent_again_is_not_kept() {
-        let request = |method: &str, body| Request::builder().method(method).body(body).unwrap();
-        let none = || Either::Left(Either::Left(Empty::new()));
-        for (method, is_kept) in [("GET", true), ("HEAD", true), ("DELETE", true), ("POST", false), ("PATCH", false), ("REPORT", false)] {
-            assert_eq!(Spare::of(&request(method, none())).is_some(), is_kept, "{method}");
-        }
-        assert!(Spare::of(&request("PUT", Either::Left(Either::Right(Full::new(Bytes::from_static(b"body")))))).is_none());
     }
 }

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::again::Keeping;
 use super::http1::Http1;
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
@@ -157,8 +158,10 @@ pub(super) type Sent = Result<Response<SiteBody>, SendError>;
 /// A request had no answer.
 #[derive(Debug)]
 pub(super) struct SendError {
-    /// The request, if the server has done nothing with it: not a byte of it was sent, or the server has said so.
+    /// The request, if it may be sent again at all.
     pub(super) request: Option<Box<Request<RequestBody>>>,
+    /// The server has done nothing with it: not a byte of it was sent, or the server has said so.
+    pub(super) is_untouched: bool,
     pub(super) error: TransportError,
 }
 
@@ -329,11 +332,11 @@ impl Switched {
 
     /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile.
     pub async fn stream(self) -> Option<(Box<dyn Carrier>, Bytes)> {
-        match self.upgrade.await.ok()?.downcast::<TokioIo<Tcp>>() {
-            Ok(parts) => Some((Box::new(parts.io.into_inner()), parts.read_buf)),
+        match self.upgrade.await.ok()?.downcast::<TokioIo<Keeping<Tcp>>>() {
+            Ok(parts) => Some((Box::new(parts.io.into_inner().into_inner()), parts.read_buf)),
             Err(upgraded) => {
-                let parts = upgraded.downcast::<TokioIo<Box<TlsStream<Tcp>>>>().ok()?;
-                Some((parts.io.into_inner(), parts.read_buf))
+                let parts = upgraded.downcast::<TokioIo<Keeping<Box<TlsStream<Tcp>>>>>().ok()?;
+                Some((parts.io.into_inner().into_inner(), parts.read_buf))
             }
         }
     }

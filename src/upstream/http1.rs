@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
 
+use super::again::{Keeping, Kept, may_be_repeated};
 use super::connection::{ConnectError, RequestBody, SendError, Sent, SiteBody, Stream, TransportError};
 use crate::deadlines::Deadline;
 use crate::rules::time::Moment;
@@ -36,6 +37,8 @@ pub(super) struct Http1 {
     driver: Option<Driver>,
     /// The request that was sent last, until its answer is there.
     awaited: Option<Awaited>,
+    /// Its head, if it may be sent again.
+    kept: Arc<Kept>,
     /// Whom it wakes, and as what.
     driving: Arc<Driving>,
     waker: Waker,
@@ -109,9 +112,10 @@ impl Http1 {
         deadline: Arc<Deadline>,
         worker: usize,
     ) -> Result<Self, ConnectError> {
+        let kept = Arc::new(Kept::default());
         let begun = match stream {
-            Stream::Plain(stream) => speak(stream).await,
-            Stream::Tls(stream) => speak(stream).await,
+            Stream::Plain(stream) => speak(Keeping::new(stream, Arc::clone(&kept))).await,
+            Stream::Tls(stream) => speak(Keeping::new(stream, Arc::clone(&kept))).await,
         };
         let (sender, driver) = begun.map_err(|error| ConnectError::Socket(io::Error::other(error)))?;
         let driving = Arc::new(Driving::default());
@@ -121,6 +125,7 @@ impl Http1 {
             sender,
             driver: Some(driver),
             awaited: None,
+            kept,
             driving,
             waker,
             tls,
@@ -142,6 +147,8 @@ impl Http1 {
 
     /// Sends a request, as soon as the connection is driven.
     pub(super) fn send(&mut self, request: Request<RequestBody>) {
+        // a connection that has carried nothing yet was not closing all the while
+        self.kept.begin(self.reused && may_be_repeated(&request));
         // a task that has done much is made to yield by waking it, and what polls this wakes nobody
         self.awaited = Some(Box::pin(unconstrained(self.sender.try_send_request(request))));
     }
@@ -165,8 +172,15 @@ impl Http1 {
         self.driving.end();
         Poll::Ready(match sent {
             Ok(answer) => Ok(answer.map(SiteBody::Http1)),
-            Err(failed) => Err(SendError::of_http1(failed)),
+            Err(failed) => Err(self.failed(failed)),
         })
+    }
+
+    fn failed(&self, mut failed: TrySendError<Request<RequestBody>>) -> SendError {
+        let untouched = failed.take_message();
+        let is_untouched = untouched.is_some();
+        let request = untouched.or_else(|| self.kept.request()).map(Box::new);
+        SendError { request, is_untouched, error: TransportError::Http1(failed.into_error()) }
     }
 
     /// The next piece of the body of an answer.
@@ -226,11 +240,4 @@ where
 {
     let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
     Ok((sender, Box::pin(connection.with_upgrades())))
-}
-
-impl SendError {
-    fn of_http1(mut failed: TrySendError<Request<RequestBody>>) -> Self {
-        let request = failed.take_message().map(Box::new);
-        Self { request, error: TransportError::Http1(failed.into_error()) }
-    }
 }

@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::again::may_be_repeated;
 use super::connection::{ConnectError, RequestBody, SendError, Sent, SiteBody, TransportError};
 use super::upload::Upload;
 use crate::deadlines::Deadline;
@@ -368,7 +369,7 @@ impl Ride {
             Ok(sent) => sent,
             Err(error) => {
                 let request = Some(Box::new(Request::from_parts(head, body)));
-                return Box::pin(std::future::ready(Err(SendError { request, error: TransportError::Http2(error) })));
+                return Box::pin(std::future::ready(Err(SendError { request, is_untouched: true, error: TransportError::Http2(error) })));
             }
         };
         let (told, answered) = oneshot::channel();
@@ -377,7 +378,8 @@ impl Ride {
         self.task = Some(tokio::spawn(carrying.run()));
         Box::pin(async move {
             // the task ends without a word only if it panics
-            let gone = || Err(SendError { request: None, error: TransportError::Http2(Reason::INTERNAL_ERROR.into()) });
+            let error = || TransportError::Http2(Reason::INTERNAL_ERROR.into());
+            let gone = || Err(SendError { request: None, is_untouched: false, error: error() });
             let answer = answered.await.unwrap_or_else(|_| gone())?;
             let has_no_body = is_head || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             let told = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -428,9 +430,10 @@ impl Carrying {
                 Poll::Pending
             }
             Err(error) => {
-                let body = is_unprocessed(&error).then(|| self.upload.give_back()).flatten();
-                let request = body.map(|body| Box::new(Request::from_parts(head, body)));
-                drop(told.send(Err(SendError { request, error: TransportError::Http2(error) })));
+                let is_untouched = is_unprocessed(&error);
+                let request = self.upload.give_back().map(|body| Box::new(Request::from_parts(head, body)));
+                let request = request.filter(|request| is_untouched || may_be_repeated(request));
+                drop(told.send(Err(SendError { request, is_untouched, error: TransportError::Http2(error) })));
                 Poll::Ready(())
             }
         }
@@ -439,7 +442,7 @@ impl Carrying {
     fn reset(&mut self, error: TransportError) -> Poll<()> {
         self.stream.send_reset(Reason::CANCEL);
         if let Some(Awaited { told, .. }) = self.awaited.take() {
-            drop(told.send(Err(SendError { request: None, error })));
+            drop(told.send(Err(SendError { request: None, is_untouched: false, error })));
         }
         Poll::Ready(())
     }

@@ -12,6 +12,7 @@
 //! (Apache refuses HTTP/2 under prefork). So those are beside the slots, and bounded by themselves: they are never more than the slots,
 //! but that each worker may keep one. A worker's requests share one for as long as the server takes more on it.
 
+mod again;
 mod answer;
 mod connection;
 mod http1;

@@ -1,11 +1,12 @@
 //! The answer to a request, from the moment hyper asks for it: a panic costs that request alone, and the access log gets its line.
 
+use std::borrow::BorrowMut;
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{self, Future, Ready};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
@@ -13,18 +14,20 @@ use hyper::body::{Body as _, Incoming};
 use super::Worker;
 use super::exchange::Exchange;
 use super::facts;
-use super::handle::{self, Awaited, Handled, Peer, Told};
+use super::handle::{self, Awaited, Entered, Handled, Peer, Told};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
 use crate::rules::uniform::unit;
 
-/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
-pub(super) enum Answering {
+/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more. `E` holds a request that is on its way
+/// to the site: in place on a connection of HTTP/1, which carries one and has the room for it anyway; in a box on a stream of HTTP/2.
+pub(super) enum Answering<E> {
     AtOnce(Ready<Answer>),
+    Entered { entered: E, logged: Option<Access> },
     Awaited { peer: Arc<Peer>, exchange: Exchange, answer: Awaited, logged: Option<Access> },
 }
 
-impl Answering {
+impl<E: From<Entered>> Answering<E> {
     pub(super) fn to(peer: &Arc<Peer>, exchange: Exchange, request: Request<Incoming>) -> Self {
         let worker = &*peer.worker;
         exchange.begin(!request.body().is_end_stream());
@@ -32,28 +35,39 @@ impl Answering {
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
-            Handled::Answered(answer, told) => Self::AtOnce(ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
+            Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
+            Handled::Entered(entered) => Self::Entered { entered: entered.into(), logged },
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
     }
 }
 
 /// A panic on the way costs that request and no other.
-impl Future for Answering {
+impl<E: BorrowMut<Entered> + Unpin> Future for Answering<E> {
     type Output = Result<Answer, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
+            Self::Entered { entered, logged } => {
+                let entered = entered.borrow_mut();
+                let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| handle::panicked(&entered.peer.worker));
+                Poll::Ready(Ok(finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told)))
+            }
             Self::Awaited { peer, exchange, answer, logged } => {
-                if exchange.poll_begin(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                let polled = std::panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
-                let polled = polled.unwrap_or_else(|_| Poll::Ready(handle::panicked(&peer.worker)));
-                polled.map(|(answer, told)| Ok(finished(peer, exchange.clone(), None, logged.take(), answer, told)))
+                ready!(exchange.poll_begin(cx));
+                let (answer, told) = ready!(unpanicked(answer, cx)).unwrap_or_else(|| handle::panicked(&peer.worker));
+                Poll::Ready(Ok(finished(peer, exchange.clone(), None, logged.take(), answer, told)))
             }
         }
+    }
+}
+
+/// What becomes of a future, or `None` if it has panicked.
+fn unpanicked<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+    match std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
@@ -38,7 +39,7 @@ use crate::rules::slots::Ask;
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, Ticket};
 use crate::tls::client::HandshakeError;
-use crate::upstream::{self, Asked, BodyFailure, ConnectError, Failure, RequestBody, Sending, Slot};
+use crate::upstream::{self, Answered, Asked, BodyFailure, ConnectError, Failure, RequestBody, Sending, Slot};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -96,9 +97,12 @@ pub(super) struct Because {
 }
 
 /// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is not worth a place of its own on the heap")]
 pub(super) enum Handled {
     /// The answer is there.
     Answered(Answer, Told),
+    /// It is on its way to the site.
+    Entered(Entered),
     /// The site or the client has to do its part first. On the heap: those who wait are many, and need no room for it.
     Awaits(Awaited),
 }
@@ -216,10 +220,10 @@ fn enter(mut entering: Entering) -> Handled {
     // a stream has its turn first: its client may have left already
     let is_at_once = entering.body.is_none() && matches!(entering.exchange, Exchange::Alone(_));
     let at_once = if is_at_once { slot_at_once(&entering, entering.now.mono) } else { None };
-    Handled::Awaits(match at_once {
-        Some(slot) => Entered::send(entering, websocket, None, slot).answer(),
-        None => enter_later(entering, websocket),
-    })
+    match at_once {
+        Some(slot) => Handled::Entered(Entered::send(entering, websocket, None, slot)),
+        None => Handled::Awaits(enter_later(entering, websocket)),
+    }
 }
 
 /// The same for one whose body has to be read first, or who may have to wait for a slot. What each of that takes is on the heap only for
@@ -244,16 +248,16 @@ fn enter_later(mut entering: Entering, websocket: Option<Upgrade>) -> Awaited {
                 Err(shed) => return shed,
             },
         };
-        Entered::send(entering, websocket, ahead, slot).answer().await
+        Box::new(Entered::send(entering, websocket, ahead, slot)).await
     })
 }
 
 /// A request that is on its way to the site, and what is needed of it when the answer is there: the less, the more of those who wait fit
 /// into memory.
-struct Entered {
+pub(super) struct Entered {
     sending: Sending,
-    peer: Arc<Peer>,
-    exchange: Exchange,
+    pub(super) peer: Arc<Peer>,
+    pub(super) exchange: Exchange,
     regime: Arc<Regime>,
     websocket: Option<Upgrade>,
     tokens: Tokens,
@@ -281,40 +285,47 @@ impl Entered {
         Self { sending, peer, exchange, regime, websocket, tokens, form: facts.form, told }
     }
 
-    fn answer(mut self) -> Awaited {
-        Box::pin(async move {
-            let sent = (&mut self.sending).await;
-            let Self { peer, exchange, regime, websocket, tokens, form, told, .. } = self;
-            let worker = &*peer.worker;
-            if websocket.is_some() {
-                let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
-                worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
+    /// The answer to the visitor, once there is one of the site.
+    fn answer(&mut self, sent: Result<Answered, Failure>) -> Answer {
+        let Self { peer, exchange, regime, websocket, tokens, form, .. } = self;
+        let worker = &*peer.worker;
+        let websocket = websocket.take();
+        if websocket.is_some() {
+            let switched = sent.as_ref().is_ok_and(|answered| answered.switched.is_some());
+            worker.shard.count(Count::Upgrade(if switched { UpgradeResult::Switched } else { UpgradeResult::Refused }));
+        }
+        match sent {
+            Ok(answered) => {
+                let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
+                *answer.version_mut() = Version::HTTP_11;
+                let headers = answer.headers_mut();
+                if hop::strip_response(headers) {
+                    cookies::strip_from_site(headers);
+                }
+                if tokens.set(regime, headers) {
+                    cache::make_private(headers);
+                }
+                if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
+                    upgrade::set_websocket(headers);
+                    peer.becomes(websocket.switched(site));
+                }
+                answer
             }
-            let answer = match sent {
-                Ok(answered) => {
-                    let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
-                    *answer.version_mut() = Version::HTTP_11;
-                    let headers = answer.headers_mut();
-                    if hop::strip_response(headers) {
-                        cookies::strip_from_site(headers);
-                    }
-                    if tokens.set(&regime, headers) {
-                        cache::make_private(headers);
-                    }
-                    if let (Some(websocket), Some(site)) = (websocket, answered.switched) {
-                        upgrade::set_websocket(headers);
-                        peer.becomes(websocket.switched(site));
-                    }
-                    answer
-                }
-                Err(failure) => {
-                    let mut answer = failed(worker, &exchange, &regime, form, &failure);
-                    tokens.set(&regime, answer.headers_mut());
-                    answer
-                }
-            };
-            (answer, told)
-        })
+            Err(failure) => {
+                let mut answer = failed(worker, exchange, regime, *form, &failure);
+                tokens.set(regime, answer.headers_mut());
+                answer
+            }
+        }
+    }
+}
+
+impl Future for Entered {
+    type Output = (Answer, Told);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let sent = ready!(Pin::new(&mut self.sending).poll(cx));
+        Poll::Ready((self.answer(sent), self.told.clone()))
     }
 }
 

@@ -22,7 +22,7 @@ use super::Worker;
 use super::answering::Answering;
 use super::connections::{Phase, Socket, State};
 use super::exchange::Exchange;
-use super::handle::Peer;
+use super::handle::{Entered, Peer};
 use crate::metrics::{Count, Refusal};
 
 /// How hyper's hold on a connection ends.
@@ -46,7 +46,7 @@ enum Rested {
 pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
     let state = Arc::clone(&peer.state);
     let header_bytes = peer.worker.gate.regime().policy.limits.header_bytes;
-    let service = service_fn(|request| Answering::to(&peer, Exchange::Alone(Arc::clone(&state)), request));
+    let service = service_fn(|request| Answering::<Entered>::to(&peer, Exchange::Alone(Arc::clone(&state)), request));
     let take = |socket| {
         let mut http = http1::Builder::new();
         http.max_buf_size(header_bytes).max_header_size(header_bytes);

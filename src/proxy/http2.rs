@@ -20,7 +20,7 @@ use super::Worker;
 use super::answering::Answering;
 use super::corked::Corked;
 use super::exchange::Exchange;
-use super::handle::Peer;
+use super::handle::{Entered, Peer};
 use super::streams::{Session, Streams};
 use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
@@ -59,7 +59,7 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
     let _guard = Forgetful(&session);
     let service = service_fn(|request| {
         let stream = session.begin(request.method() == Method::HEAD);
-        Answering::to(&peer, Exchange::Stream(stream), request)
+        Answering::<Box<Entered>>::to(&peer, Exchange::Stream(stream), request)
     });
     let metered = Metered { line: Arc::new(Mutex::new(Corked::new(io))), session: Arc::clone(&session) };
     let ended = {

@@ -7,7 +7,7 @@
 //! ([`Http1::drive`]), and by the same task. Only so may it be polled with a waker that wakes nobody: all it waits for is what the
 //! connection does. And whoever begins to wait drives the connection first, so that nothing is missed of what happened while nobody did.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -23,6 +23,7 @@ use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop::unconstrained;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::again::{Keeping, Kept, may_be_repeated};
 use super::connection::{ConnectError, RequestBody, SendError, Sent, SiteBody, Stream, TransportError};
@@ -35,8 +36,9 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     /// What speaks on the stream; `None` once that has ended. Dropping it closes the stream.
     driver: Option<Driver>,
-    /// The request that was sent last, until its answer is there.
-    awaited: Option<Awaited>,
+    /// The answer to the request that was sent last, in a place on the heap that is the same for all.
+    answer: ReusableBoxFuture<'static, Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    is_awaited: bool,
     /// Its head, if it may be sent again.
     kept: Arc<Kept>,
     /// Whom it wakes, and as what.
@@ -55,8 +57,6 @@ pub(super) struct Http1 {
 }
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
-
-type Awaited = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
 
 /// Who drives a connection. The stream knows one waker for life, whoever that is.
 #[derive(Default)]
@@ -124,7 +124,8 @@ impl Http1 {
         Ok(Self {
             sender,
             driver: Some(driver),
-            awaited: None,
+            answer: ReusableBoxFuture::new(pending()),
+            is_awaited: false,
             kept,
             driving,
             waker,
@@ -150,7 +151,8 @@ impl Http1 {
         // a connection that has carried nothing yet was not closing all the while
         self.kept.begin(self.reused && may_be_repeated(&request));
         // a task that has done much is made to yield by waking it, and what polls this wakes nobody
-        self.awaited = Some(Box::pin(unconstrained(self.sender.try_send_request(request))));
+        self.answer.set(unconstrained(self.sender.try_send_request(request)));
+        self.is_awaited = true;
     }
 
     /// Goes on with what is under way, for as long as it can without waiting; who asks is woken when it can go on.
@@ -166,9 +168,11 @@ impl Http1 {
     /// The answer to the request that was sent last.
     pub(super) fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<Sent> {
         self.drive(cx);
-        let Some(awaited) = &mut self.awaited else { return Poll::Pending };
-        let sent = ready!(awaited.as_mut().poll(&mut nobody()));
-        self.awaited = None;
+        if !self.is_awaited {
+            return Poll::Pending;
+        }
+        let sent = ready!(self.answer.poll(&mut nobody()));
+        self.is_awaited = false;
         self.driving.end();
         Poll::Ready(match sent {
             Ok(answer) => Ok(answer.map(SiteBody::Http1)),

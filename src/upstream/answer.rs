@@ -394,10 +394,10 @@ impl Live {
         let SendError { request, is_untouched, error } = failed;
         let timed_out = self.connection.deadline().has_fired();
         let refused = !self.connection.is_reused() && HandshakeError::late(&error).is_some();
-        let retry = match &error {
-            TransportError::Http2(_) if is_untouched => self.this.number < TRIES_MAX,
-            _ if is_untouched => self.this.number == 1,
-            error => self.this.number == 1 && self.connection.is_reused() && error.is_of_connection(),
+        let retry = if is_untouched && matches!(error, TransportError::Http2(_)) {
+            self.this.number < TRIES_MAX
+        } else {
+            self.this.number == 1 && (is_untouched || (self.connection.is_reused() && error.is_of_connection()))
         };
         // one that was idle may have closed long ago, and is not looked at before: that was no try
         let was_stale = is_untouched && matches!(error, TransportError::Http1(_)) && self.connection.is_reused();

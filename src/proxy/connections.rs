@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +24,7 @@ use crate::gate::Gate;
 use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
+use crate::rules::rest::{Asked, Standing};
 use crate::rules::time::Moment;
 use crate::rules::token::VisitorId;
 
@@ -243,12 +243,6 @@ pub(super) enum Phase {
     Body,
 }
 
-/// Of `since_rest`: there was more than one, or may be soon.
-const MANY: u8 = 2;
-
-/// Who has rested for so long waits, and asks now and then. Who has not is reading.
-const LONG_REST: Duration = Duration::from_secs(2);
-
 impl Phase {
     /// The phase of this number.
     pub(super) const fn of(number: u8) -> Self {
@@ -281,8 +275,8 @@ pub(super) struct State {
     is_ending: AtomicBool,
     /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
     rests_since: AtomicU64,
-    /// Requests since a long rest: none, one, or more.
-    since_rest: AtomicU8,
+    /// What was asked for since a long rest.
+    asked: AtomicU8,
     /// For the body of this request.
     upload: Account,
     /// For what the client takes.
@@ -303,7 +297,7 @@ impl State {
             had_body: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             rests_since: AtomicU64::new(0),
-            since_rest: AtomicU8::new(0),
+            asked: AtomicU8::new(Asked::Nothing as u8),
             upload: Account::default(),
             answer: Account::default(),
         };
@@ -336,21 +330,28 @@ impl State {
     pub(super) fn begin(&self, has_body: bool) {
         self.enter(Phase::Busy);
         self.had_body.store(has_body, Ordering::Relaxed);
-        let before = self.since_rest.load(Ordering::Relaxed);
-        self.since_rest.store(MANY.min(before + 1), Ordering::Relaxed);
+        self.asked.store(self.asked().again() as u8, Ordering::Relaxed);
     }
 
-    /// Whether the connection has nothing under way, no byte of a request and none of an answer; and either had nothing when a sweep came
-    /// by, or comes from a long rest: who waits asks once, and then not for a while. It is asked when all that there was to read and to write
-    /// has been.
+    fn asked(&self) -> Asked {
+        Asked::of(self.asked.load(Ordering::Relaxed))
+    }
+
+    /// Whether the connection has nothing under way, and its time has come to rest. It is asked when all that there was to read and to
+    /// write has been.
     pub(super) fn may_rest(&self) -> bool {
-        if self.since_rest.load(Ordering::Relaxed) != 1 && !self.deadline.is_to_look() {
+        if !self.asked().is_to_rest(self.deadline.is_to_look()) {
             return false;
         }
         // what is under way now sets the time anew when it is over
         self.deadline.has_looked();
-        let is_left_over = self.had_body.load(Ordering::Relaxed) || self.is_ending.load(Ordering::Relaxed);
-        self.phase() == Phase::Idle && !self.is_stalled() && !is_left_over
+        let standing = Standing {
+            idle: self.phase() == Phase::Idle,
+            stalled: self.is_stalled(),
+            had_body: self.had_body.load(Ordering::Relaxed),
+            ending: self.is_ending.load(Ordering::Relaxed),
+        };
+        standing.is_nothing()
     }
 
     pub(super) fn rests(&self) {
@@ -361,7 +362,7 @@ impl State {
     /// It is in hyper's hands, until it is found to have nothing to do: what woke it may have been a part of a TLS record, and no request.
     pub(super) fn rises(&self) {
         let rested = self.deadline.now().since(Moment::from_micros(self.rests_since.load(Ordering::Relaxed)));
-        self.since_rest.store(if rested < LONG_REST { MANY } else { 0 }, Ordering::Relaxed);
+        self.asked.store(Asked::after(rested) as u8, Ordering::Relaxed);
         self.place.rests(false);
         self.deadline.look();
     }

@@ -335,24 +335,27 @@ async fn read(entering: &Entering, body: Upload) -> Result<ReadAhead, BodyFailur
     read_ahead(body, most, &entering.peer.worker.memory, &entering.exchange).await
 }
 
-fn ask(decision: &Decision) -> Ask {
-    Ask { open: decision.verdict == Verdict::Open && decision.pass.is_none(), pass: decision.pass.map(|id| id.0), counts: decision.counts }
+fn ask(entering: &Entering) -> Ask {
+    let Entering { regime, facts, decision, .. } = entering;
+    let open = decision.verdict == Verdict::Open && decision.pass.is_none();
+    let party = if open { Some(facts::client_hash(&facts.client, regime)) } else { decision.pass.map(|id| id.0) };
+    Ask { open, party, counts: decision.counts }
 }
 
 /// A slot, if there is one and nobody else is next.
 fn slot_at_once(entering: &Entering, now: Moment) -> Option<Slot> {
     let worker = &*entering.peer.worker;
     if entering.decision.observed {
-        return Some(worker.upstream.slot_anyway(ask(&entering.decision), worker.index));
+        return Some(worker.upstream.slot_anyway(ask(entering), worker.index));
     }
-    worker.upstream.slot_now(ask(&entering.decision), worker.index, now)
+    worker.upstream.slot_now(ask(entering), worker.index, now)
 }
 
 /// Waits for a slot. If there is none in time, the answer is one that sheds.
 async fn slot(entering: &Entering) -> Result<Slot, (Answer, Told)> {
     let Entering { peer, regime, facts, decision, .. } = entering;
     let worker = &*peer.worker;
-    let ask = ask(decision);
+    let ask = ask(entering);
     let deadline = if facts.unsafe_method { UNSAFE_DEADLINE } else { regime.policy.upstream.queue.deadline };
     let none = match worker.upstream.slot(ask, worker.index, deadline).await {
         Ok(slot) => return Ok(slot),

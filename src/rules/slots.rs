@@ -1,8 +1,11 @@
 //! Slots (layer 2): who of those who may enter is next at an upstream server.
 //!
-//! First come, first served over all servers, with two exceptions that keep one party from taking the site: open routes without a
-//! pass have half of the slots at most, and one pass has `session.in_flight`. Who is over such a bound waits, and is passed over
-//! until it is under it again; nobody else waits for them.
+//! First come, first served over all servers, with three exceptions that keep one party from taking the site: open routes without a
+//! pass have half of the slots at most, one client's network has three quarters of that half, and one pass has `session.in_flight`. Who
+//! is over such a bound waits, and is passed over until it is under it again; nobody else waits for them.
+//!
+//! A network has so much because thousands may share its address, and not all because whoever sends or takes a large body slowly holds
+//! a slot meanwhile, for as long as `limits.min_rate` bears.
 //!
 //! Always holds: while a slot is free, no one who may have it waits. Absent: connections, timers and locks (`upstream/` has them);
 //! priorities (simulation found no use for them).
@@ -21,8 +24,9 @@ use super::uniform::Uniform;
 pub struct Ask {
     /// An open route without a pass: half of the slots at most.
     pub open: bool,
-    /// Whose pass, if any: bounded by `session.in_flight`.
-    pub pass: Option<u64>,
+    /// Whose it is, if anybody's: the pass, bounded by `session.in_flight`; on an open route without one the client's network, bounded by
+    /// three quarters of what open routes may have.
+    pub party: Option<u64>,
     /// Its slot time and outcome say something about the load.
     pub counts: bool,
 }
@@ -67,10 +71,11 @@ pub struct Slots<W> {
     /// Those who wait and are under their bounds, oldest first; gated and open apart, since the bound of open routes holds for all of them.
     gated: BTreeMap<u64, Waiting<W>>,
     open: BTreeMap<u64, Waiting<W>>,
-    /// Those whose pass is at its bound, oldest first.
+    /// Those whose party is at its bound, oldest first.
     held: HashMap<u64, VecDeque<(u64, Waiting<W>)>, Uniform>,
     held_count: usize,
-    passes: HashMap<u64, u32, Uniform>,
+    /// Slots of each party that has one.
+    parties: HashMap<u64, u32, Uniform>,
     open_busy: u32,
     next_number: u64,
     usage: Usage,
@@ -128,7 +133,7 @@ impl<W> Slots<W> {
             open: BTreeMap::new(),
             held: HashMap::default(),
             held_count: 0,
-            passes: HashMap::default(),
+            parties: HashMap::default(),
             open_busy: 0,
             next_number: 0,
             usage: Usage::default(),
@@ -185,21 +190,24 @@ impl<W> Slots<W> {
         if ask.open {
             self.open_busy = self.open_busy.saturating_sub(1);
         }
-        let Some(pass) = ask.pass else { return };
-        if let Some(count) = self.passes.get_mut(&pass) {
+        let Some(party) = ask.party else { return };
+        let mut busy = 0;
+        if let Some(count) = self.parties.get_mut(&party) {
             *count -= 1;
-            if *count == 0 {
-                self.passes.remove(&pass);
+            busy = *count;
+            if busy == 0 {
+                self.parties.remove(&party);
             }
         }
-        if let Some(held) = self.held.get_mut(&pass) {
-            if let Some((number, waiting)) = held.pop_front() {
-                self.held_count -= 1;
-                self.line(waiting.ask).insert(number, waiting);
-            }
-            if self.held.get(&pass).is_some_and(VecDeque::is_empty) {
-                self.held.remove(&pass);
-            }
+        let Some(mut held) = self.held.remove(&party) else { return };
+        // one, unless the bound has risen meanwhile
+        let most = self.party_most(ask) as usize;
+        for (number, waiting) in held.drain(..held.len().min(most.saturating_sub(busy as usize))) {
+            self.held_count -= 1;
+            self.line(waiting.ask).insert(number, waiting);
+        }
+        if !held.is_empty() {
+            self.held.insert(party, held);
         }
     }
 
@@ -215,7 +223,7 @@ impl<W> Slots<W> {
                 (None, _) => return None,
             };
             let waiting = line.remove(&number)?;
-            if self.pass_is_full(waiting.ask.pass) {
+            if self.party_is_full(waiting.ask) {
                 self.enqueue(number, waiting);
                 continue;
             }
@@ -229,13 +237,13 @@ impl<W> Slots<W> {
         if self.line(ask).remove(&number).is_some() {
             return;
         }
-        let Some(pass) = ask.pass else { return };
-        if let Some(held) = self.held.get_mut(&pass) {
+        let Some(party) = ask.party else { return };
+        if let Some(held) = self.held.get_mut(&party) {
             let before = held.len();
             held.retain(|(n, _)| *n != number);
             self.held_count -= before - held.len();
             if held.is_empty() {
-                self.held.remove(&pass);
+                self.held.remove(&party);
             }
         }
     }
@@ -337,7 +345,7 @@ impl<W> Slots<W> {
     }
 
     fn may_have(&self, ask: Ask) -> bool {
-        (!ask.open || self.open_busy < self.open_most()) && !self.pass_is_full(ask.pass)
+        (!ask.open || self.open_busy < self.open_most()) && !self.party_is_full(ask)
     }
 
     /// Half of the slots, and at least one.
@@ -345,14 +353,23 @@ impl<W> Slots<W> {
         (self.total() / 2).max(1)
     }
 
-    fn pass_is_full(&self, pass: Option<u64>) -> bool {
-        pass.is_some_and(|pass| self.passes.get(&pass).is_some_and(|&count| count >= self.bounds.per_pass))
+    /// The most slots of whose this is.
+    fn party_most(&self, ask: Ask) -> u32 {
+        match self.open_most() {
+            _ if !ask.open => self.bounds.per_pass,
+            open => (open - open.div_ceil(4)).max(1),
+        }
+    }
+
+    fn party_is_full(&self, ask: Ask) -> bool {
+        let busy = ask.party.and_then(|party| self.parties.get(&party));
+        busy.is_some_and(|&busy| busy >= self.party_most(ask))
     }
 
     fn enqueue(&mut self, number: u64, waiting: Waiting<W>) {
-        match waiting.ask.pass {
-            Some(pass) if self.pass_is_full(Some(pass)) => {
-                self.held.entry(pass).or_default().push_back((number, waiting));
+        match waiting.ask.party {
+            Some(party) if self.party_is_full(waiting.ask) => {
+                self.held.entry(party).or_default().push_back((number, waiting));
                 self.held_count += 1;
             }
             _ => {
@@ -377,8 +394,8 @@ impl<W> Slots<W> {
             self.open_busy += 1;
         }
         let grant = Grant { server: place, at: now, busy_s: server.busy_s };
-        if let Some(pass) = ask.pass {
-            *self.passes.entry(pass).or_insert(0) += 1;
+        if let Some(party) = ask.party {
+            *self.parties.entry(party).or_insert(0) += 1;
         }
         grant
     }
@@ -457,7 +474,7 @@ mod tests {
     }
 
     fn gated(pass: u64) -> Ask {
-        Ask { open: false, pass: Some(pass), counts: true }
+        Ask { open: false, party: Some(pass), counts: true }
     }
 
     /// A slot of this server, as the tests give it back.
@@ -473,7 +490,7 @@ mod tests {
         slots.next([0, 0], at).map(|(waiter, grant)| (waiter, grant.server))
     }
 
-    const OPEN: Ask = Ask { open: true, pass: None, counts: false };
+    const OPEN: Ask = Ask { open: true, party: None, counts: false };
 
     fn granted<W>(answer: &Answer<W>) -> bool {
         matches!(answer, Answer::Granted(_))
@@ -549,6 +566,54 @@ mod tests {
         assert!(granted(&slots.ask(gated(1), [0, 0], at(0), 0)), "gated requests go past waiting open ones");
         slots.release(of(0), OPEN, true, at(1));
         assert_eq!(next(&mut slots, at(1)), Some((7, 0)));
+    }
+
+    const fn network(network: u64) -> Ask {
+        Ask { party: Some(network), ..OPEN }
+    }
+
+    #[test]
+    fn one_network_leaves_a_quarter_of_what_open_routes_have() {
+        for (slots, open, one) in [(1, 1, 1), (2, 1, 1), (4, 2, 1), (8, 4, 3), (10, 5, 3), (16, 8, 6), (100, 50, 37)] {
+            let bounds = Bounds { server: ServerLimit::told(slots), queue: 200, ..BOUNDS };
+            let mut of_one: Slots<()> = Slots::new(bounds, 1, at(0));
+            let grants = (0..100).filter(|_| of_one.ask_now(network(1), [0, 0], at(0)).is_some()).count();
+            assert_eq!(grants, one, "of {slots}");
+            let mut of_many: Slots<()> = Slots::new(bounds, 1, at(0));
+            let grants = (0..100).filter(|&number| of_many.ask_now(network(number), [0, 0], at(0)).is_some()).count();
+            assert_eq!(grants, open, "of {slots}");
+        }
+    }
+
+    #[test]
+    fn a_network_at_its_bound_holds_up_no_other() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        assert!(granted(&slots.ask(network(1), [0, 0], at(0), "")));
+        assert_eq!(slots.ask(network(1), [0, 0], at(0), "second of one"), Answer::Queued(0));
+        assert!(granted(&slots.ask(network(2), [0, 0], at(0), "")));
+        assert_eq!(slots.ask(network(2), [0, 0], at(0), "second of two"), Answer::Queued(1));
+        assert_eq!(slots.ask(network(3), [0, 0], at(0), "of three"), Answer::Queued(2));
+        slots.release(of(0), network(2), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), Some(("second of two", 0)), "it came before three, and is under its bound again");
+        assert_eq!(next(&mut slots, at(1)), None, "open routes have what they may");
+        slots.release(of(0), network(2), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some(("of three", 0)), "one is over its bound");
+        slots.release(of(0), network(1), true, at(3));
+        assert_eq!(next(&mut slots, at(3)), Some(("second of one", 0)));
+    }
+
+    #[test]
+    fn a_bound_that_has_risen_holds_nobody_back() {
+        let mut slots = Slots::new(BOUNDS, 1, at(0));
+        assert!(granted(&slots.ask(network(1), [0, 0], at(0), 0)));
+        for waiter in 1..=5 {
+            slots.ask(network(1), [0, 0], at(0), waiter);
+        }
+        assert!(slots.limit(ServerLimit::told(16)));
+        slots.release(of(0), network(1), true, at(1));
+        let entered: Vec<_> = std::iter::from_fn(|| next(&mut slots, at(1))).map(|(waiter, _)| waiter).collect();
+        assert_eq!(entered, [1, 2, 3, 4, 5]);
+        assert_eq!(slots.queued(), 0);
     }
 
     #[test]

@@ -479,7 +479,7 @@ impl<'a> World<'a> {
         }
         if decision.enters() {
             self.enter(id, tab);
-            let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
+            let ask = Ask { open: false, party: decision.pass.map(|id| id.0), counts: decision.counts };
             return self.take_slot(id, ask, is_page);
         }
         self.note_told(id, &decision);
@@ -656,7 +656,7 @@ impl<'a> World<'a> {
 
     fn send_without_gate(&mut self, id: Id) {
         let is_page = true;
-        let number = self.open(id, Ask { open: false, pass: None, counts: false }, is_page);
+        let number = self.open(id, Ask { open: false, party: None, counts: false }, is_page);
         self.reach_site(number);
     }
 
@@ -803,11 +803,11 @@ impl<'a> World<'a> {
             let visit = Visit { gated: true, signal: true, pass, ticket, unsafe_method: false, may_draw: false, client, entropy };
             match self.front.as_ref().map(|front| front.decide(&visit, self.now)) {
                 None => {
-                    let number = self.open(id, Ask { open: false, pass: None, counts: false }, false);
+                    let number = self.open(id, Ask { open: false, party: None, counts: false }, false);
                     self.reach_site(number);
                 }
                 Some(decision) if decision.enters() && (decision.observed || decision.too_often.is_none()) => {
-                    let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
+                    let ask = Ask { open: false, party: decision.pass.map(|id| id.0), counts: decision.counts };
                     self.take_slot(id, ask, false);
                 }
                 Some(decision) => {

@@ -1,5 +1,7 @@
 //! HTTP/2 as no client speaks it: after each attack the attacker is cut or bounded, it is counted, and others are served.
 
+use std::time::Duration;
+
 use crate::support::*;
 
 const ABUSE: &str = "tidegate_requests_refused_total{reason=\"h2_abuse\"}";
@@ -160,6 +162,39 @@ fn frames_that_get_nothing_done_one_by_one() {
     assert!(cut.is_some_and(|pings| (4000..4200).contains(&pings)), "{cut:?}");
     world.until_metric(ABUSE, |count| count == 1.0);
     assert_serves(&world);
+}
+
+/// Once all is said there is no work to be made any more, and who is reset while it talks loses what it has not read yet.
+#[test]
+fn what_comes_after_the_end_is_read_and_held_against_nobody() {
+    let site = Upstream::answering("hello");
+    let mut world = world(&site);
+    let mut frames = Frames::connect(&world, &[]);
+    let nothing = frame(0x77, 0, 0, &[0; 16_000]);
+    // nearly as much as is borne
+    for _ in 0..125 {
+        frames.send(&nothing);
+    }
+    frames.send(frame(PING, 0, 0, b"whatever"));
+    assert!(has_pong(&mut frames), "the gate has read all of it");
+    let running = world.running.take().unwrap();
+    let ending = std::thread::spawn(move || running.drain(Duration::ZERO, Duration::from_secs(60)));
+    let end = loop {
+        match frames.next() {
+            // the gate wants to know whether its farewell has come
+            Ok(ping) if ping.kind == PING => frames.send(frame(PING, ACK, 0, &ping.payload)),
+            Ok(_) => {}
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof);
+    // more than all sockets hold
+    for _ in 0..1000 {
+        frames.send(&nothing);
+    }
+    assert_eq!(frames.next().unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof, "it was not reset");
+    drop(frames);
+    ending.join().unwrap();
 }
 
 #[test]

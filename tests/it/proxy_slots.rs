@@ -211,10 +211,12 @@ fn one_pass_has_its_share_of_slots_and_no_more() {
 fn open_routes_have_half_of_the_slots_at_most() {
     let door = Door::default();
     let site = slow_site(&door);
-    let world = gate(&site, "max_in_flight: 4, queue: { deadline: 30s }", "routes: [{ path: \"/slow/**\", gate: open }]");
-    let mut open: Vec<Client> = (0..2).map(|_| ask(&world, "/slow/x", &[])).collect();
+    let more = "client: { trusted_proxies: [127.0.0.1] }\nroutes: [{ path: \"/slow/**\", gate: open }]";
+    let world = gate(&site, "max_in_flight: 4, queue: { deadline: 30s }", more);
+    let from = |network: u8| format!("X-Forwarded-For: 192.0.2.{network}");
+    let mut open: Vec<Client> = (0..2).map(|network| ask(&world, "/slow/x", &[&from(network)])).collect();
     site.requests(2);
-    open.push(ask(&world, "/slow/y", &[]));
+    open.push(ask(&world, "/slow/y", &[&from(3)]));
     world.until_queued(1);
     assert_eq!(world.get("/gated", &[]).text(), "/gated");
     assert_eq!(site.seen().len(), 3);
@@ -444,4 +446,34 @@ fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
         next.is_finished().then_some(())
     });
     assert_eq!(next.join().unwrap(), "next");
+}
+
+/// A body that is larger than what is read ahead holds a slot for as long as its client takes, down to `limits.min_rate`.
+#[test]
+fn uploads_of_one_network_leave_open_routes_to_others() {
+    let site = Upstream::answering("done");
+    let upstream = "max_in_flight: 8, queue: { deadline: 30s }, buffer: { request: 4KiB }";
+    let world = gate(&site, upstream, "client: { trusted_proxies: [127.0.0.1] }\nroutes: [{ path: /api, gate: open }]");
+    let length = ["Content-Length: 100000", "X-Forwarded-For: 192.0.2.1"];
+    // the site has a request once it has a slot
+    let mut slow: Vec<Client> = (0..5)
+        .map(|_| {
+            let mut client = world.client();
+            client.send(request("POST", "/api", &length));
+            client.send(vec![b'x'; 5000]);
+            client
+        })
+        .collect();
+    world.until_status("/slots/in_flight", 3);
+    world.until_queued(2);
+    assert_eq!(world.get("/api", &["X-Forwarded-For: 198.51.100.1"]).text(), "done", "another network is served");
+    let mut next = ask(&world, "/api", &["X-Forwarded-For: 192.0.2.1"]);
+    world.until_queued(3);
+    for client in &mut slow {
+        client.send(vec![b'x'; 95_000]);
+    }
+    for client in &mut slow {
+        assert_eq!(client.answer().text(), "done");
+    }
+    assert_eq!(next.answer().text(), "done");
 }

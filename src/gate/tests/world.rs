@@ -338,7 +338,7 @@ impl World {
                 visitor.entered = Some(self.now_us);
                 self.counts.0 += 1;
             }
-            let ask = Ask { open: false, pass: decision.pass.map(|id| id.0), counts: decision.counts };
+            let ask = Ask { open: false, party: decision.pass.map(|id| id.0), counts: decision.counts };
             self.take_slot(index, ask);
             return;
         }
@@ -416,7 +416,7 @@ impl World {
 
     fn give_up(&mut self, number: u64) {
         if let Some(visitor) = self.queued.remove(&number) {
-            let ask = Ask { open: false, pass: self.visitors[visitor].pass.map(|pass| pass.id.0), counts: true };
+            let ask = Ask { open: false, party: self.visitors[visitor].pass.map(|pass| pass.id.0), counts: true };
             self.slots.leave(number, ask);
             self.shed(visitor);
         }

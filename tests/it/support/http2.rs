@@ -245,6 +245,7 @@ pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const ACK: u8 = 1;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The header block of `GET / HTTP/2` for the test's host, without the dynamic table.
 pub(crate) const GET: &[u8] = b"\x82\x87\x84\x01\x04test";

@@ -68,9 +68,9 @@ struct State {
     outcome: Outcome,
 }
 
-/// What the files looked like.
+/// What the files looked like. Taken before they are read: what changes while they are is taken in next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
+pub struct Seen {
     file: Option<u64>,
     template: Option<u64>,
     letters: Option<u64>,
@@ -89,12 +89,9 @@ pub struct Outcome {
 }
 
 impl Reloader {
-    /// A reloader of the file that the gate was started with.
+    /// A reloader of the file that the gate was started with, when all looked as in `seen`.
     #[must_use]
-    pub fn new(path: PathBuf, parts: Parts) -> Self {
-        let regime = parts.gate.regime();
-        let seen = Seen::now(&path, &regime.policy);
-        drop(regime);
+    pub fn new(path: PathBuf, seen: Seen, parts: Parts) -> Self {
         let applied_at = parts.clock.now().wall;
         parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
         Self { path, parts, state: Mutex::new(State { settled: seen, seen, outcome: Outcome { applied_at, errors: Vec::new() } }) }
@@ -137,15 +134,15 @@ impl Reloader {
     fn take_in(&self, state: &mut State, seen: Seen) -> Result<(), Vec<String>> {
         state.settled = seen;
         state.seen = seen;
-        let result = self.apply();
+        let result = self.apply(seen.file);
         let shard = self.parts.metrics.control();
         match &result {
-            Ok(()) => {
+            Ok(taken_in) => {
                 let applied_at = self.parts.clock.now().wall;
                 state.outcome = Outcome { applied_at, errors: Vec::new() };
-                // a new policy may name another template: it has been taken in with it
-                state.settled = Seen::now(&self.path, &self.parts.gate.regime().policy);
-                state.seen = state.settled;
+                // a new policy may name other files than the last
+                state.settled = *taken_in;
+                state.seen = *taken_in;
                 shard.count(Count::Reload(ReloadResult::Applied));
                 self.parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
                 tracing::info!(path = %self.path.display(), "policy applied");
@@ -158,16 +155,18 @@ impl Reloader {
                 }
             }
         }
-        result
+        result.map(drop)
     }
 
-    fn apply(&self) -> Result<(), Vec<String>> {
+    /// Applies what the files say, and returns what they looked like; `file` is how the policy did.
+    fn apply(&self, file: Option<u64>) -> Result<Seen, Vec<String>> {
         let old = Arc::clone(&self.parts.gate.regime().policy);
         let policy = config::load(&self.path).map_err(|errors| errors.problems().iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let fixed = config::needs_restart(&old, &policy);
         if !fixed.is_empty() {
             return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
         }
+        let seen = Seen { file, ..Seen::now(&self.path, &policy) };
         let pages = load_pages(&policy).map_err(|error| vec![error])?;
         let certificates = load_certificates(&policy).map_err(|error| vec![error])?;
         let upstream_tls = load_upstream_tls(&policy).map_err(|error| vec![error])?;
@@ -179,7 +178,7 @@ impl Reloader {
             tls.show(certificates);
         }
         (self.parts.follow)(&policy, upstream_tls.as_ref());
-        Ok(())
+        Ok(seen)
     }
 
     /// The keys as they are now; the old ones if they can't be read, since those still verify every visitor's token.
@@ -199,7 +198,9 @@ impl Reloader {
 }
 
 impl Seen {
-    fn now(path: &Path, policy: &Policy) -> Self {
+    /// As they look now: the policy's file, and those that it names.
+    #[must_use]
+    pub fn now(path: &Path, policy: &Policy) -> Self {
         Self {
             file: fingerprint(path),
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
@@ -208,6 +209,12 @@ impl Seen {
             upstream_tls: policy.upstream.tls.as_ref().map(|tls| hash(&upstream_tls_files(tls).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
         }
+    }
+
+    /// The same with the keys as they look now: the first start makes them.
+    #[must_use]
+    pub fn with_keys(self, policy: &Policy) -> Self {
+        Self { keys: store::keys_fingerprint(&policy.data).ok(), ..self }
     }
 }
 
@@ -336,4 +343,100 @@ pub fn make_room_for_connections(policy: &Policy) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::gate::Remembered;
+    use crate::store::Store;
+
+    /// A directory of one test, removed with it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tidegate-reload-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, file: &str, content: &str) -> PathBuf {
+            let path = self.0.join(file);
+            std::fs::write(&path, content).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    /// A gate that tells `follow` of each policy that it takes in. `meanwhile` happens when it has read its files, and before it runs.
+    fn reloader(directory: &Directory, meanwhile: impl FnOnce(), follow: impl Fn() + Send + Sync + 'static) -> Reloader {
+        let yaml = "upstream: { servers: [http://127.0.0.1:9] }\nwaiting_room: { template: room.html }\n";
+        let path = directory.write("gate.yaml", yaml);
+        let policy = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        let seen = Seen::now(&path, &policy);
+        let clock = Arc::new(Clock::start());
+        let keys = Store::open(&policy.data).unwrap().keys(clock.now().wall).unwrap();
+        let seen = seen.with_keys(&policy);
+        let pages = load_pages(&policy).unwrap();
+        let gate = Gate::new(Arc::new(policy), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, clock.now());
+        let metrics = Arc::new(Metrics::new(1).unwrap());
+        meanwhile();
+        let follow: Follow = Arc::new(move |_, _| follow());
+        Reloader::new(path, seen, Parts { gate: Arc::new(gate), tls: None, follow, metrics, clock })
+    }
+
+    const ROOM: &str = "<!doctype html><p>Please wait</p>";
+
+    /// Polls until what has changed was read twice the same, and once more.
+    fn poll(reloader: &Reloader) {
+        for _ in 0..3 {
+            reloader.poll();
+        }
+    }
+
+    #[test]
+    fn what_changes_while_it_is_taken_in_is_taken_in_next() {
+        let directory = Directory::new("while");
+        let room = directory.write("room.html", ROOM);
+        let applied = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&applied);
+        let follow = move || {
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                std::fs::write(&room, format!("{ROOM}<p>The second")).unwrap();
+            }
+        };
+        let reloader = reloader(&directory, || {}, follow);
+        let applied_after_polls = || {
+            poll(&reloader);
+            poll(&reloader);
+            applied.load(Ordering::Relaxed)
+        };
+        assert_eq!(applied_after_polls(), 0, "nothing has changed");
+        directory.write("room.html", &format!("{ROOM}<p>The first"));
+        assert_eq!(applied_after_polls(), 2, "the second was written when the first was read already");
+        assert_eq!(applied_after_polls(), 2, "and is in force");
+        assert!(reloader.outcome().errors.is_empty());
+    }
+
+    #[test]
+    fn what_changes_while_the_gate_starts_is_taken_in() {
+        let directory = Directory::new("start");
+        let room = directory.write("room.html", ROOM);
+        let applied = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&applied);
+        let meanwhile = || std::fs::write(&room, format!("{ROOM}<p>Another")).unwrap();
+        let reloader = reloader(&directory, meanwhile, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        poll(&reloader);
+        assert_eq!(applied.load(Ordering::Relaxed), 1);
+    }
 }

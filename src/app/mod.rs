@@ -27,7 +27,7 @@ use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
-use crate::reload::{self, Parts, Reloader};
+use crate::reload::{self, Parts, Reloader, Seen};
 use crate::rules::policy::{Mode, Policy};
 use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
 use crate::tls;
@@ -141,6 +141,7 @@ pub fn workers(policy: &Policy) -> usize {
 /// Why it can't start.
 pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, https, admin } = start;
+    let file = file.map(|path| (Seen::now(&path, &policy), path));
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
@@ -149,6 +150,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let upstream_tls = reload::load_upstream_tls(&policy).map_err(StartError::Policy)?;
     let store = Store::open(&policy.data)?;
     let keys = Arc::new(store.keys(clock.now().wall)?);
+    let file = file.map(|(seen, path)| (seen.with_keys(&policy), path));
     let remembered = remembered(&store, &policy, &clock)?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
@@ -175,7 +177,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream =
         Upstream::new(&policy, upstream_tls.as_ref(), Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
-    let reloader = file.map(|path| {
+    let reloader = file.map(|(seen, path)| {
         let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
@@ -188,7 +190,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
-        Arc::new(Reloader::new(path, parts))
+        Arc::new(Reloader::new(path, seen, parts))
     });
     let shared = Arc::new(Shared {
         gate,

@@ -1,8 +1,9 @@
-//! Networks that break: however bytes are delivered, the result is the same; wherever a connection breaks off, nobody takes a part for the
+//! Networks that break or are slow: however bytes are delivered, the result is the same; wherever a connection breaks off, nobody takes a part for the
 //! whole, and others are served.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::support::*;
 
@@ -70,6 +71,16 @@ fn bytes_that_come_one_by_one_mean_the_same() {
     assert_eq!(told_through(Carries::Bytewise, Carries::Bytewise), whole, "everywhere");
 }
 
+/// One way: the other side of the world, over a satellite.
+const LATE: Carries = Carries::Late(Duration::from_millis(150));
+
+#[test]
+fn bytes_that_come_late_mean_the_same() {
+    let whole = told_through(Carries::Whole, Carries::Whole);
+    assert_eq!(told_through(LATE, Carries::Whole), whole, "between client and gate");
+    assert_eq!(told_through(Carries::Whole, LATE), whole, "between gate and site");
+}
+
 fn told_through(client: Carries, site: Carries) -> Told {
     let upstream = Upstream::start(answers);
     let behind = Relay::before(upstream.address, site, site);
@@ -101,6 +112,7 @@ fn bytes_that_come_one_by_one_mean_the_same_within_tls() {
     let whole = through(Carries::Whole);
     assert!(whole.0.iter().all(|(head, ..)| head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.1 304")), "{whole:?}");
     assert_eq!(through(Carries::Bytewise), whole);
+    assert_eq!(through(LATE), whole);
 }
 
 /// A request and the answer to it, both of them with a body. In its body the answer says so where it could be cut.
@@ -214,7 +226,7 @@ fn a_request_that_breaks_off_on_its_way_to_the_gate_reaches_nobody() {
 }
 
 #[test]
-fn http_2_is_the_same_byte_by_byte_and_when_it_breaks_off() {
+fn http_2_is_the_same_byte_by_byte() {
     let site = Upstream::start(|seen, site| site.write(ok(&format!("{} {}", seen.method, seen.body.len()))));
     let secure = Secure::open(&site.url(), FREE);
     let relay = Relay::before(secure.https.unwrap(), Carries::Bytewise, Carries::Bytewise);
@@ -227,6 +239,70 @@ fn http_2_is_the_same_byte_by_byte_and_when_it_breaks_off() {
     drop(client);
     secure.until_status("/connections/open", 0);
     assert_eq!(site.seen().len(), 4);
+}
+
+/// What is larger than every window goes on when word has come that there is room: late, and whole.
+#[test]
+fn http_2_is_the_same_from_far_away() {
+    const LARGE: usize = 300_000;
+    let site = Upstream::start(|seen, site| {
+        let length = seen.body.len();
+        site.write(ok(&if seen.method == "GET" { "x".repeat(LARGE) } else { format!("{length}") }))
+    });
+    let secure = Secure::open(&site.url(), FREE);
+    let relay = Relay::before(secure.https.unwrap(), LATE, LATE);
+    let mut client = Http2::connect_at(&secure, relay.address);
+    assert!(client.get("/", &[]).text() == "x".repeat(LARGE));
+    let piece = vec![b'x'; 50_000];
+    let answer = client.ask(http2_request("POST", "/", &[]), &[&piece[..]; 6]).unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "300000"));
+}
+
+/// With each of these the handshake, the head or the body of a client that is far away would be cut if the time on the way were held
+/// against it; and a site that is far away is not taken for dead.
+#[test]
+fn who_is_far_away_is_within_the_limits() {
+    let site = Upstream::answering("hello");
+    let behind = Relay::before(site.address, LATE, LATE);
+    let secure = Secure::start(&format!(
+        "upstream: {{ servers: [{}], timeouts: {{ connect: 5s, response: 5s }} }}\nadmission: {{ mode: open }}\n{FREE}\
+         limits: {{ handshake_timeout: 5s, header_timeout: 5s, body_timeout: 5s, idle_timeout: 5s }}",
+        behind.url()
+    ));
+    let relay = Relay::before(secure.https.unwrap(), LATE, LATE);
+    let mut client = Http2::connect_at(&secure, relay.address);
+    let far = client.ask(http2_request("POST", "/", &[]), &[b"hel", b"lo"]).unwrap();
+    assert_eq!((far.status, far.text().as_str()), (200, "hello"));
+    let relay = Relay::before(secure.http, LATE, LATE);
+    let mut client = Client::connect(relay.address);
+    client.send(UPLOAD);
+    assert_eq!(client.answer().text(), "hello");
+}
+
+#[test]
+fn an_answer_over_http_2_that_breaks_off_is_never_whole() {
+    let site = Upstream::start(|_, site| site.write(ok(&"x".repeat(2000))));
+    let secure = Secure::open(&site.url(), FREE);
+    // how many bytes a whole exchange takes, handshake included
+    let most = 8000;
+    let (mut whole, mut broken) = (0, 0);
+    for cut in [Cut::End, Cut::Reset] {
+        for length in (0..most).step_by(401) {
+            let relay = Relay::before(secure.https.unwrap(), Carries::Whole, Carries::Until(length, cut));
+            match Http2::get_at(&secure, relay.address, "/") {
+                Some(answer) => {
+                    assert_eq!(answer.body.len(), 2000, "{cut:?} after {length}");
+                    whole += 1;
+                }
+                None => broken += 1,
+            }
+            drop(relay);
+            secure.until_status("/connections/open", 0);
+        }
+    }
+    assert!(whole > 2 && broken > 10, "{whole} whole, {broken} broken");
+    secure.until_status("/slots/in_flight", 0);
+    assert_eq!(Http2::connect(&secure).get("/", &[]).status, 200);
 }
 
 /// Whoever closes a tab sends the same, so it is taken for leaving: there is a whole answer or none, and the slot is free again.

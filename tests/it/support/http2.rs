@@ -79,10 +79,14 @@ impl Secure {
     }
 
     async fn connect_over(&self, socket: TcpStream) -> TlsStream<TcpStream> {
+        self.try_connect_over(socket).await.unwrap()
+    }
+
+    async fn try_connect_over(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         socket.set_nodelay(true).unwrap();
-        let stream = self.connector.connect("test".try_into().unwrap(), socket).await.unwrap();
+        let stream = self.connector.connect("test".try_into().unwrap(), socket).await?;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        stream
+        Ok(stream)
     }
 }
 
@@ -162,6 +166,18 @@ impl Http2 {
     /// Through what listens there.
     pub(crate) fn connect_at(gate: &Secure, address: SocketAddr) -> Self {
         Self::over(gate.connect_at(address), &mut h2::client::Builder::new())
+    }
+
+    /// The answer to a GET through what listens there, which may break off; `None` if it is not whole.
+    pub(crate) fn get_at(gate: &Secure, address: SocketAddr, path: &str) -> Option<Http2Answer> {
+        let answer = async {
+            let io = gate.try_connect_over(TcpStream::connect(address).await.ok()?).await.ok()?;
+            let (sender, connection) = h2::client::handshake(io).await.ok()?;
+            tokio::spawn(connection);
+            let (answer, _) = sender.ready().await.ok()?.send_request(http2_request("GET", path, &[]), true).ok()?;
+            whole(answer.await.ok()?).await.ok()
+        };
+        runtime().block_on(async { tokio::time::timeout(PATIENCE, answer).await }).expect("an answer or an end")
     }
 
     fn over(io: impl Future<Output = TlsStream<TcpStream>>, builder: &mut h2::client::Builder) -> Self {

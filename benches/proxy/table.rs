@@ -31,6 +31,12 @@ pub(super) enum Case {
     Full,
     /// The same, by who has been there.
     Resumed,
+    /// They are turned away, each on a connection of its own, as those are who wait in tens of thousands.
+    Fresh,
+    /// The same within TLS, each with a handshake.
+    FreshFull,
+    /// The same, by who has been there.
+    FreshResumed,
     /// They reach the site over HTTP/2, ten at a time on each of ten connections.
     #[value(name = "h2")]
     Http2,
@@ -43,7 +49,7 @@ pub(super) enum Case {
 }
 
 impl Case {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Proxied => "proxied",
             Self::Diverted => "diverted",
@@ -53,18 +59,27 @@ impl Case {
             Self::Tls1m => "TLS 1 MiB",
             Self::Full => "handshake",
             Self::Resumed => "resumed",
+            Self::Fresh => "fresh div.",
+            Self::FreshFull => "hands. div.",
+            Self::FreshResumed => "resum. div.",
             Self::Http2 => "HTTP/2",
             Self::Http2One => "HTTP/2 × 1",
             Self::Http2Diverted => "HTTP/2 div.",
         }
     }
 
-    const fn is_diverted(self) -> bool {
-        matches!(self, Self::Diverted | Self::Http2Diverted)
+    pub(super) const fn is_diverted(self) -> bool {
+        matches!(self, Self::Diverted | Self::Fresh | Self::FreshFull | Self::FreshResumed | Self::Http2Diverted)
     }
 
     const fn is_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Tls1m | Self::Full | Self::Resumed) || self.streams().is_some()
+        matches!(self, Self::Tls | Self::Tls1m | Self::Full | Self::Resumed | Self::FreshFull | Self::FreshResumed)
+            || self.streams().is_some()
+    }
+
+    /// Each request comes on a connection of its own.
+    const fn is_fresh(self) -> bool {
+        matches!(self, Self::Full | Self::Resumed | Self::Fresh | Self::FreshFull | Self::FreshResumed)
     }
 
     /// Over HTTP/2, so many requests at a time on each connection.
@@ -72,9 +87,17 @@ impl Case {
         match self {
             Self::Http2 | Self::Http2Diverted => Some(STREAMS),
             Self::Http2One => Some(SESSIONS * STREAMS),
-            Self::Proxied | Self::Diverted | Self::Proxied64k | Self::Proxied1m | Self::Tls | Self::Tls1m | Self::Full | Self::Resumed => {
-                None
-            }
+            Self::Proxied
+            | Self::Diverted
+            | Self::Proxied64k
+            | Self::Proxied1m
+            | Self::Tls
+            | Self::Tls1m
+            | Self::Full
+            | Self::Resumed
+            | Self::Fresh
+            | Self::FreshFull
+            | Self::FreshResumed => None,
         }
     }
 
@@ -88,6 +111,9 @@ impl Case {
             | Self::Tls
             | Self::Full
             | Self::Resumed
+            | Self::Fresh
+            | Self::FreshFull
+            | Self::FreshResumed
             | Self::Http2
             | Self::Http2One
             | Self::Http2Diverted => small.0,
@@ -95,7 +121,7 @@ impl Case {
     }
 
     /// Who comes to a front. None if it is not measured.
-    fn visitors(self, world: &World, front: &Front) -> Option<Visitors> {
+    pub(super) fn visitors(self, world: &World, front: &Front) -> Option<Visitors> {
         let address = match (self.is_diverted(), self.is_tls()) {
             (false, false) => front.proxied,
             (false, true) => front.proxied_tls,
@@ -112,9 +138,9 @@ impl Case {
             cookies: cookies.clone(),
             path: self.path().to_owned(),
             connections: self.streams().map_or(CONNECTIONS, |streams| SESSIONS * STREAMS / streams),
-            tls: self.is_tls().then(|| world.tls(self == Self::Resumed)),
+            tls: self.is_tls().then(|| world.tls(matches!(self, Self::Resumed | Self::FreshResumed))),
             streams: self.streams(),
-            fresh: matches!(self, Self::Full | Self::Resumed),
+            fresh: self.is_fresh(),
             ..world.with_passes(address?)
         })
     }
@@ -124,7 +150,9 @@ impl Case {
         match self {
             Self::Diverted => (0.8, "nginx"),
             Self::Proxied64k | Self::Proxied1m => (1.0, "nginx"),
-            Self::Proxied | Self::Tls | Self::Tls1m | Self::Full | Self::Resumed => (1.1, "nginx"),
+            Self::Proxied | Self::Tls | Self::Tls1m | Self::Full | Self::Resumed | Self::Fresh | Self::FreshFull | Self::FreshResumed => {
+                (1.1, "nginx")
+            }
             Self::Http2 | Self::Http2One | Self::Http2Diverted => (0.8, "envoy"),
         }
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use http::Request;
 use serde::{Deserialize, Serialize};
 use tidegate::clock::Clock;
 use tidegate::models::random::Random;
@@ -17,6 +18,7 @@ use tokio::task::{JoinSet, yield_now};
 use super::crowd::stay_awake;
 use super::line::{self, Line};
 use super::load::{Visitors, WARM_UP};
+use super::streams::{self, Session};
 
 /// What they do.
 #[derive(Serialize, Deserialize)]
@@ -49,13 +51,7 @@ impl Paced {
         let clock = Rc::new(Clock::start());
         let (due, wanted) = (Rc::new(RefCell::new(Due::default())), Rc::new(Semaphore::new(0)));
         let mut asking = JoinSet::new();
-        let mut lines = Vec::new();
-        for (number, cookies) in self.visitors.cookies()?.into_iter().enumerate() {
-            let cookie = cookies.into_iter().next().unwrap_or_default();
-            let line = Line::new(self.visitors.way(number)?.connect().await?, self.visitors.status);
-            lines.push((line, line::request(&self.visitors.path, &cookie)));
-        }
-        for (mut line, request) in lines {
+        for mut asker in self.askers().await? {
             let (clock, due, wanted) = (Rc::clone(&clock), Rc::clone(&due), Rc::clone(&wanted));
             asking.spawn_local(async move {
                 loop {
@@ -63,7 +59,7 @@ impl Paced {
                     let Ok(permit) = wanted.acquire().await else { return anyhow!("nobody is wanted any more") };
                     permit.forget();
                     let Some(at) = due.borrow_mut().waiting.pop_front() else { return anyhow!("nothing was due") };
-                    if let Err(error) = line.ask(&request).await {
+                    if let Err(error) = asker.ask().await {
                         return error;
                     }
                     due.borrow_mut().took.push((at, clock.moment().since(at)));
@@ -98,6 +94,42 @@ impl Paced {
             () = tokio::time::sleep(Duration::from_millis(self.window_ms) + PATIENCE) => bail!("not all were answered in {PATIENCE:?}"),
             () = stay_awake() => bail!("fell asleep"),
         }
+    }
+}
+
+/// Who can ask for one page at a time.
+enum Asker {
+    Line(Line, Vec<u8>),
+    Stream(Rc<Session>, Request<()>, u16),
+}
+
+impl Asker {
+    async fn ask(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Line(line, request) => line.ask(request).await,
+            Self::Stream(session, request, status) => session.ask(request, *status).await,
+        }
+    }
+}
+
+impl Paced {
+    /// All of them, connected.
+    async fn askers(&self) -> anyhow::Result<Vec<Asker>> {
+        let Visitors { path, status, streams, .. } = &self.visitors;
+        let mut askers = Vec::new();
+        for (number, cookies) in self.visitors.cookies()?.into_iter().enumerate() {
+            let stream = self.visitors.way(number)?.connect().await?;
+            let Some(streams) = *streams else {
+                let cookie = cookies.into_iter().next().unwrap_or_default();
+                askers.push(Asker::Line(Line::new(stream, *status), line::request(path, &cookie)));
+                continue;
+            };
+            let session = Rc::new(Session::new(stream).await?);
+            for cookie in cookies.iter().cycle().take(streams) {
+                askers.push(Asker::Stream(Rc::clone(&session), streams::request(path, cookie)?, *status));
+            }
+        }
+        Ok(askers)
     }
 }
 

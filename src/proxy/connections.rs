@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::account::Account;
 use super::clients::Clients;
+use super::refusal;
 use super::wire::Wire;
 use crate::deadlines::{Deadline, Wanted};
 use crate::gate::Gate;
@@ -475,19 +476,12 @@ impl Socket {
     }
 }
 
-/// The answer to a head that takes too long. hyper would close without a word.
-const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\n\
-    content-length: 0\r\n\
-    cache-control: no-store\r\n\
-    proxy-status: tidegate; error=http_request_error; details=\"header timeout\"\r\n\r\n";
-
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.state.deadline.has_fired() {
             if self.state.phase() == Phase::Head {
                 // nothing has been written on an answer's behalf: these bytes stand alone, and fit
-                let _written = Pin::new(&mut self.wire).poll_write(cx, HEAD_TIMEOUT);
+                let _written = Pin::new(&mut self.wire).poll_write(cx, refusal::HEAD_TIMEOUT);
                 let _flushed = Pin::new(&mut self.wire).poll_flush(cx);
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -509,11 +503,18 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(|wire| wire.poll_write(cx, buf))
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        // no request is being answered: it may be hyper that answers to a head that it can't read
+        if let ([only], Phase::Idle | Phase::Head) = (bufs, self.state.phase())
+            && let Some(completed) = refusal::completed(only)
+        {
+            // these bytes stand alone, and fit
+            return self.write(|wire| wire.poll_write(cx, &completed)).map_ok(|_| only.len());
+        }
         self.write(|wire| wire.poll_write_vectored(cx, bufs))
     }
 

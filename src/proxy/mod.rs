@@ -20,6 +20,7 @@ mod http1;
 mod http2;
 mod invitation;
 mod preamble;
+mod refusal;
 mod reserved;
 mod respond;
 mod streams;

@@ -23,6 +23,7 @@ impl Refusing {
         client.try_send("GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n").ok();
         let answer = client.try_answer("GET").unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(answer.status, status, "{name}: {}", answer.raw);
+        assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{name}: {}", answer.raw);
         client.assert_ends();
         assert_eq!(self.site.accepted(), 0, "{name}");
     }

@@ -16,8 +16,6 @@ pub(super) enum Outcome {
         status: u16,
         /// The one counter that moves.
         reason: &'static str,
-        /// By the gate's own answer, which says so in `Proxy-Status`; hyper's own can't.
-        composed: bool,
     },
     /// The site sees this, as [`forwarded`] writes it.
     Forwarded {
@@ -48,19 +46,19 @@ pub(super) fn all() -> Vec<Case> {
     cases
 }
 
-fn refused(cases: &mut Vec<Case>, name: &'static str, bytes: impl AsRef<[u8]>, status: u16, reason: &'static str, composed: bool) {
-    cases.push(Case { name, bytes: bytes.as_ref().to_vec(), outcome: Outcome::Refused { status, reason, composed } });
+fn refused(cases: &mut Vec<Case>, name: &'static str, bytes: impl AsRef<[u8]>, status: u16, reason: &'static str) {
+    cases.push(Case { name, bytes: bytes.as_ref().to_vec(), outcome: Outcome::Refused { status, reason } });
 }
 
 /// 400 by hyper.
 fn bad(cases: &mut Vec<Case>, name: &'static str, bytes: impl AsRef<[u8]>) {
-    refused(cases, name, bytes, 400, "bad_request", false);
+    refused(cases, name, bytes, 400, "bad_request");
 }
 
 /// 400 by the gate, which has read the head and then found the body to be none.
 fn bad_body(cases: &mut Vec<Case>, name: &'static str, body: impl AsRef<[u8]>) {
     let bytes = [b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n", body.as_ref()].concat();
-    refused(cases, name, bytes, 400, "bad_request", true);
+    refused(cases, name, bytes, 400, "bad_request");
 }
 
 /// What is forwarded as this line, these lines and this body.
@@ -126,9 +124,9 @@ fn request_lines(cases: &mut Vec<Case>) {
         ("another scheme", "GET gopher://test/ HTTP/1.1"),
         ("bytes beyond ASCII", "GET /\u{e4} HTTP/1.1"),
     ] {
-        refused(cases, name, format!("{line}\r\nHost: test\r\n\r\n"), 400, "target", true);
+        refused(cases, name, format!("{line}\r\nHost: test\r\n\r\n"), 400, "target");
     }
-    refused(cases, "a tunnel", "CONNECT test:443 HTTP/1.1\r\nHost: test:443\r\n\r\n", 501, "not_implemented", true);
+    refused(cases, "a tunnel", "CONNECT test:443 HTTP/1.1\r\nHost: test:443\r\n\r\n", 501, "not_implemented");
     for (name, line, forwarded) in [
         ("an absolute target", "GET http://test/a?b HTTP/1.1", "GET /a?b HTTP/1.1"),
         ("an absolute target in capitals", "GET HTTP://TEST HTTP/1.1", "GET / HTTP/1.1"),
@@ -175,7 +173,7 @@ fn hosts(cases: &mut Vec<Case>) {
         ("a host beyond ASCII", "Host: t\u{e9}st\r\n"),
         ("an empty host", "Host: \r\n"),
     ] {
-        refused(cases, name, format!("GET / HTTP/1.1\r\n{lines}\r\n"), 400, "host", true);
+        refused(cases, name, format!("GET / HTTP/1.1\r\n{lines}\r\n"), 400, "host");
     }
     for (name, line) in [
         ("another host in the target", "GET http://other/ HTTP/1.1"),
@@ -183,7 +181,7 @@ fn hosts(cases: &mut Vec<Case>) {
         ("a dot behind the host of the target", "GET http://test./ HTTP/1.1"),
         ("another host in the target of 1.0", "GET http://other/ HTTP/1.0"),
     ] {
-        refused(cases, name, format!("{line}\r\nHost: test\r\n\r\n"), 400, "host", true);
+        refused(cases, name, format!("{line}\r\nHost: test\r\n\r\n"), 400, "host");
     }
     passes(cases, "a host with blanks around it", "GET / HTTP/1.1\r\nHost: \ttest\t \r\n\r\n", GET, HOST, "");
     let target = "GET http://test/ HTTP/1.1\r\nHost: test:80\r\n\r\n";
@@ -317,7 +315,7 @@ fn codings(cases: &mut Vec<Case>) {
         ("a comma before chunked", "Transfer-Encoding: ,chunked\r\n", 400),
         ("an empty line before chunked", "Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", 400),
     ] {
-        refused(cases, name, post(lines), status, "transfer_encoding", true);
+        refused(cases, name, post(lines), status, "transfer_encoding");
     }
     for (name, lines) in [
         ("chunks", "Transfer-Encoding: chunked\r\n"),

@@ -5,7 +5,7 @@
 //! is over such a bound waits, and is passed over until it is under it again; nobody else waits for them.
 //!
 //! A network has so much because thousands may share its address, and not all because whoever sends or takes a large body slowly holds
-//! a slot meanwhile, for as long as `limits.min_rate` bears.
+//! a slot meanwhile, for as long as `limits.min_rate` bears. Of fewer than eight slots it may have what open routes may.
 //!
 //! Always holds: while a slot is free, no one who may have it waits. Absent: connections, timers and locks (`upstream/` has them);
 //! priorities (simulation found no use for them).
@@ -357,7 +357,9 @@ impl<W> Slots<W> {
     fn party_most(&self, ask: Ask) -> u32 {
         match self.open_most() {
             _ if !ask.open => self.bounds.per_pass,
-            open => (open - open.div_ceil(4)).max(1),
+            // with fewer there is none to spare
+            open @ ..4 => open,
+            open => open - open.div_ceil(4),
         }
     }
 
@@ -574,7 +576,7 @@ mod tests {
 
     #[test]
     fn one_network_leaves_a_quarter_of_what_open_routes_have() {
-        for (slots, open, one) in [(1, 1, 1), (2, 1, 1), (4, 2, 1), (8, 4, 3), (10, 5, 3), (16, 8, 6), (100, 50, 37)] {
+        for (slots, open, one) in [(1, 1, 1), (2, 1, 1), (4, 2, 2), (7, 3, 3), (8, 4, 3), (10, 5, 3), (16, 8, 6), (100, 50, 37)] {
             let bounds = Bounds { server: ServerLimit::told(slots), queue: 200, ..BOUNDS };
             let mut of_one: Slots<()> = Slots::new(bounds, 1, at(0));
             let grants = (0..100).filter(|_| of_one.ask_now(network(1), [0, 0], at(0)).is_some()).count();
@@ -587,29 +589,33 @@ mod tests {
 
     #[test]
     fn a_network_at_its_bound_holds_up_no_other() {
-        let mut slots = Slots::new(BOUNDS, 1, at(0));
-        assert!(granted(&slots.ask(network(1), [0, 0], at(0), "")));
-        assert_eq!(slots.ask(network(1), [0, 0], at(0), "second of one"), Answer::Queued(0));
+        let mut slots = Slots::new(Bounds { server: ServerLimit::told(8), ..BOUNDS }, 1, at(0));
+        for _ in 0..3 {
+            assert!(granted(&slots.ask(network(1), [0, 0], at(0), "")));
+        }
+        assert_eq!(slots.ask(network(1), [0, 0], at(0), "fourth of one"), Answer::Queued(0));
         assert!(granted(&slots.ask(network(2), [0, 0], at(0), "")));
         assert_eq!(slots.ask(network(2), [0, 0], at(0), "second of two"), Answer::Queued(1));
         assert_eq!(slots.ask(network(3), [0, 0], at(0), "of three"), Answer::Queued(2));
         slots.release(of(0), network(2), true, at(1));
-        assert_eq!(next(&mut slots, at(1)), Some(("second of two", 0)), "it came before three, and is under its bound again");
+        assert_eq!(next(&mut slots, at(1)), Some(("second of two", 0)), "it came before three");
         assert_eq!(next(&mut slots, at(1)), None, "open routes have what they may");
         slots.release(of(0), network(2), true, at(2));
         assert_eq!(next(&mut slots, at(2)), Some(("of three", 0)), "one is over its bound");
         slots.release(of(0), network(1), true, at(3));
-        assert_eq!(next(&mut slots, at(3)), Some(("second of one", 0)));
+        assert_eq!(next(&mut slots, at(3)), Some(("fourth of one", 0)));
     }
 
     #[test]
     fn a_bound_that_has_risen_holds_nobody_back() {
-        let mut slots = Slots::new(BOUNDS, 1, at(0));
-        assert!(granted(&slots.ask(network(1), [0, 0], at(0), 0)));
+        let mut slots = Slots::new(Bounds { server: ServerLimit::told(8), ..BOUNDS }, 1, at(0));
+        for _ in 0..3 {
+            assert!(granted(&slots.ask(network(1), [0, 0], at(0), 0)));
+        }
         for waiter in 1..=5 {
             slots.ask(network(1), [0, 0], at(0), waiter);
         }
-        assert!(slots.limit(ServerLimit::told(16)));
+        assert!(slots.limit(ServerLimit::told(20)));
         slots.release(of(0), network(1), true, at(1));
         let entered: Vec<_> = std::iter::from_fn(|| next(&mut slots, at(1))).map(|(waiter, _)| waiter).collect();
         assert_eq!(entered, [1, 2, 3, 4, 5]);

@@ -143,6 +143,10 @@ labels! {
         H2Abuse => "h2_abuse",
         /// 403: a form of the gate's that another site's page has sent.
         Origin => "origin",
+        /// 403: a code of an invitation that was sent in and is unknown, used, expired or withdrawn.
+        Code => "code",
+        /// 403: a link to have an address deleted that is not whole.
+        Link => "link",
         /// 404: a reserved path that does not exist.
         NotFound => "not_found",
         /// 405: a method that a reserved path does not take.
@@ -171,6 +175,10 @@ labels! {
         NotImplemented => "not_implemented",
         /// 503: a WebSocket over `limits.upgrades`, or while the gate closes.
         Upgrades => "upgrades",
+        /// 503: a good code of an invitation, and no room. It is not used up.
+        NoRoom => "no_room",
+        /// 503: what is known of invitations can't be read or written just now.
+        Storage => "storage",
         /// Closed unanswered: over `limits.connections`.
         Connections => "connections",
         /// Closed unanswered: over `limits.connections_per_client`, with more than half of `limits.connections` taken.

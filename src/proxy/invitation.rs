@@ -13,7 +13,7 @@ use super::exchange::{Exchange, Upload};
 use super::facts;
 use super::form::{self, field, is_local, is_own_origin, proves};
 use super::handle::Peer;
-use super::reserved::{refused, unread};
+use super::reserved::{refused, refuses, unread};
 use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::mail::NotOpen;
@@ -176,14 +176,13 @@ impl<'a> Came<'a> {
 
     fn page(&self, state: LandingState<'_>, next: Option<&str>, check: Option<&str>, posted: bool) -> Answer {
         let Self { peer, regime, .. } = *self;
-        if matches!(state, LandingState::TooMany { .. }) {
-            peer.worker.shard.count(Count::Refused(Refusal::GuessRate));
-        }
         let body = match regime.pages.landing(&LandingView { state, next, check, typed: self.typed }) {
             Ok(body) => body,
             Err(error) => return could_not_render(peer, regime, &error),
         };
-        let mut answer = respond::html(state.status(posted), body, regime.pages.content_security_policy(PageKind::Landing));
+        let code = state.status(posted);
+        let mut answer = respond::html(code, body, regime.pages.content_security_policy(PageKind::Landing));
+        refuses(&peer.worker, &mut answer, refusal(state).filter(|_| code != StatusCode::OK));
         let headers = answer.headers_mut();
         if let Some(retry_s) = state.retry_s() {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_s));
@@ -209,6 +208,17 @@ impl<'a> Came<'a> {
     fn set_cookie(&self, answer: &mut Answer, kind: Kind, token: &[u8], max_age: Duration) {
         let attributes = Attributes { secure: self.client.scheme_https, domain: self.regime.policy.session.domain.as_deref(), max_age };
         answer.headers_mut().append(SET_COOKIE, cookies::set_cookie(kind, token, attributes));
+    }
+}
+
+/// Why a page with this in it lets nobody in, unless it merely tells what is known of a code.
+const fn refusal(state: LandingState<'_>) -> Option<(Refusal, HeaderValue)> {
+    match state {
+        LandingState::Ready { .. } | LandingState::Ask => None,
+        LandingState::Invalid | LandingState::Expired | LandingState::Revoked | LandingState::Used => Some((Refusal::Code, status::CODE)),
+        LandingState::NoRoom { .. } => Some((Refusal::NoRoom, status::NO_ROOM)),
+        LandingState::TooMany { .. } => Some((Refusal::GuessRate, status::RATE)),
+        LandingState::Unavailable { .. } => Some((Refusal::Storage, status::INTERNAL)),
     }
 }
 

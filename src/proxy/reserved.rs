@@ -52,7 +52,9 @@ pub(super) async fn answer(peer: &Peer, exchange: &Exchange, regime: &Regime, pa
 /// For load balancers: whether this gate takes traffic.
 fn health(worker: &Worker) -> Answer {
     if worker.is_draining() {
-        respond::text(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"draining\n"))
+        let mut answer = respond::text(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"draining\n"));
+        answer.headers_mut().insert(status::NAME, status::DRAINING);
+        answer
     } else {
         respond::text(StatusCode::OK, Bytes::from_static(b"ok\n"))
     }
@@ -118,6 +120,15 @@ pub(super) fn unread(worker: &Worker, exchange: &Exchange, regime: &Regime, part
     answer
 }
 
+/// A page that refuses says so in `Proxy-Status`, too, and is counted.
+pub(super) fn refuses(worker: &Worker, page: &mut Answer, refused: Option<(Refusal, HeaderValue)>) {
+    if let Some((refusal, proxy_status)) = refused {
+        worker.shard.count(Count::Refused(refusal));
+        page.headers_mut().insert(status::NAME, proxy_status);
+    }
+}
+
+/// The answer to what can't be answered with a page of its own.
 pub(super) fn refused(
     worker: &Worker,
     regime: &Regime,

@@ -38,6 +38,10 @@ pub(super) mod status {
     pub(in crate::proxy) const UPGRADES: HeaderValue =
         HeaderValue::from_static("tidegate; error=connection_limit_reached; details=\"upgrades\"");
     pub(in crate::proxy) const RATE: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"rate\"");
+    pub(in crate::proxy) const CODE: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"code\"");
+    pub(in crate::proxy) const NO_ROOM: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_denied; details=\"no_room\"");
+    pub(in crate::proxy) const DRAINING: HeaderValue =
+        HeaderValue::from_static("tidegate; error=http_request_denied; details=\"draining\"");
     pub(in crate::proxy) const OWN: HeaderValue = HeaderValue::from_static("tidegate");
     pub(in crate::proxy) const REQUEST: HeaderValue = HeaderValue::from_static("tidegate; error=http_request_error");
     pub(in crate::proxy) const INTERNAL: HeaderValue = HeaderValue::from_static("tidegate; error=proxy_internal_error");

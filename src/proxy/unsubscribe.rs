@@ -10,8 +10,8 @@ use super::facts;
 use super::form::{self, field, proves};
 use super::handle::Peer;
 use super::invitation::could_not_render;
-use super::reserved::{refused, unread};
-use super::respond::{self, Answer};
+use super::reserved::{refused, refuses, unread};
+use super::respond::{self, Answer, status};
 use crate::gate::Regime;
 use crate::metrics::Refusal;
 use crate::page::{FailureKind, LeaveState, PageKind};
@@ -54,8 +54,15 @@ fn row(regime: &Regime, fields: &[u8]) -> Option<VisitorId> {
 }
 
 fn page(peer: &Peer, regime: &Regime, state: LeaveState<'_>) -> Answer {
-    match regime.pages.leave(state) {
+    let mut answer = match regime.pages.leave(state) {
         Ok(body) => respond::html(state.status(), body, regime.pages.content_security_policy(PageKind::Landing)),
-        Err(error) => could_not_render(peer, regime, &error),
-    }
+        Err(error) => return could_not_render(peer, regime, &error),
+    };
+    let refused = match state {
+        LeaveState::Asks { .. } | LeaveState::Done => None,
+        LeaveState::Invalid => Some((Refusal::Link, status::REQUEST)),
+        LeaveState::Unavailable => Some((Refusal::Storage, status::INTERNAL)),
+    };
+    refuses(&peer.worker, &mut answer, refused);
+    answer
 }

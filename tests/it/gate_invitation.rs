@@ -122,6 +122,11 @@ impl World {
     }
 
     #[track_caller]
+    fn refused(&self, reason: &str) -> f64 {
+        self.metric(&format!("tidegate_requests_refused_total{{reason=\"{reason}\"}}"))
+    }
+
+    #[track_caller]
     fn mode(&self, mode: &str) {
         assert_eq!(self.gate().admin_post("/mode", &format!(r#"{{"mode":"{mode}"}}"#)).status, 200);
     }
@@ -191,6 +196,7 @@ fn date(time: UnixTime) -> String {
 #[track_caller]
 fn assert_in(answer: &Answer, location: &str) -> String {
     assert_eq!((answer.status, answer.header("location")), (303, Some(location)), "{}", answer.text());
+    assert_eq!(answer.header("proxy-status"), Some("tidegate"));
     answer.pass()
 }
 
@@ -198,6 +204,13 @@ fn assert_in(answer: &Answer, location: &str) -> String {
 fn assert_out(answer: &Answer, status: u16, title: &str) {
     assert!(answer.status == status && answer.text().contains(&format!("<h1>{title}")), "{}{}", answer.raw, answer.text());
     assert!(answer.cookie("tidegate_pass").is_none(), "{}", answer.raw);
+    let error = match (status, title) {
+        (403, _) => "http_request_denied; details=\"code\"",
+        (429, _) => "http_request_denied; details=\"rate\"",
+        (_, NO_ROOM) => "http_request_denied; details=\"no_room\"",
+        _ => "proxy_internal_error",
+    };
+    assert_eq!(answer.header("proxy-status"), Some(format!("tidegate; error={error}").as_str()));
 }
 
 const USED: &str = "This invitation has been used";
@@ -224,6 +237,10 @@ fn who_follows_links_uses_nothing_up_and_of_fifty_at_once_one_comes_in() {
     outside.iter().for_each(|answer| assert_out(answer, 403, USED));
     assert_eq!((world.events("redeemed").len(), world.metric("tidegate_invitations_redeemed_total")), (1, 1.0));
     assert_out(&world.redeem(&letters[0].code, "", &[]), 403, USED);
+    assert_eq!(world.refused("code"), 50.0);
+    // a page that tells as much to who only looks refuses nothing
+    let page = world.gate().get(&letters[0].link, &[BROWSER]);
+    assert_eq!((page.status, page.header("proxy-status"), world.refused("code")), (200, Some("tidegate"), 50.0));
     world.end();
 }
 
@@ -280,7 +297,7 @@ fn a_code_is_read_as_people_type_it_and_a_slip_is_none() {
         assert!(answer.text().contains(&format!("value=\"{wrong}\"")), "it can be mended: {}", answer.text());
     }
     // what can be no code is no guess
-    assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"guess_rate\"}"), 0.0);
+    assert_eq!(world.refused("guess_rate"), 0.0);
     assert!(world.gate().get(PATH, &[BROWSER]).text().contains("<label for=\"code\">"));
     assert_in(&world.redeem(&format!(" {} ", code.to_lowercase().replace('-', "  ")), "", &[]), "/");
     assert_in(&world.redeem(&letters[1].code.replace('-', "").replace('0', "o").replace('1', "l"), "", &[]), "/");
@@ -361,6 +378,7 @@ fn a_code_that_finds_no_room_is_good_later() {
             assert_out(&answer, 503, NO_ROOM);
             assert_eq!(answer.header("retry-after"), Some("60"));
         }
+        assert_eq!(world.refused("no_room"), 3.0);
         assert_eq!(world.events("redeemed").len(), 0);
     });
     world.open_for(&letters[0]);
@@ -401,8 +419,8 @@ fn who_guesses_is_held_off_and_others_are_not() {
     assert!((1..=60).contains(&wait), "{wait}");
     // not even with a code that is one; and a GET is a guess too
     assert_out(&world.redeem(&letters[0].code, "", &["X-Forwarded-For: 192.0.2.1"]), 429, "Please wait a moment");
-    assert_eq!(world.gate().get(&letters[0].link, &[BROWSER, "X-Forwarded-For: 192.0.2.1"]).status, 429);
-    assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"guess_rate\"}"), 3.0);
+    assert_out(&world.gate().get(&letters[0].link, &[BROWSER, "X-Forwarded-For: 192.0.2.1"]), 429, "Please wait a moment");
+    assert_eq!(world.refused("guess_rate"), 3.0);
     assert_out(&guess(12, "192.0.2.2"), 403, UNKNOWN);
     assert_in(&world.redeem(&letters[0].code, "", &["X-Forwarded-For: 192.0.2.2"]), "/");
     world.end();
@@ -440,17 +458,41 @@ fn a_ledger_that_can_not_be_written_uses_nothing_up() {
         let answer = world.redeem(&letters[0].code, "", &[]);
         assert_out(&answer, 503, "We can not look at your invitation just now");
         assert!(answer.header("retry-after").is_some(), "{}", answer.raw);
-        assert_eq!(world.post(&letters[1].unsubscribe, "List-Unsubscribe=One-Click", &[]).status, 503);
+        let answer = world.post(&letters[1].unsubscribe, "List-Unsubscribe=One-Click", &[]);
+        assert_eq!((answer.status, answer.header("proxy-status")), (503, Some("tidegate; error=proxy_internal_error")));
     }
+    assert_eq!(world.refused("storage"), 6.0);
     assert_eq!((world.events("redeemed").len(), world.metric("tidegate_invitations_redeemed_total")), (0, 0.0));
     limit(None);
     assert_in(&world.redeem(&letters[0].code, "", &[]), "/");
     assert_out(&world.redeem(&letters[0].code, "", &[]), 403, USED);
-    assert_eq!(world.post(&letters[1].unsubscribe, "List-Unsubscribe=One-Click", &[]).status, 200);
+    let answer = world.post(&letters[1].unsubscribe, "List-Unsubscribe=One-Click", &[]);
+    assert_eq!((answer.status, answer.header("proxy-status")), (200, Some("tidegate")));
     assert_eq!((world.events("redeemed").len(), world.events("left").len()), (1, 1));
     world.kill();
     world.serve();
     assert_out(&world.redeem(&letters[0].code, "", &[]), 403, USED);
+    world.end();
+}
+
+#[test]
+fn a_link_to_be_deleted_that_is_not_whole_deletes_nothing() {
+    let (world, letters) = World::new();
+    let whole = &letters[0].unsubscribe;
+    assert_eq!(world.gate().get(whole, &[BROWSER]).header("proxy-status"), Some("tidegate"));
+    let other = letters[1].unsubscribe.split_once("check=").unwrap().1;
+    let links = [
+        whole[..whole.len() - 1].to_owned(),
+        whole.split_once('?').unwrap().0.to_owned(),
+        format!("{}check={other}", whole.split_once("check=").unwrap().0),
+    ];
+    for (number, link) in (1..).zip(&links) {
+        for answer in [world.gate().get(link, &[BROWSER]), world.post(link, "List-Unsubscribe=One-Click", &[])] {
+            assert_eq!((answer.status, answer.header("proxy-status")), (403, Some("tidegate; error=http_request_error")), "{link}");
+        }
+        assert_eq!(world.refused("link"), 2.0 * f64::from(number), "{link}");
+    }
+    assert_eq!(world.events("left").len(), 0);
     world.end();
 }
 

@@ -169,6 +169,7 @@ fn told_to_end_it_says_so_first_serves_on_and_finishes_what_it_began() {
     let mut gate = Gate::serve(&scratch.write("gate.yaml", &ending(&upstream, "delay: 60s, deadline: 60s")));
     let health = |gate: &Gate| (gate.admin("/readyz").status, gate.get("/.tidegate/healthz", &[]).status);
     assert_eq!(health(&gate), (200, 200));
+    assert_eq!(gate.get("/.tidegate/healthz", &[]).header("proxy-status"), Some("tidegate"));
     let (mut slow, mut idle) = (gate.client(), gate.client());
     let pass = idle.get("/", &[BROWSER]).pass();
     slow.send(request("GET", "/slow", &[&pass]));
@@ -176,6 +177,8 @@ fn told_to_end_it_says_so_first_serves_on_and_finishes_what_it_began() {
 
     gate.process.signal(Signal::TERM);
     until("health to go down", || Some(()).filter(|()| health(&gate) == (503, 503)));
+    let draining = gate.get("/.tidegate/healthz", &[]);
+    assert_eq!(draining.header("proxy-status"), Some("tidegate; error=http_request_denied; details=\"draining\""));
     assert_eq!(gate.admin("/healthz").status, 200, "the process lives");
     assert_eq!(gate.status()["draining"], true);
     assert!(gate.status()["summary"].as_str().unwrap().contains("The gate is shutting down"));

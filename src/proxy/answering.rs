@@ -134,3 +134,24 @@ impl Access {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_the_end_of_that_future_alone() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut polls = 0;
+        let mut breaks = pin!(future::poll_fn(|_| {
+            polls += 1;
+            assert!(polls < 2, "on purpose");
+            Poll::<()>::Pending
+        }));
+        assert!(unpanicked(&mut breaks, &mut cx).is_pending(), "it has not panicked yet");
+        assert_eq!(unpanicked(&mut breaks, &mut cx), Poll::Ready(None));
+        assert_eq!(unpanicked(&mut future::ready("whole"), &mut cx), Poll::Ready(Some("whole")));
+    }
+}

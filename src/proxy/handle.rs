@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -25,8 +25,8 @@ use super::respond::{self, Answer, status};
 use super::upgrade::{Full, Upgrade, Upgraded};
 use super::verified::Verified;
 use crate::gate::{Decision, Regime, Visit};
-use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, UpgradeResult, VerdictLabel};
-use crate::page::FailureKind;
+use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Shard, Timing, TokenRejection, UpgradeResult, VerdictLabel};
+use crate::page::{FailureKind, Pages};
 use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
 use crate::rules::headers::check::{self, BadRequest, Target};
 use crate::rules::headers::cookies::{self, Attributes, Kind};
@@ -601,9 +601,37 @@ fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, fai
 
 /// The answer when answering has panicked.
 pub(super) fn panicked(worker: &Worker) -> (Answer, Told) {
-    worker.shard.count(Count::Refused(Refusal::Internal));
-    let regime = worker.gate.regime();
-    let mut answer = respond::failure(&regime.pages, FailureKind::Internal, Form::Text, status::INTERNAL);
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    (answer, told("refused", "internal"))
+    own_fault(&worker.shard, &worker.gate.regime().pages)
+}
+
+fn own_fault(shard: &Shard, pages: &Pages) -> (Answer, Told) {
+    shard.count(Count::Refused(Refusal::Internal));
+    let mut answer = respond::failure(pages, FailureKind::Internal, Form::Text, status::INTERNAL);
+    respond::close(&mut answer);
+    (answer, told("refused", Refusal::Internal.label()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+    use http::header::{CACHE_CONTROL, CONNECTION};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn who_met_a_fault_of_the_gate_is_told_so_and_it_is_counted() {
+        let metrics = Metrics::new(1).unwrap();
+        let (answer, told) = own_fault(&metrics.shard(0), &Pages::built_in().unwrap());
+        let header = |name: HeaderName| answer.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(
+            (answer.status(), header(status::NAME)),
+            (StatusCode::INTERNAL_SERVER_ERROR, Some("tidegate; error=proxy_internal_error"))
+        );
+        assert_eq!((header(CONNECTION), header(CACHE_CONTROL)), (Some("close"), Some("no-store")));
+        assert_eq!((told.verdict, told.reason), ("refused", "internal"));
+        for &refusal in Refusal::ALL {
+            assert_eq!(metrics.total(Count::Refused(refusal)), u64::from(refusal == Refusal::Internal), "{refusal:?}");
+        }
+    }
 }

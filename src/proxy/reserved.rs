@@ -138,7 +138,8 @@ pub(super) fn refused(
     allow: Option<&'static str>,
 ) -> Answer {
     worker.shard.count(Count::Refused(refusal));
-    let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), status::REQUEST);
+    let proxy_status = if matches!(kind, FailureKind::TooManyRequests { .. }) { status::RATE } else { status::REQUEST };
+    let mut answer = respond::failure(&regime.pages, kind, negotiate::form(&parts.headers), proxy_status);
     if let Some(allow) = allow {
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     }

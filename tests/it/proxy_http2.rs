@@ -393,6 +393,42 @@ fn a_form_of_the_gate_is_taken_from_its_own_page() {
 }
 
 #[test]
+fn a_form_of_the_gate_that_does_not_come_whole_costs_its_stream_alone() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "limits: { body_timeout: 1s }");
+    let mut client = Http2::connect(&world);
+    let long = [b'x'; 20_000];
+    for path in ["email", "invitation", "unsubscribe?id=1&check=1"] {
+        for (piece, is_whole, status, reason) in [(&b"code="[..], false, 408, "body_timeout"), (&long, true, 413, "body_too_large")] {
+            let counter = format!("tidegate_requests_refused_total{{reason=\"{reason}\"}}");
+            let before = world.count(&counter);
+            let mut sender = client.sender.clone();
+            let (answer, mut stream) = sender.send_request(http2_request("POST", &format!("/.tidegate/{path}"), &[]), false).unwrap();
+            stream.send_data(Bytes::copy_from_slice(piece), is_whole).unwrap();
+            let answer = client.wait(async { whole(answer.await.unwrap()).await }).unwrap();
+            assert_eq!((answer.status, answer.header("connection")), (status, None), "{path}");
+            assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{path}");
+            assert_eq!(world.count(&counter), before + 1, "{path}");
+        }
+    }
+    assert_eq!(client.get("/", &[]).text(), "hello", "the connection goes on");
+    assert_eq!(site.seen().len(), 1);
+}
+
+#[test]
+fn a_length_that_is_said_twice_is_refused_and_the_connection_stays() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    let twice = http2_request("POST", "/", &[("content-length", "5"), ("content-length", "5")]);
+    let answer = client.ask(twice, &[b"hello"]).unwrap();
+    assert_eq!((answer.status, answer.header("proxy-status")), (400, Some("tidegate; error=http_request_error")));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"content_length\"}"), 1);
+    assert_eq!(client.get("/", &[]).text(), "hello", "the connection goes on");
+    assert_eq!(site.seen().len(), 1);
+}
+
+#[test]
 fn a_head_that_is_too_large_is_refused_and_the_connection_stays() {
     let site = Upstream::answering("hello");
     let world = Secure::open(&site.url(), "limits: { header_bytes: 8KiB }");

@@ -185,6 +185,38 @@ fn a_reserved_path_is_not_the_sites() {
 }
 
 #[test]
+fn a_form_of_the_gate_that_does_not_come_whole_is_told_so_and_is_the_last_of_its_connection() {
+    let gate = Refusing::start("limits: { body_timeout: 300ms }");
+    let (chunked, long) = ("Transfer-Encoding: chunked", "x".repeat(20_000));
+    let cases = [
+        ("it stops", "Content-Length: 10", "code=".to_owned(), 408, "body_timeout"),
+        ("it stops before it begins", "Content-Length: 10", String::new(), 408, "body_timeout"),
+        ("it stops within a chunk", chunked, "a\r\ncode=".to_owned(), 408, "body_timeout"),
+        ("its chunks are none", chunked, "zz\r\ncode=1".to_owned(), 400, "bad_request"),
+        ("a chunk is longer than it says", chunked, "2\r\ncode=1\r\n0\r\n\r\n".to_owned(), 400, "bad_request"),
+        ("it is too long", "Content-Length: 20000", long.clone(), 413, "body_too_large"),
+        ("it is too long, in a chunk", chunked, format!("4e20\r\n{long}\r\n0\r\n\r\n"), 413, "body_too_large"),
+    ];
+    for path in ["email", "invitation", "unsubscribe?id=1&check=1"] {
+        for (name, framing, body, status, reason) in &cases {
+            let name = format!("{path}: {name}");
+            let counter = format!("tidegate_requests_refused_total{{reason=\"{reason}\"}}");
+            let before = gate.world.count(&counter);
+            let mut client = gate.world.client();
+            client.send(request("POST", &format!("/.tidegate/{path}"), &["Content-Type: application/x-www-form-urlencoded", framing]));
+            // what is too long may be answered before it is written
+            client.try_send(body).ok();
+            let answer = client.try_answer("POST").unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!((answer.status, answer.header("connection")), (*status, Some("close")), "{name}: {}", answer.raw);
+            assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{name}");
+            client.assert_ends();
+            assert_eq!(gate.world.count(&counter), before + 1, "{name}");
+        }
+    }
+    assert_eq!(gate.site.accepted(), 0);
+}
+
+#[test]
 fn wishes_to_leave_have_their_rate() {
     let gate = Refusing::start("email_queue: { posts_per_client: 2 }");
     let statuses = [(); 4].map(|()| {
@@ -195,7 +227,7 @@ fn wishes_to_leave_have_their_rate() {
     assert_eq!(statuses.each_ref().map(|answer| answer.status == 429), [false, false, true, true]);
     let last = &statuses[3];
     assert!(last.header("retry-after").is_some(), "{}", last.raw);
-    assert_eq!(last.header("proxy-status"), Some("tidegate; error=http_request_error"));
+    assert_eq!(last.header("proxy-status"), Some("tidegate; error=http_request_denied; details=\"rate\""));
     gate.counted("leave_rate", 2.0);
     assert_eq!(gate.site.accepted(), 0);
 }

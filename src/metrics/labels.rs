@@ -129,7 +129,7 @@ labels! {
 labels! {
     /// `reason` of `tidegate_requests_refused_total`: requests that got no verdict.
     Refusal {
-        /// 400: not HTTP.
+        /// 400: not HTTP, or a body that broke off.
         BadRequest => "bad_request",
         /// 400: no Host, several, or one that differs from the request target.
         Host => "host",
@@ -137,7 +137,7 @@ labels! {
         Target => "target",
         /// 400: a Content-Length that is no number, or stands there twice.
         ContentLength => "content_length",
-        /// 400: a Transfer-Encoding other than `chunked` alone, or one beside a Content-Length.
+        /// 400: a Transfer-Encoding in which `chunked` does not stand once and alone; 501: one with any other coding.
         TransferEncoding => "transfer_encoding",
         /// Closed: an HTTP/2 connection that made more work than its requests.
         H2Abuse => "h2_abuse",
@@ -171,7 +171,7 @@ labels! {
         LeaveRate => "leave_rate",
         /// 431: the request head is larger than `limits.header_bytes`, or has too many fields.
         HeadTooLarge => "head_too_large",
-        /// 501: a method or an upgrade that is not implemented.
+        /// 501: CONNECT.
         NotImplemented => "not_implemented",
         /// 503: a WebSocket over `limits.upgrades`, or while the gate closes.
         Upgrades => "upgrades",
@@ -179,7 +179,7 @@ labels! {
         NoRoom => "no_room",
         /// 503: what is known of invitations can't be read or written just now.
         Storage => "storage",
-        /// Closed unanswered: over `limits.connections`.
+        /// A connection that could not be accepted, for want of descriptors or memory: it waits, and is tried again. Each try counts.
         Connections => "connections",
         /// Closed unanswered: over `limits.connections_per_client`, with more than half of `limits.connections` taken.
         ClientConnections => "client_connections",

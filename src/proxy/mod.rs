@@ -240,14 +240,19 @@ async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// A failure of one connection is that client's; running out of descriptors is waited out, or the loop would spin.
+/// Running out of descriptors is waited out, or the loop would spin.
 async fn accept_failed(worker: &Worker, error: &io::Error) {
-    worker.shard.count(Count::Refused(Refusal::Connections));
-    let clients = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::Interrupted];
-    if !clients.contains(&error.kind()) {
-        tracing::warn!(%error, "a connection could not be accepted");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+    if is_of_one_client(error.kind()) {
+        return;
     }
+    worker.shard.count(Count::Refused(Refusal::Connections));
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// Whether an accept has failed for its client's sake, who was gone before, and the next one need not.
+const fn is_of_one_client(failed: io::ErrorKind) -> bool {
+    matches!(failed, io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -342,4 +347,20 @@ async fn handshake(worker: &Worker, tls: &tls::server::Server, stream: TcpStream
     };
     worker.shard.count(Count::Refused(refusal));
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_left_before_it_was_accepted_is_no_want_of_descriptors() {
+        // ECONNABORTED, ECONNRESET, EINTR; EMFILE, ENFILE, ENOBUFS, ENOMEM
+        for (codes, expected) in [(&[103, 104, 4][..], true), (&[24, 23, 105, 12], false)] {
+            for &code in codes {
+                let error = io::Error::from_raw_os_error(code);
+                assert_eq!(is_of_one_client(error.kind()), expected, "{error}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Upstream, World, ok, request, until};
+use crate::support::{Answer, Http2, Secure, Upstream, World, ok, request, until};
 
 const BROWSER: &str = "Accept: text/html";
 const HTTPS: &str = "X-Forwarded-Proto: https";
@@ -125,13 +125,130 @@ fn open_routes_are_never_given_a_cookie() {
     let answer = world.get("/static/a", &[BROWSER]);
     assert_eq!(answer.status, 200);
     assert!(answer.all("set-cookie").is_empty(), "{}", answer.raw);
-    // patterns can't be walked around
-    for path in ["/static/../apply", "/static/%2e%2e/apply", "/static/..%2fapply", "/static//../apply", "/Static/a"] {
-        let answer = world.get(path, &[BROWSER]);
-        assert_ne!(answer.status, 200, "{path}");
-    }
     assert_eq!(upstream.seen().len(), 4);
     assert_eq!(world.count("tidegate_requests_total{verdict=\"open\"}"), 4);
+}
+
+/// Paths that a server could read as another one than an open route takes.
+const READ_IN_TWO_WAYS: &[&str] = &[
+    "/static/../admin",
+    "/static/./x",
+    "/static/..",
+    "/static/.",
+    "/static//x",
+    "//static/x",
+    "/static/%2e%2e/admin",
+    "/static/%2E./x",
+    "/static/..%2fadmin",
+    "/static/%2Fadmin",
+    "/static/a\\b",
+    "/static/%5cadmin",
+    "/static/..;/admin",
+    "/static/;/admin",
+    "/static/a/;x=y/admin",
+    "/static/.;x/y",
+    "/static/%252e/x",
+    "/static/%2",
+    "/static/%",
+    "/static/%zz",
+    "/static/%u002e%u002e/x",
+    "/static/%00",
+    "/static/a%00.css",
+    "/static/a%0d%0ab",
+    "/static/a%09",
+    "/static/a%7f",
+    "/static/%2e%2e%2fx",
+    "/static/%2e%2e;/x",
+    "/static/..%3b/x",
+    "/static/..%3B/x",
+    "/static/a%3bb",
+    "/static/a%3fb",
+    "/static/a%23b",
+    "/static/..%20/x",
+    "/static/.%20/x",
+    "/static/...",
+    "/static/a./x",
+    "/static/a%20",
+    "/static/a%20;b",
+    "/static/%61",
+    "/static/%7euser",
+    // overlong forms of a dot and a slash, and bytes that are no UTF-8
+    "/static/%c0%ae%c0%ae/x",
+    "/static/%c0%af",
+    "/static/%e0%80%af",
+    "/static/%f0%80%80%af",
+    "/static/%c1%9c",
+    "/static/caf%e9",
+    "/static/%c3",
+    "/static/%c3x%a9",
+    "/static/%ed%a0%80",
+    // full-width dots and slash, and others that become one
+    "/static/%ef%bc%8e%ef%bc%8e/x",
+    "/static/..%ef%bc%8fx",
+    "/static/%e2%80%a5/x",
+    "/static/..%e2%88%95x",
+    // neither is the prefix itself open in capitals, or in other letters
+    "/Static/a",
+    "/%73tatic/a",
+    "/static",
+];
+
+/// Paths that are read in one way, however odd.
+const READ_IN_ONE_WAY: &[&str] = &[
+    "/static/.well-known/x",
+    "/static/a..b",
+    "/static/..a",
+    "/static/a.css",
+    "/static/caf%c3%a9",
+    "/static/caf%C3%A9",
+    "/static/a%20b",
+    "/static/logo%402x.png",
+    "/static/a%2Bb",
+    "/static/a;jsessionid=1/b.css",
+    "/static/;jsessionid=1",
+    "/static/",
+    "/static/%e6%97%a5%e6%9c%ac",
+];
+
+/// The same by each way in which a path comes to the gate: as it stands, in an absolute target, and over HTTP/2.
+#[test]
+fn no_open_route_is_taken_by_a_path_that_can_be_read_in_two_ways() {
+    let upstream = Upstream::answering("the site");
+    let world = Secure::start(&format!(
+        "upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}\nroutes: [{{ path: \"/static/**\", gate: open }}]",
+        upstream.url()
+    ));
+    let (mut plain, mut http2) = (world.client(), Http2::connect(&world));
+    let mut ask = |path: &str| {
+        let (origin, absolute) = (plain.get(path, &[]), plain.get(&format!("http://test{path}"), &[]));
+        let stream = http2.get(path, &[]);
+        let is = |answer: &Answer| (answer.status, answer.header("proxy-status").map(str::to_owned));
+        [is(&origin), is(&absolute), (stream.status, stream.header("proxy-status").map(str::to_owned))]
+    };
+    let waits = (503, Some("tidegate; error=http_request_denied; details=\"wait\"".to_owned()));
+    for path in READ_IN_TWO_WAYS {
+        assert_eq!(ask(path), [(); 3].map(|()| waits.clone()), "{path}");
+    }
+    assert_eq!((upstream.seen().len(), world.count("tidegate_requests_total{verdict=\"open\"}")), (0, 0));
+    for path in READ_IN_ONE_WAY {
+        assert_eq!(ask(path), [(); 3].map(|()| (200, None)), "{path}");
+    }
+    let seen = upstream.seen();
+    assert!(seen.iter().map(|seen| seen.target.as_str()).eq(READ_IN_ONE_WAY.iter().flat_map(|&path| [path; 3])), "byte for byte");
+    assert_eq!(world.count("tidegate_requests_total{verdict=\"open\"}"), seen.len());
+}
+
+/// Full-width forms as they are, and not in codes.
+#[test]
+fn bytes_beyond_ascii_are_no_path_of_an_open_route() {
+    let (upstream, world) = open("routes: [{ path: \"/static/**\", gate: open }]\n");
+    for path in ["/static/\u{ff0e}\u{ff0e}/x", "/static/..\u{ff0f}x", "/static/caf\u{e9}"] {
+        for target in [path.to_owned(), format!("http://test{path}")] {
+            let answer = world.get(&target, &[]);
+            assert_eq!((answer.status, answer.header("proxy-status")), (400, Some("tidegate; error=http_request_error")), "{target}");
+        }
+    }
+    assert_eq!((upstream.seen().len(), world.count("tidegate_requests_refused_total{reason=\"target\"}")), (0, 6));
 }
 
 #[test]
@@ -163,7 +280,7 @@ fn a_pass_is_renewed_after_a_quarter_of_idle_where_it_was_shown() {
     assert_eq!(id(&world, &renewed.pass()), id(&world, &line));
     assert_eq!(world.get("/", &[BROWSER, &renewed.pass()]).status, 200);
 
-    let header = |answer: &crate::support::Answer| format!("Tidegate-Pass: {}", answer.cookie("tidegate_pass").unwrap());
+    let header = |answer: &Answer| format!("Tidegate-Pass: {}", answer.cookie("tidegate_pass").unwrap());
     let line = header(&by_header);
     let renewed = until("a renewal by header", || {
         let answer = world.get("/", &[BROWSER, &line]);

@@ -105,6 +105,32 @@ fn a_new_certificate_is_shown_without_a_restart_and_nobody_notices() {
 }
 
 #[test]
+fn a_further_certificate_is_renewed_as_the_first_is() {
+    let site = Upstream::answering("hello");
+    let (world, authority) = gate(&site, "certificates: [{ certificate: other.pem, key: other.key }]", "");
+    let shown_to = |host: &str| shown(&connect(&world, &authority.visitor(HTTP1), host));
+    let (first, old) = (shown_to("site.test"), shown_to("other.test"));
+    let new = authority.issue(world.directory(), "other", &["other.test"]);
+    assert_ne!(old, new);
+    until("the new certificate to be taken over", || (shown_to("other.test") == new).then_some(()));
+    assert_eq!(shown_to("site.test"), first);
+}
+
+#[test]
+fn a_visitor_who_names_no_host_is_shown_the_first_certificate() {
+    let site = Upstream::answering("hello");
+    let (world, authority) = gate(&site, "certificates: [{ certificate: other.pem, key: other.key }]", "");
+    let mut silent = ClientConfig::clone(&authority.visitor(HTTP1));
+    silent.enable_sni = false;
+    let silent = Arc::new(silent);
+    let mut client = connect(&world, &silent, "site.test");
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(shown(&client), shown(&connect(&world, &authority.visitor(HTTP1), "site.test")));
+    let refused = Client::connect(world.https.unwrap()).secured(&silent, "other.test").err().unwrap();
+    assert!(refused.to_string().contains("not valid for name"), "{refused}");
+}
+
+#[test]
 fn a_pair_that_does_not_belong_together_is_not_taken_over() {
     let site = Upstream::answering("hello");
     let (world, authority) = gate(&site, "", "");

@@ -29,3 +29,12 @@ fn the_scenario_in_the_docs_is_one() {
     let scenarios = tidegate::simulate::scenario::parse(block, "docs/simulation.md").unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(scenarios.len(), 1);
 }
+
+#[test]
+fn every_reason_to_refuse_is_told_in_the_docs() {
+    let docs = read("docs/operations.md");
+    let told = docs.split("### What is refused, and why\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    for reason in tidegate::metrics::Refusal::ALL {
+        assert!(told.contains(&format!("`{}`", reason.label())), "{}", reason.label());
+    }
+}

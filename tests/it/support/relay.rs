@@ -9,7 +9,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 /// What becomes of the bytes in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +102,7 @@ async fn swallow(stream: &mut TcpStream) {
 async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, how: Carries) -> Result<(), Option<Cut>> {
     let (mut piece, mut carried) = ([0; 65536], 0);
     if let Carries::Late(by) = how {
-        return carry_late(from, to, by).await.map_err(|_| None);
+        return Box::pin(carry_late(from, to, by)).await.map_err(|_| None);
     }
     loop {
         if let Carries::Until(most, cut) = how
@@ -134,15 +133,15 @@ async fn carry_late(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, by: Duration)
         let mut piece = [0; 65536];
         loop {
             let count = from.read(&mut piece).await?;
-            // the end comes late, too
-            if sets_out.send((Instant::now() + by, piece[..count].to_vec())).is_err() || count == 0 {
+            // its time begins now; the end comes late, too
+            if sets_out.send((Box::pin(tokio::time::sleep(by)), piece[..count].to_vec())).is_err() || count == 0 {
                 return Ok(());
             }
         }
     };
     let writes = async move {
-        while let Some((due, bytes)) = arrives.recv().await {
-            tokio::time::sleep_until(due).await;
+        while let Some((journey, bytes)) = arrives.recv().await {
+            journey.await;
             if bytes.is_empty() {
                 return to.shutdown().await;
             }

@@ -533,8 +533,9 @@ fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool,
 }
 
 fn origin_form(uri: &Uri) -> Uri {
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Uri::from(path)
+    // one that was nothing but a fragment says that it is a slash, and would be written as nothing
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
+    Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
 }
 
 fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, bad: BadRequest) -> Answer {

@@ -147,6 +147,8 @@ fn request_lines(cases: &mut Vec<Case>) {
         // a fragment is no part of a request, and is told to nobody
         ("a fragment", "GET /a#/../b HTTP/1.1", "GET /a HTTP/1.1"),
         ("a fragment behind a query", "GET /a?b#c?d HTTP/1.1", "GET /a?b HTTP/1.1"),
+        // the http crate makes nothing of it, and not a slash
+        ("an absolute target with a fragment alone", "GET http://test#x HTTP/1.1", "GET / HTTP/1.1"),
         ("an absolute target with dot segments", "GET http://test/a/../b HTTP/1.1", "GET /a/../b HTTP/1.1"),
     ] {
         passes(cases, name, format!("{line}\r\nHost: test\r\n\r\n"), forwarded, HOST, "");

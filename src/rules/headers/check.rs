@@ -5,7 +5,7 @@
 //! again where that is cheap, so that the rule stands here whatever the parser does.
 //!
 //! Already refused by the h2 crate 0.4: headers of the connection, `TE` other than `trailers`, a `Content-Length` that the body does not
-//! have, pseudo-headers that are missing, repeated or misplaced.
+//! have, or two that differ (equal ones are not), pseudo-headers that are missing, repeated or misplaced.
 //!
 //! Not visible any more: `Content-Length` beside `Transfer-Encoding` (hyper drops the length, decodes the chunks and closes the
 //! connection after the answer, as RFC 9112 section 6.3 allows), and a fragment (dropped from the target).
@@ -160,7 +160,7 @@ pub fn check_request<'a>(method: &Method, uri: &'a Uri, version: Version, head: 
         check_framing(version, headers)?;
     }
     let host = host(version, headers)?;
-    let path = path(method, uri)?;
+    let path = path(method, uri, version)?;
     let Some(named) = uri.authority() else {
         return Ok(Target { path, authority: host.map(|host| host.text) });
     };
@@ -193,7 +193,7 @@ pub(super) fn is_token(name: &str) -> bool {
 fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), BadRequest> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
-    // hyper merges equal lines, so a second one is a difference
+    // of HTTP/1 hyper merges equal lines, so a second one is a difference; of HTTP/2 the h2 crate lets equal ones pass
     if lengths.next().is_some() || length.is_some_and(|value| !is_number(value.as_bytes())) {
         return Err(BadRequest::LengthInvalid);
     }
@@ -226,7 +226,7 @@ fn host(version: Version, headers: &HeaderMap) -> Result<Option<Authority<'_>>, 
     Authority::parse(first.as_bytes()).map(Some).ok_or(BadRequest::HostInvalid)
 }
 
-fn path<'a>(method: &Method, uri: &'a Uri) -> Result<&'a str, BadRequest> {
+fn path<'a>(method: &Method, uri: &'a Uri, version: Version) -> Result<&'a str, BadRequest> {
     // the form of CONNECT has none
     let whole = uri.path_and_query().ok_or(BadRequest::TargetInvalid)?.as_str();
     // one pass without an early exit, which the compiler turns into vector instructions
@@ -234,6 +234,10 @@ fn path<'a>(method: &Method, uri: &'a Uri) -> Result<&'a str, BadRequest> {
         return Err(BadRequest::TargetBytes);
     }
     let path = uri.path();
+    // an absolute target of HTTP/1 may go without a path, `:path` must not (RFC 9113, section 8.3.1)
+    if version == Version::HTTP_2 && whole.starts_with('?') {
+        return Err(BadRequest::TargetInvalid);
+    }
     let is_valid = path.starts_with('/') || (path == "*" && *method == Method::OPTIONS);
     if is_valid { Ok(path) } else { Err(BadRequest::TargetInvalid) }
 }
@@ -487,6 +491,7 @@ mod tests {
         assert_eq!(with("/", &[]), Err(BadRequest::HostMissing));
         assert_eq!(with("ftp://a.example/", &[("host", "a.example")]), Err(BadRequest::SchemeUnsupported));
         assert_eq!(with("/", &[("host", "a"), ("transfer-encoding", "chunked")]), Err(BadRequest::CodingInvalid));
+        assert_eq!(with("https://a.example?x", &[("host", "a.example")]), Err(BadRequest::TargetInvalid));
         assert_eq!(check("CONNECT", "a:443", Version::HTTP_2, &[("host", "a:443")]), Err(BadRequest::MethodUnsupported));
     }
 

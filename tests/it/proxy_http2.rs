@@ -156,11 +156,14 @@ fn a_host_that_differs_from_the_authority_is_refused_and_the_connection_stays() 
     let site = Upstream::answering("hello");
     let world = Secure::open(&site.url(), "");
     let mut client = Http2::connect(&world);
-    assert_eq!(client.get("/", &[("host", "other")]).status, 400);
+    let answer = client.get("/", &[("host", "other")]);
+    assert_eq!((answer.status, answer.header("proxy-status")), (400, Some("tidegate; error=http_request_error")));
     assert_eq!(client.get("/", &[("host", "test")]).status, 200);
     assert_eq!(world.count("tidegate_requests_refused_total{reason=\"host\"}"), 1);
     let connect = http::Request::builder().method("CONNECT").uri("test:443").body(()).unwrap();
-    assert_eq!(client.ask(connect, &[]).unwrap().status, 501);
+    let answer = client.ask(connect, &[]).unwrap();
+    assert_eq!((answer.status, answer.header("proxy-status")), (501, Some("tidegate; error=http_request_error")));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"not_implemented\"}"), 1);
     assert_eq!(client.get("/", &[]).status, 200);
     assert_eq!(site.seen().len(), 2);
 }
@@ -448,18 +451,26 @@ fn a_head_that_is_too_large_is_refused_and_the_connection_stays() {
     assert_eq!(site.seen().len(), 1);
 }
 
-/// By the h2 crate, which resets the stream.
+/// The h2 crate resets the stream if they differ. Equal ones it lets pass, and the gate refuses them.
 #[test]
 fn a_body_of_two_lengths_is_told_to_no_site() {
     let site = Upstream::answering("hello");
     let world = Secure::open(&site.url(), "");
     let mut client = Http2::connect(&world);
-    for lengths in [["5", "6"], ["5", "5"], ["5", "x"]] {
+    let mut ask = |lengths: [&str; 2]| {
         let lines = lengths.map(|length| ("content-length", length));
-        let answer = client.ask(http2_request("POST", "/", &lines), &[b"hello"]);
-        assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 400), "{lengths:?}");
+        client.ask(http2_request("POST", "/", &lines), &[b"hello"])
+    };
+    for lengths in [["5", "6"], ["5", "x"]] {
+        let answer = ask(lengths);
+        assert!(answer.as_ref().is_err_and(|error| error.reason() == Some(h2::Reason::PROTOCOL_ERROR)), "{lengths:?}: {answer:?}");
     }
-    assert_eq!(client.get("/", &[]).status, 200);
+    let counter = "tidegate_requests_refused_total{reason=\"content_length\"}";
+    assert_eq!(world.count(counter), 0);
+    let answer = ask(["5", "5"]).unwrap();
+    assert_eq!((answer.status, answer.header("proxy-status")), (400, Some("tidegate; error=http_request_error")));
+    assert_eq!(world.count(counter), 1);
+    assert_eq!(client.get("/", &[]).status, 200, "the connection goes on");
     assert_eq!(site.seen().len(), 1);
 }
 

@@ -3,9 +3,11 @@
 //! What is between two servers that read a request differently belongs to whoever sent it. So each case of [`cases`] is followed by an
 //! ordinary request: on the same connection, behind it in one write, with another before it, cut in two, and at a gate that lets
 //! nobody in. Nothing of a case may be answered twice or end up in what follows, and the site, which reads more strictly than most
-//! ([`site`]), must see as many requests as were forwarded, each with one framing.
+//! ([`site`]), must see as many requests as were forwarded, each with one framing. What comes over HTTP/2 has cases of its own
+//! ([`downgraded`]).
 
 mod cases;
+mod downgraded;
 mod mutated;
 mod site;
 
@@ -16,6 +18,25 @@ use site::Strict;
 
 const BEFORE: &str = "GET /before HTTP/1.1\r\nHost: test\r\n\r\n";
 const AFTER: &str = "GET /after HTTP/1.1\r\nHost: test\r\n\r\n";
+
+/// Every reason for which requests have been refused, and how often.
+fn refused(world: &World) -> Vec<(String, usize)> {
+    let text = world.admin("/metrics").text();
+    let counted = text.lines().filter_map(|line| line.strip_prefix("tidegate_requests_refused_total{reason=\""));
+    counted.filter_map(|line| line.split_once("\"} ")).map(|(reason, count)| (reason.to_owned(), count.parse().unwrap())).collect()
+}
+
+/// What has been refused in between.
+fn since(before: &[(String, usize)], now: Vec<(String, usize)>) -> Vec<(String, usize)> {
+    let count = |reason: &str| before.iter().find(|(other, _)| other == reason).map_or(0, |(_, count)| *count);
+    now.into_iter().map(|(reason, now)| (reason.clone(), now - count(&reason))).filter(|(_, delta)| *delta > 0).collect()
+}
+
+/// The same as soon as there is something. A refusal by hyper is counted when the connection has ended, so this may take a moment.
+#[track_caller]
+fn refused_since(world: &World, before: &[(String, usize)]) -> Vec<(String, usize)> {
+    until("the refusal to be counted", || Some(since(before, refused(world))).filter(|delta| !delta.is_empty()))
+}
 
 /// A gate in front of a strict site.
 struct Tried {
@@ -30,18 +51,11 @@ impl Tried {
         Self { site, world }
     }
 
-    /// Every reason for which requests have been refused, and how often.
-    fn refused(&self) -> Vec<(String, usize)> {
-        let text = self.world.admin("/metrics").text();
-        let counted = text.lines().filter_map(|line| line.strip_prefix("tidegate_requests_refused_total{reason=\""));
-        counted.filter_map(|line| line.split_once("\"} ")).map(|(reason, count)| (reason.to_owned(), count.parse().unwrap())).collect()
-    }
-
     /// Sends pieces, and looks that the last but one answer is that of the case, and the last that of what follows it.
     #[track_caller]
     fn try_case(&self, case: &Case, before: usize, pieces: &[&[u8]]) {
         let name = case.name;
-        let (seen, refused) = (self.site.seen().len(), self.refused());
+        let (seen, refused_before) = (self.site.seen().len(), refused(&self.world));
         let mut client = self.world.client();
         for piece in pieces {
             // the gate may have refused and closed already
@@ -58,7 +72,7 @@ impl Tried {
                 assert_eq!(answer.header("proxy-status"), Some("tidegate; error=http_request_error"), "{name}: {}", answer.raw);
                 assert_eq!(answer.header("cache-control"), Some("no-store"), "{name}: {}", answer.raw);
                 client.assert_ends();
-                let delta = self.refused_since(&refused);
+                let delta = refused_since(&self.world, &refused_before);
                 assert_eq!(delta, [((*reason).to_owned(), 1)], "{name}");
                 assert_eq!(self.site.seen().len(), seen + before, "{name}: the site has seen of it");
             }
@@ -83,18 +97,6 @@ impl Tried {
             assert_eq!(answer.header("connection").unwrap_or("close"), "close", "{name}: {}", answer.raw);
             client.assert_ends();
         }
-    }
-
-    /// What has been refused since. hyper's own refusals are counted when the connection has ended, so this may take a moment.
-    #[track_caller]
-    fn refused_since(&self, before: &[(String, usize)]) -> Vec<(String, usize)> {
-        until("the refusal to be counted", || {
-            let now = self.refused();
-            let count = |reason: &str| before.iter().find(|(other, _)| other == reason).map_or(0, |(_, count)| *count);
-            let delta: Vec<_> =
-                now.into_iter().map(|(reason, now)| (reason.clone(), now - count(&reason))).filter(|(_, delta)| *delta > 0).collect();
-            Some(delta).filter(|delta| !delta.is_empty())
-        })
     }
 }
 

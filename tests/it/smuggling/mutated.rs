@@ -132,10 +132,6 @@ fn frame_seeds() -> Vec<Vec<u8>> {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
     let end = [frame(PING, 0, 0, b"whatever"), frame(GOAWAY, 0, 0, GOODBYE)].concat();
     let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, GET);
-    let literal = |name: &str, value: &str| {
-        let length = |text: &str| u8::try_from(text.len()).unwrap();
-        [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
-    };
     let cookies = [GET, &literal("cookie", "tidegate_pass=v1.x"), &literal("cookie", "a=b"), &literal("te", "trailers")].concat();
     let post = [POST, &literal("content-length", "5")].concat();
     let bodies = [

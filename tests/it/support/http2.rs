@@ -277,6 +277,40 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
+/// The bytes of a header field that leaves the dynamic table alone. Name and value are as they are, and shorter than 127 bytes.
+pub(crate) fn literal(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = |text: &[u8]| [&[u8::try_from(text.len()).unwrap()], text].concat();
+    [vec![0], text(name.as_ref()), text(value.as_ref())].concat()
+}
+
+/// The answer on stream 1 that is in these frames, which are all that the gate has sent, as a client reads it.
+pub(crate) fn answer_in(frames: &[Frame]) -> Http2Answer {
+    let is_told = |told: &&Frame| match told.kind {
+        SETTINGS => told.flags & ACK == 0,
+        kind => told.stream == 1 && [HEADERS, CONTINUATION, DATA].contains(&kind),
+    };
+    let bytes: Vec<u8> = frames.iter().filter(is_told).flat_map(|told| frame(told.kind, told.flags, told.stream, &told.payload)).collect();
+    let read = async {
+        let (io, mut gate) = tokio::io::duplex(1 << 20);
+        let tells = async {
+            // it must have asked before it is answered
+            gate.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+            while read_frame(&mut gate).await.unwrap().kind != HEADERS {}
+            gate.write_all(&bytes).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        let (answer, _stream) = sender.send_request(http2_request("GET", "/", &[]), true).unwrap();
+        let whole = async { whole(answer.await.unwrap()).await.unwrap() };
+        tokio::select! {
+            answer = whole => answer,
+            ended = connection => panic!("{ended:?}"),
+            () = tells => unreachable!("it goes on for ever"),
+        }
+    };
+    runtime().block_on(async { tokio::time::timeout(PATIENCE, read).await }).expect("an answer")
+}
+
 /// A connection on which frames are sent as they are.
 pub(crate) struct Frames {
     runtime: Runtime,

@@ -35,6 +35,7 @@ mod proxy_failures;
 mod proxy_headers;
 mod proxy_http2;
 mod proxy_http2_attacks;
+mod proxy_http2_bounds;
 mod proxy_idle;
 mod proxy_protocol;
 mod proxy_refused;

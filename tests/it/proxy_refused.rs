@@ -39,9 +39,10 @@ impl Refusing {
 fn the_preface_of_http_2_is_not_answered_as_a_request() {
     let gate = Refusing::start("");
     let mut client = gate.world.client();
-    // whatever is said to it, it is the last
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    client.end().unwrap();
+    let said = client.end().unwrap();
+    assert_eq!(said, b"", "{}", said.escape_ascii());
+    gate.counted("bad_request", 1.0);
     assert_eq!(gate.site.accepted(), 0);
 }
 

@@ -8,6 +8,9 @@
 //!
 //! A request body that nobody reads is left here, and taken before the answer ends.
 //!
+//! A head is seen only when it is whole, so one that stops in its middle is as good as none: the connection has the time of one that has
+//! not asked yet, or of an idle one, or (it can't answer a PING within a head) that of hyper's keep-alive.
+//!
 //! What the h2 crate bounds by itself: frames of a header block, the block's size, streams at once, streams reset before they were seen,
 //! streams that it has to reset, empty and small DATA frames. What it answers for as long as somebody asks is bounded here: frames
 //! that are no request and no body (PING, SETTINGS, WINDOW_UPDATE, PRIORITY), by their bytes since something was got done; and requests

@@ -61,6 +61,8 @@ impl std::fmt::Debug for Parts {
 
 #[derive(Debug)]
 struct State {
+    /// The policy that was last read, whose files are watched; in force or not.
+    read: Arc<Policy>,
     /// What was last applied or rejected.
     settled: Seen,
     /// What the last poll saw.
@@ -68,10 +70,22 @@ struct State {
     outcome: Outcome,
 }
 
-/// What the files looked like. Taken before they are read: what changes while they are is taken in next.
+/// What a policy's file looked like. Taken before it is read: what changes while it is read is taken in next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenFile(Option<u64>);
+
+impl SeenFile {
+    /// As it looks now.
+    #[must_use]
+    pub fn now(path: &Path) -> Self {
+        Self(fingerprint(path))
+    }
+}
+
+/// What all the files looked like, likewise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    file: Option<u64>,
+    file: SeenFile,
     template: Option<u64>,
     letters: Option<u64>,
     certificates: Option<u64>,
@@ -94,7 +108,9 @@ impl Reloader {
     pub fn new(path: PathBuf, seen: Seen, parts: Parts) -> Self {
         let applied_at = parts.clock.now().wall;
         parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
-        Self { path, parts, state: Mutex::new(State { settled: seen, seen, outcome: Outcome { applied_at, errors: Vec::new() } }) }
+        let read = Arc::clone(&parts.gate.regime().policy);
+        let outcome = Outcome { applied_at, errors: Vec::new() };
+        Self { path, parts, state: Mutex::new(State { read, settled: seen, seen, outcome }) }
     }
 
     /// The file.
@@ -111,13 +127,12 @@ impl Reloader {
 
     /// Reloads if the files have changed since they were last taken in, and have settled.
     pub fn poll(&self) {
-        let policy = Arc::clone(&self.parts.gate.regime().policy);
-        let now = Seen::now(&self.path, &policy);
         let mut state = self.state();
+        let now = Seen::of(SeenFile::now(&self.path), &state.read);
         let stood_still = state.seen == now;
         state.seen = now;
         if now != state.settled && stood_still {
-            drop(self.take_in(&mut state, now));
+            drop(self.take_in(&mut state));
         }
     }
 
@@ -126,23 +141,30 @@ impl Reloader {
     /// # Errors
     /// Every reason why the file was rejected.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        let policy = Arc::clone(&self.parts.gate.regime().policy);
-        let now = Seen::now(&self.path, &policy);
-        self.take_in(&mut self.state(), now)
+        self.take_in(&mut self.state())
     }
 
-    fn take_in(&self, state: &mut State, seen: Seen) -> Result<(), Vec<String>> {
-        state.settled = seen;
-        state.seen = seen;
-        let result = self.apply(seen.file);
+    fn take_in(&self, state: &mut State) -> Result<(), Vec<String>> {
+        let file = SeenFile::now(&self.path);
+        let result = match config::load(&self.path) {
+            Ok(policy) => {
+                // it may name other files than the last one, and if one of them is no good, it is worth another look when that changes
+                let policy = Arc::new(policy);
+                state.settled = Seen::of(file, &policy);
+                state.read = Arc::clone(&policy);
+                self.apply(&policy)
+            }
+            Err(errors) => {
+                state.settled = Seen::of(file, &state.read);
+                Err(errors.problems().iter().map(ToString::to_string).collect())
+            }
+        };
+        state.seen = state.settled;
         let shard = self.parts.metrics.control();
         match &result {
-            Ok(taken_in) => {
+            Ok(()) => {
                 let applied_at = self.parts.clock.now().wall;
                 state.outcome = Outcome { applied_at, errors: Vec::new() };
-                // a new policy may name other files than the last
-                state.settled = *taken_in;
-                state.seen = *taken_in;
                 shard.count(Count::Reload(ReloadResult::Applied));
                 self.parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
                 tracing::info!(path = %self.path.display(), "policy applied");
@@ -155,30 +177,26 @@ impl Reloader {
                 }
             }
         }
-        result.map(drop)
+        result
     }
 
-    /// Applies what the files say, and returns what they looked like; `file` is how the policy did.
-    fn apply(&self, file: Option<u64>) -> Result<Seen, Vec<String>> {
+    fn apply(&self, policy: &Arc<Policy>) -> Result<(), Vec<String>> {
         let old = Arc::clone(&self.parts.gate.regime().policy);
-        let policy = config::load(&self.path).map_err(|errors| errors.problems().iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let fixed = config::needs_restart(&old, &policy);
+        let fixed = config::needs_restart(&old, policy);
         if !fixed.is_empty() {
             return Err(fixed.into_iter().map(|what| format!("{}: {what}", self.path.display())).collect());
         }
-        let seen = Seen { file, ..Seen::now(&self.path, &policy) };
-        let pages = load_pages(&policy).map_err(|error| vec![error])?;
-        let certificates = load_certificates(&policy).map_err(|error| vec![error])?;
-        let upstream_tls = load_upstream_tls(&policy).map_err(|error| vec![error])?;
-        make_room_for_connections(&policy).map_err(|error| vec![error])?;
-        let keys = self.keys(&policy);
-        let policy = Arc::new(policy);
-        self.parts.gate.publish(Arc::clone(&policy), keys, Arc::new(pages), self.parts.clock.now());
+        let pages = load_pages(policy).map_err(|error| vec![error])?;
+        let certificates = load_certificates(policy).map_err(|error| vec![error])?;
+        let upstream_tls = load_upstream_tls(policy).map_err(|error| vec![error])?;
+        make_room_for_connections(policy).map_err(|error| vec![error])?;
+        let keys = self.keys(policy);
+        self.parts.gate.publish(Arc::clone(policy), keys, Arc::new(pages), self.parts.clock.now());
         if let Some((tls, certificates)) = self.parts.tls.as_ref().zip(certificates) {
             tls.show(certificates);
         }
-        (self.parts.follow)(&policy, upstream_tls.as_ref());
-        Ok(seen)
+        (self.parts.follow)(policy, upstream_tls.as_ref());
+        Ok(())
     }
 
     /// The keys as they are now; the old ones if they can't be read, since those still verify every visitor's token.
@@ -198,11 +216,11 @@ impl Reloader {
 }
 
 impl Seen {
-    /// As they look now: the policy's file, and those that it names.
+    /// A policy's file as it looked before it was read, and those that it names as they look now.
     #[must_use]
-    pub fn now(path: &Path, policy: &Policy) -> Self {
+    pub fn of(file: SeenFile, policy: &Policy) -> Self {
         Self {
-            file: fingerprint(path),
+            file,
             template: policy.waiting_room.template.as_deref().and_then(fingerprint),
             letters: policy.invitations.templates.as_deref().and_then(|path| letter_files(path).ok()).map(|files| hash(&files)),
             certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
@@ -211,10 +229,10 @@ impl Seen {
         }
     }
 
-    /// The same with the keys as they look now: the first start makes them.
+    /// The same with the keys that the first start has just made, if there were none.
     #[must_use]
     pub fn with_keys(self, policy: &Policy) -> Self {
-        Self { keys: store::keys_fingerprint(&policy.data).ok(), ..self }
+        Self { keys: self.keys.or_else(|| store::keys_fingerprint(&policy.data).ok()), ..self }
     }
 }
 
@@ -380,8 +398,9 @@ mod tests {
     fn reloader(directory: &Directory, meanwhile: impl FnOnce(), follow: impl Fn() + Send + Sync + 'static) -> Reloader {
         let yaml = "upstream: { servers: [http://127.0.0.1:9] }\nwaiting_room: { template: room.html }\n";
         let path = directory.write("gate.yaml", yaml);
+        let file = SeenFile::now(&path);
         let policy = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
-        let seen = Seen::now(&path, &policy);
+        let seen = Seen::of(file, &policy);
         let clock = Arc::new(Clock::start());
         let keys = Store::open(&policy.data).unwrap().keys(clock.now().wall).unwrap();
         let seen = seen.with_keys(&policy);
@@ -438,5 +457,19 @@ mod tests {
         });
         poll(&reloader);
         assert_eq!(applied.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_named_before_it_is_there_is_taken_in_when_it_is() {
+        let directory = Directory::new("named");
+        directory.write("room.html", ROOM);
+        let reloader = reloader(&directory, || {}, || {});
+        let upstream = "upstream: { servers: [http://127.0.0.1:9] }";
+        directory.write("gate.yaml", &format!("{upstream}\nwaiting_room: {{ template: later.html }}\n"));
+        poll(&reloader);
+        assert!(reloader.outcome().errors[0].contains("later.html"), "{:?}", reloader.outcome().errors);
+        directory.write("later.html", ROOM);
+        poll(&reloader);
+        assert_eq!(reloader.outcome().errors, [""; 0]);
     }
 }

@@ -27,7 +27,7 @@ use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
-use crate::reload::{self, Parts, Reloader, Seen};
+use crate::reload::{self, Parts, Reloader, Seen, SeenFile};
 use crate::rules::policy::{Mode, Policy};
 use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
 use crate::tls;
@@ -45,7 +45,7 @@ pub struct Start {
     /// The policy.
     pub policy: Policy,
     /// The file that it came from, to be read again when it changes; `None` if there is none.
-    pub file: Option<PathBuf>,
+    pub file: Option<(PathBuf, SeenFile)>,
     /// The clock.
     pub clock: Arc<Clock>,
     /// The visitors' listeners, one a worker.
@@ -141,7 +141,7 @@ pub fn workers(policy: &Policy) -> usize {
 /// Why it can't start.
 pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, https, admin } = start;
-    let file = file.map(|path| (Seen::now(&path, &policy), path));
+    let file = file.map(|(path, file)| (Seen::of(file, &policy), path));
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);

@@ -19,7 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock::Clock;
 use crate::config;
 use crate::mail;
-use crate::reload;
+use crate::reload::{self, SeenFile};
 use crate::rules::keyring::KeyId;
 use crate::rules::policy::Policy;
 use crate::rules::units;
@@ -140,10 +140,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     let clock = Clock::start();
     let mut out = io::stdout().lock();
     match command {
-        Command::Serve(file) => with_policy(file, |policy, file| {
-            drop(out);
-            serve::serve(policy, file, clock)
-        }),
+        Command::Serve(file) => {
+            let seen = SeenFile::now(&file.config);
+            with_policy(file, |policy, file| {
+                drop(out);
+                serve::serve(policy, (file, seen), clock)
+            })
+        }
         Command::Check(file) => check(&file, &mut out),
         Command::Demo => {
             drop(out);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use crate::app::{self, Signals, Start};
 use crate::clock::Clock;
+use crate::reload::SeenFile;
 use crate::rules::policy::Policy;
 use crate::telemetry;
 
 /// Runs the gate until it is told to end.
-pub(super) fn serve(policy: Policy, file: PathBuf, clock: Clock) -> anyhow::Result<()> {
+pub(super) fn serve(policy: Policy, file: (PathBuf, SeenFile), clock: Clock) -> anyhow::Result<()> {
     let clock = Arc::new(clock);
     let _logging = telemetry::start(&policy.log, &clock)?;
     // before anything is started: who starts a gate may also end it before it has

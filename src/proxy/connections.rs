@@ -272,6 +272,8 @@ pub(super) struct State {
     stalled: AtomicBool,
     /// The last request had a body, of which some may still be on its way.
     had_body: AtomicBool,
+    /// A request is here, or something of the answer to it has not left yet.
+    is_answering: AtomicBool,
     /// It is being closed.
     is_ending: AtomicBool,
     /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
@@ -296,6 +298,7 @@ impl State {
             gate,
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            is_answering: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             rests_since: AtomicU64::new(0),
             asked: AtomicU8::new(Asked::Nothing as u8),
@@ -331,6 +334,7 @@ impl State {
     pub(super) fn begin(&self, has_body: bool) {
         self.enter(Phase::Busy);
         self.had_body.store(has_body, Ordering::Relaxed);
+        self.is_answering.store(true, Ordering::Relaxed);
         self.asked.store(self.asked().again() as u8, Ordering::Relaxed);
     }
 
@@ -508,12 +512,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        // no request is being answered: it may be hyper that answers to a head that it can't read
-        if let ([only], Phase::Idle | Phase::Head) = (bufs, self.state.phase())
-            && let Some(completed) = refusal::completed(only)
+        // all answers have left, and no request is here: it is hyper that answers to a head that it can't read
+        if let ([only], false) = (bufs, self.state.is_answering.load(Ordering::Relaxed))
+            && let Some((completed, same)) = refusal::completed(only)
         {
-            // these bytes stand alone, and fit
-            return self.write(|wire| wire.poll_write(cx, &completed)).map_ok(|_| only.len());
+            let polled = self.write(|wire| wire.poll_write(cx, &completed));
+            // what of it hyper does not know is not asked for again: after this the connection ends
+            return polled.map_ok(|bytes| if bytes <= same { bytes } else { only.len() });
         }
         self.write(|wire| wire.poll_write_vectored(cx, bufs))
     }
@@ -523,11 +528,16 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.wire {
+        let polled = match self.wire {
             Wire::Plain(_) => Pin::new(&mut self.wire).poll_flush(cx),
             // what TLS takes has not left yet: that it is on its way is seen here
             Wire::Tls(_) => self.write(|wire| wire.poll_flush(cx)),
+        };
+        // hyper flushes when it has written all that it has; an answer is over when its body is gone, which may be before that
+        if polled.is_ready() && matches!(self.state.phase(), Phase::Idle | Phase::Head) {
+            self.state.is_answering.store(false, Ordering::Relaxed);
         }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

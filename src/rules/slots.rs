@@ -77,6 +77,8 @@ pub struct Slots<W> {
     /// Slots of each party that has one.
     parties: HashMap<u64, u32, Uniform>,
     open_busy: u32,
+    /// The most slots of open routes when it was last looked who is next.
+    open_bound: u32,
     next_number: u64,
     usage: Usage,
     used_at: Moment,
@@ -135,6 +137,7 @@ impl<W> Slots<W> {
             held_count: 0,
             parties: HashMap::default(),
             open_busy: 0,
+            open_bound: 0,
             next_number: 0,
             usage: Usage::default(),
             used_at: now,
@@ -191,28 +194,44 @@ impl<W> Slots<W> {
             self.open_busy = self.open_busy.saturating_sub(1);
         }
         let Some(party) = ask.party else { return };
-        let mut busy = 0;
         if let Some(count) = self.parties.get_mut(&party) {
             *count -= 1;
-            busy = *count;
-            if busy == 0 {
+            if *count == 0 {
                 self.parties.remove(&party);
             }
         }
-        let Some(mut held) = self.held.remove(&party) else { return };
-        // one, unless the bound has risen meanwhile
-        let most = self.party_most(ask) as usize;
-        for (number, waiting) in held.drain(..held.len().min(most.saturating_sub(busy as usize))) {
+        self.advance(party);
+    }
+
+    /// The oldest of those of a party that are held may be next again.
+    fn advance(&mut self, party: u64) {
+        let Some(held) = self.held.get_mut(&party) else { return };
+        let oldest = held.pop_front();
+        if held.is_empty() {
+            self.held.remove(&party);
+        }
+        if let Some((number, waiting)) = oldest {
             self.held_count -= 1;
             self.line(waiting.ask).insert(number, waiting);
         }
-        if !held.is_empty() {
-            self.held.insert(party, held);
+    }
+
+    /// All who are held may be next again: whoever is still over a bound is held again when it would be.
+    fn advance_all(&mut self) {
+        self.held_count = 0;
+        let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
+        for (number, waiting) in held {
+            self.line(waiting.ask).insert(number, waiting);
         }
     }
 
     /// Whoever may now have a slot, with its server; the slot is taken for it.
     pub fn next(&mut self, draws: [u32; 2], now: Moment) -> Option<(W, Grant)> {
+        // more slots, or servers that are up again
+        let open = self.open_most();
+        if std::mem::replace(&mut self.open_bound, open) < open {
+            self.advance_all();
+        }
         loop {
             let server = self.pick(draws)?;
             let open_may = self.open_busy < self.open_most();
@@ -234,10 +253,17 @@ impl<W> Slots<W> {
 
     /// A waiter has given up.
     pub fn leave(&mut self, number: u64, ask: Ask) {
+        let Some(party) = ask.party else {
+            self.line(ask).remove(&number);
+            return;
+        };
         if self.line(ask).remove(&number).is_some() {
+            // it may have been the one of its party that was next
+            if !self.party_is_full(ask) {
+                self.advance(party);
+            }
             return;
         }
-        let Some(party) = ask.party else { return };
         if let Some(held) = self.held.get_mut(&party) {
             let before = held.len();
             held.retain(|(n, _)| *n != number);
@@ -254,12 +280,7 @@ impl<W> Slots<W> {
     /// Returns the place of each new server. The caller then calls [`Slots::next`] until it returns none.
     pub fn reconfigure(&mut self, bounds: Bounds, kept: &[Option<usize>]) -> Vec<usize> {
         self.bounds = bounds;
-        // whoever is still over a bound is held again when it would be next
-        let held: Vec<(u64, Waiting<W>)> = self.held.drain().flat_map(|(_, held)| held).collect();
-        self.held_count = 0;
-        for (number, waiting) in held {
-            self.line(waiting.ask).insert(number, waiting);
-        }
+        self.advance_all();
         for server in &mut self.servers {
             server.live = false;
         }
@@ -371,7 +392,9 @@ impl<W> Slots<W> {
     fn enqueue(&mut self, number: u64, waiting: Waiting<W>) {
         match waiting.ask.party {
             Some(party) if self.party_is_full(waiting.ask) => {
-                self.held.entry(party).or_default().push_back((number, waiting));
+                let held = self.held.entry(party).or_default();
+                // one that was next already is older than others
+                held.insert(held.partition_point(|(other, _)| *other < number), (number, waiting));
                 self.held_count += 1;
             }
             _ => {
@@ -616,10 +639,44 @@ mod tests {
             slots.ask(network(1), [0, 0], at(0), waiter);
         }
         assert!(slots.limit(ServerLimit::told(20)));
-        slots.release(of(0), network(1), true, at(1));
         let entered: Vec<_> = std::iter::from_fn(|| next(&mut slots, at(1))).map(|(waiter, _)| waiter).collect();
-        assert_eq!(entered, [1, 2, 3, 4, 5]);
+        assert_eq!(entered, [1, 2, 3, 4], "ten open ones, of which seven are its");
+        slots.release(of(0), network(1), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some((5, 0)));
+    }
+
+    #[test]
+    fn who_was_next_and_leaves_makes_way_for_the_next_of_its_party() {
+        let mut slots = Slots::new(Bounds { per_pass: 1, ..BOUNDS }, 1, at(0));
+        for pass in 1..5 {
+            assert!(granted(&slots.ask(gated(pass), [0, 0], at(0), "")));
+        }
+        let Answer::Queued(first) = slots.ask(gated(1), [0, 0], at(0), "a") else { panic!() };
+        slots.ask(gated(1), [0, 0], at(0), "b");
+        // its slot is another's now, and the first of its own is next in line
+        slots.take_anyway(gated(9), [0, 0], at(0));
+        slots.release(of(0), gated(1), true, at(1));
+        assert_eq!(next(&mut slots, at(1)), None);
+        slots.leave(first, gated(1));
+        slots.release(of(0), gated(2), true, at(2));
+        slots.release(of(0), gated(3), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some(("b", 0)));
         assert_eq!(slots.queued(), 0);
+    }
+
+    #[test]
+    fn who_is_held_again_keeps_its_place_among_its_own() {
+        let mut slots = Slots::new(Bounds { per_pass: 1, ..BOUNDS }, 1, at(0));
+        assert!(granted(&slots.ask(gated(1), [0, 0], at(0), "")));
+        for name in ["a", "b", "c"] {
+            slots.ask(gated(1), [0, 0], at(0), name);
+        }
+        slots.reconfigure(Bounds { per_pass: 1, ..BOUNDS }, &[Some(0)]);
+        assert_eq!(next(&mut slots, at(1)), None, "all three were next, and are held again");
+        for name in ["a", "b", "c"] {
+            slots.release(of(0), gated(1), true, at(2));
+            assert_eq!(next(&mut slots, at(2)), Some((name, 0)));
+        }
     }
 
     #[test]

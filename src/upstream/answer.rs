@@ -81,29 +81,46 @@ const TRIES_MAX: u32 = 5;
 /// the while.
 ///
 /// It ends with why there is no answer, which is counted already.
-pub fn send(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Sending {
-    *request.version_mut() = Version::HTTP_11;
-    slot.upstream.gate.sent(slot.worker);
-    // a stream can't become a WebSocket
-    let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
-    match idle(&mut slot, offer) {
-        Some(connection) => {
-            let started = slot.taken;
-            Sending(Way::Once(Exchange::begin(slot, connection, request, started, Try { asked, offer, number: 1 })))
-        }
-        // rarely needed, so it takes no room in every request
-        None => Sending(Way::Further(Box::pin(connect(slot, request, Try { asked, offer, number: 1 })))),
-    }
+pub fn send(slot: Slot, request: Request<RequestBody>, asked: Asked) -> Sending {
+    Sending(Way::Due(Some((slot, request, asked))))
 }
 
-/// A request on its way.
+/// A request on its way. Nothing is sent before it is polled: a client that has left before that asks for nothing.
 pub struct Sending(Way);
 
 /// Most have a connection at once, and need no more than one.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is not worth a place of its own on the heap")]
+#[expect(clippy::large_enum_variant, reason = "the large ones are the usual ones, and not worth a place of their own on the heap")]
 enum Way {
+    /// Until it is sent.
+    Due(Option<(Slot, Request<RequestBody>, Asked)>),
     Once(Exchange),
     Further(Pin<Box<dyn Future<Output = Result<Answered, Failure>> + Send>>),
+}
+
+impl Way {
+    fn begin(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Self {
+        *request.version_mut() = Version::HTTP_11;
+        slot.upstream.gate.sent(slot.worker);
+        // a stream can't become a WebSocket
+        let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
+        match idle(&mut slot, offer) {
+            Some(connection) => {
+                let started = slot.taken;
+                Self::Once(Exchange::begin(slot, connection, request, started, Try { asked, offer, number: 1 }))
+            }
+            // rarely needed, so it takes no room in every request
+            None => Self::Further(Box::pin(connect(slot, request, Try { asked, offer, number: 1 }))),
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // its slot and its connection are as good as before
+        if let Way::Due(Some((slot, ..))) = &self.0 {
+            slot.aborted();
+        }
+    }
 }
 
 impl std::fmt::Debug for Sending {
@@ -118,6 +135,10 @@ impl Future for Sending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match &mut self.0 {
+                Way::Due(due) => {
+                    let Some((slot, request, asked)) = due.take() else { return Poll::Pending };
+                    self.0 = Way::begin(slot, request, asked);
+                }
                 Way::Once(exchange) => match ready!(exchange.poll(cx)) {
                     Ok(answered) => return Poll::Ready(answered),
                     Err(unsent) => self.0 = Way::Further(Box::pin(again(unsent))),

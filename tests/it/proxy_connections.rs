@@ -265,3 +265,21 @@ fn who_makes_room_is_told_so_over_http_2() {
     assert_eq!(world.count("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 0);
     drop(crowd);
 }
+
+/// A visitor who gave up before the gate came to read: the request and the end of the connection are there at once.
+#[test]
+fn the_site_is_not_asked_for_who_has_left_already() {
+    let site = Upstream::answering("hello");
+    let world = World::open(&site.url(), "");
+    for number in 1..=3 {
+        let mut gone = world.client();
+        assert_eq!(gone.get("/", &[]).status, 200);
+        gone.send_last(request("GET", "/gone", &[]));
+        gone.try_answer("GET").expect_err("nobody is there to be answered");
+        world.until_status("/connections/open", 0);
+        world.until_status("/slots/in_flight", 0);
+        assert_eq!(site.seen().len(), number, "{:?}", site.seen());
+        assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"aborted\"}"), number as f64);
+    }
+    assert_eq!(site.accepted(), 1, "what was to carry them is as good as before");
+}

@@ -1,6 +1,6 @@
 //! The limits of what the gate takes from a client, and what it never passes on. What it refuses to understand is in `smuggling/`.
 
-use crate::support::{Client, Upstream, World, request};
+use crate::support::{Client, Door, Upstream, World, ok, request};
 
 /// A site that nothing may reach, and a gate in front of it.
 struct Refusing {
@@ -244,4 +244,34 @@ fn a_body_in_the_smallest_of_pieces_goes_through_whole() {
     client.send("0\r\n\r\n");
     assert_eq!(client.answer().text(), "done");
     assert!(site.requests(1)[0].body == vec![b'x'; 100_000]);
+}
+
+/// What the gate says of its own refusals it puts into no answer of the site's, and into no body of one, whatever they look like.
+#[test]
+fn what_a_site_says_is_not_taken_for_a_refusal() {
+    const ALIKE: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nx: y\r\n\r\n";
+    let door = Door::default();
+    let opens = door.clone();
+    let site = Upstream::start(move |seen, site| match seen.target.as_str() {
+        "/body" => {
+            site.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ALIKE.len()));
+            opens.wait();
+            site.write(ALIKE)
+        }
+        "/head" => site.write("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+        _ => site.write(ok("hello")),
+    });
+    // with a ticket or a pass there would be more in the head
+    let world = World::open(&site.url(), "routes: [{ path: \"/**\", gate: open }]");
+    let mut client = world.client();
+    client.send(request("GET", "/body", &[]));
+    // the head goes by itself, and then the body
+    assert_eq!(client.head().unwrap().status, 200);
+    door.open();
+    assert_eq!(client.take(ALIKE.len()).unwrap(), ALIKE.as_bytes());
+    for _ in 0..2 {
+        let answer = client.get("/head", &[]);
+        assert_eq!((answer.status, answer.header("proxy-status"), answer.header("cache-control")), (400, None, None), "{}", answer.raw);
+        assert_eq!(client.get("/", &[]).text(), "hello");
+    }
 }

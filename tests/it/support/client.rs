@@ -78,6 +78,15 @@ impl Client {
         stream.flush()
     }
 
+    /// Sends bytes and ends its side in the same segment.
+    #[track_caller]
+    pub(crate) fn send_last(&self, bytes: impl AsRef<[u8]>) {
+        const MSG_MORE: i32 = 0x8000;
+        let sent = socket2::SockRef::from(&self.stream).send_with_flags(bytes.as_ref(), MSG_MORE).unwrap();
+        assert_eq!(sent, bytes.as_ref().len());
+        self.finish();
+    }
+
     /// Nothing more will be sent.
     pub(crate) fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tidegate::app::{self, Running, Start};
 use tidegate::clock::Clock;
 use tidegate::config;
+use tidegate::reload::SeenFile;
 
 use super::client::{Answer, Client};
 use super::until;
@@ -55,6 +56,7 @@ impl World {
         prepare(&directory);
         let file = directory.join("gate.yaml");
         std::fs::write(&file, yaml).unwrap();
+        let seen = SeenFile::now(&file);
         let policy = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let http = app::listen("listen.http", any, policy.listen.workers.unwrap_or(1)).unwrap();
@@ -62,7 +64,7 @@ impl World {
         let https = app::listen("listen.https.address", any, workers).unwrap();
         http.iter().chain(&https).for_each(sized);
         let admin = app::listen_alone("admin.listen", any).unwrap();
-        let running = app::start(Start { policy, file: Some(file), clock: Arc::new(Clock::start()), http, https, admin }).unwrap();
+        let running = app::start(Start { policy, file: Some((file, seen)), clock: Arc::new(Clock::start()), http, https, admin }).unwrap();
         Self { http: running.http, https: running.https, admin: running.admin_address, running: Some(running), directory }
     }
 

@@ -373,8 +373,10 @@ fn without_its_data_the_gate_serves_on_and_says_so() {
     let scratch = Scratch::new();
     let gate = Gate::serve(&scratch.write("gate.yaml", &policy(&upstream, "admission: { mode: open }\n")));
     let pass = gate.get("/", &[BROWSER]).pass();
-    // the disk is gone
-    fs::remove_dir_all(scratch.path().join("data")).unwrap();
+    // the disk is gone, and at once: the gate may be writing to it
+    let gone = scratch.path().join("gone");
+    fs::rename(scratch.path().join("data"), &gone).unwrap();
+    fs::remove_dir_all(gone).unwrap();
     gate.process.err.wait("the keys to be missed", PATIENCE * 2, |line| line.contains("the keys could not be read").then_some(()));
     gate.admin_post("/mode", r#"{"mode":"closed"}"#);
     gate.process.err.wait("the state to be missed", PATIENCE, |line| line.contains("the state could not be saved").then_some(()));

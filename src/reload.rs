@@ -127,8 +127,10 @@ impl Reloader {
 
     /// Reloads if the files have changed since they were last taken in, and have settled.
     pub fn poll(&self) {
+        // not while the state is held: who asks for the outcome does not wait for a disk
+        let read = Arc::clone(&self.state().read);
+        let now = Seen::of(SeenFile::now(&self.path), &read);
         let mut state = self.state();
-        let now = Seen::of(SeenFile::now(&self.path), &state.read);
         let stood_still = state.seen == now;
         state.seen = now;
         if now != state.settled && stood_still {
@@ -370,34 +372,18 @@ mod tests {
     use super::*;
     use crate::gate::Remembered;
     use crate::store::Store;
+    use crate::store::scratch::Scratch;
 
-    /// A directory of one test, removed with it.
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("tidegate-reload-{}-{name}", std::process::id()));
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn write(&self, file: &str, content: &str) -> PathBuf {
-            let path = self.0.join(file);
-            std::fs::write(&path, content).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            std::fs::remove_dir_all(&self.0).ok();
-        }
+    fn write(directory: &Scratch, file: &str, content: &str) -> PathBuf {
+        let path = directory.path().join(file);
+        std::fs::write(&path, content).unwrap();
+        path
     }
 
     /// A gate that tells `follow` of each policy that it takes in. `meanwhile` happens when it has read its files, and before it runs.
-    fn reloader(directory: &Directory, meanwhile: impl FnOnce(), follow: impl Fn() + Send + Sync + 'static) -> Reloader {
+    fn reloader(directory: &Scratch, meanwhile: impl FnOnce(), follow: impl Fn() + Send + Sync + 'static) -> Reloader {
         let yaml = "upstream: { servers: [http://127.0.0.1:9] }\nwaiting_room: { template: room.html }\n";
-        let path = directory.write("gate.yaml", yaml);
+        let path = write(directory, "gate.yaml", yaml);
         let file = SeenFile::now(&path);
         let policy = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
         let seen = Seen::of(file, &policy);
@@ -423,8 +409,8 @@ mod tests {
 
     #[test]
     fn what_changes_while_it_is_taken_in_is_taken_in_next() {
-        let directory = Directory::new("while");
-        let room = directory.write("room.html", ROOM);
+        let directory = Scratch::new();
+        let room = write(&directory, "room.html", ROOM);
         let applied = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&applied);
         let follow = move || {
@@ -439,7 +425,7 @@ mod tests {
             applied.load(Ordering::Relaxed)
         };
         assert_eq!(applied_after_polls(), 0, "nothing has changed");
-        directory.write("room.html", &format!("{ROOM}<p>The first"));
+        write(&directory, "room.html", &format!("{ROOM}<p>The first"));
         assert_eq!(applied_after_polls(), 2, "the second was written when the first was read already");
         assert_eq!(applied_after_polls(), 2, "and is in force");
         assert!(reloader.outcome().errors.is_empty());
@@ -447,8 +433,8 @@ mod tests {
 
     #[test]
     fn what_changes_while_the_gate_starts_is_taken_in() {
-        let directory = Directory::new("start");
-        let room = directory.write("room.html", ROOM);
+        let directory = Scratch::new();
+        let room = write(&directory, "room.html", ROOM);
         let applied = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&applied);
         let meanwhile = || std::fs::write(&room, format!("{ROOM}<p>Another")).unwrap();
@@ -461,14 +447,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_before_it_is_there_is_taken_in_when_it_is() {
-        let directory = Directory::new("named");
-        directory.write("room.html", ROOM);
+        let directory = Scratch::new();
+        write(&directory, "room.html", ROOM);
         let reloader = reloader(&directory, || {}, || {});
         let upstream = "upstream: { servers: [http://127.0.0.1:9] }";
-        directory.write("gate.yaml", &format!("{upstream}\nwaiting_room: {{ template: later.html }}\n"));
+        write(&directory, "gate.yaml", &format!("{upstream}\nwaiting_room: {{ template: later.html }}\n"));
         poll(&reloader);
         assert!(reloader.outcome().errors[0].contains("later.html"), "{:?}", reloader.outcome().errors);
-        directory.write("later.html", ROOM);
+        write(&directory, "later.html", ROOM);
         poll(&reloader);
         assert_eq!(reloader.outcome().errors, [""; 0]);
     }

@@ -141,7 +141,7 @@ pub fn workers(policy: &Policy) -> usize {
 /// Why it can't start.
 pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, https, admin } = start;
-    let file = file.map(|(path, file)| (Seen::of(file, &policy), path));
+    let seen = file.as_ref().map(|(_, file)| Seen::of(*file, &policy));
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
     let token = admin_token(&policy)?;
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
@@ -150,7 +150,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let upstream_tls = reload::load_upstream_tls(&policy).map_err(StartError::Policy)?;
     let store = Store::open(&policy.data)?;
     let keys = Arc::new(store.keys(clock.now().wall)?);
-    let file = file.map(|(seen, path)| (seen.with_keys(&policy), path));
+    let seen = seen.map(|seen| seen.with_keys(&policy));
     let remembered = remembered(&store, &policy, &clock)?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
@@ -177,7 +177,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream =
         Upstream::new(&policy, upstream_tls.as_ref(), Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
-    let reloader = file.map(|(seen, path)| {
+    let reloader = file.zip(seen).map(|((path, _), seen)| {
         let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),

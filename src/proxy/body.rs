@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Either, Empty, Full};
+use http_body_util::{BodyExt, Either, Full};
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
 use crate::rules::headers::hop;
-use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, Pieces, RequestBody};
+use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, Pieces, RequestBody, no_body};
 
 /// The body of an answer to a client. When it is gone, a connection of HTTP/1 is between requests.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl ReadAhead {
     pub(super) fn into_request_body(mut self) -> RequestBody {
         if self.rest.is_none() {
             if self.pieces.is_empty() {
-                return Either::Left(Either::Left(Empty::new()));
+                return no_body();
             }
             if let Some(data) = self.pieces.take_only() {
                 return Either::Left(Either::Right(Full::new(data)));

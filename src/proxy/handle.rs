@@ -1,4 +1,4 @@
-//! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`].
+//! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`], [`enter_later`] and [`Entered::answer`].
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 
 use super::Worker;
@@ -39,7 +38,7 @@ use crate::rules::slots::Ask;
 use crate::rules::time::{Moment, Now, UnixTime};
 use crate::rules::token::{Pass, Ticket};
 use crate::tls::client::HandshakeError;
-use crate::upstream::{self, Answered, Asked, BodyFailure, ConnectError, Failure, RequestBody, Sending, Slot};
+use crate::upstream::{self, Answered, Asked, BodyFailure, ConnectError, Failure, Sending, Slot};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -101,7 +100,7 @@ pub(super) struct Because {
 pub(super) enum Handled {
     /// The answer is there.
     Answered(Answer, Told),
-    /// It is on its way to the site.
+    /// It has a slot, and goes to the site as soon as it is polled.
     Entered(Entered),
     /// The site or the client has to do its part first. On the heap: those who wait are many, and need no room for it.
     Awaits(Awaited),
@@ -206,7 +205,7 @@ impl Entering {
     }
 }
 
-/// Sends the request of one who may enter to the site, at once if it can be, and answers with what comes back.
+/// Makes the request of one who may enter ready for the site, at once if there is a slot for it; the answer is what comes back.
 fn enter(mut entering: Entering) -> Handled {
     let Entering { peer, regime, parts, body, facts, decision, .. } = &mut entering;
     let websocket = match Upgrade::of(peer, regime, parts, body.is_some(), facts.client.address, decision.pass) {
@@ -252,8 +251,7 @@ fn enter_later(mut entering: Entering, websocket: Option<Upgrade>) -> Awaited {
     })
 }
 
-/// A request that is on its way to the site, and what is needed of it when the answer is there: the less, the more of those who wait fit
-/// into memory.
+/// A request that has its slot, and what is needed of it when the answer is there: the less, the more of those who wait fit into memory.
 pub(super) struct Entered {
     sending: Sending,
     pub(super) peer: Arc<Peer>,
@@ -275,12 +273,14 @@ impl Entered {
             worker.shard.observe(Timing::Wait, waited);
         }
         clean_request(parts, peer, facts, ahead.is_some(), regime);
-        if websocket.is_some() {
+        let asked = if websocket.is_some() {
             upgrade::set_websocket(&mut parts.headers);
-        }
-        let asked = if websocket.is_some() { Asked::WebSocket } else { Asked::Answer };
+            Asked::WebSocket
+        } else {
+            Asked::Answer
+        };
         let Entering { peer, exchange, regime, parts, facts, .. } = entering;
-        let body = ahead.map_or_else(|| RequestBody::Left(Either::Left(Empty::new())), ReadAhead::into_request_body);
+        let body = ahead.map_or_else(upstream::no_body, ReadAhead::into_request_body);
         let sending = upstream::send(slot, Request::from_parts(parts, body), asked);
         Self { sending, peer, exchange, regime, websocket, tokens, form: facts.form, told }
     }

@@ -228,13 +228,13 @@ impl<W> Slots<W> {
     /// Whoever may now have a slot, with its server; the slot is taken for it.
     pub fn next(&mut self, draws: [u32; 2], now: Moment) -> Option<(W, Grant)> {
         // more slots, or servers that are up again
-        let open = self.open_most();
-        if std::mem::replace(&mut self.open_bound, open) < open {
+        let most = self.open_most();
+        if std::mem::replace(&mut self.open_bound, most) < most {
             self.advance_all();
         }
         loop {
             let server = self.pick(draws)?;
-            let open_may = self.open_busy < self.open_most();
+            let open_may = self.open_busy < most;
             let (number, line) = match (self.gated.first_key_value(), self.open.first_key_value()) {
                 (Some((&gated, _)), Some((&open, _))) if open_may && open < gated => (open, &mut self.open),
                 (Some((&gated, _)), _) => (gated, &mut self.gated),
@@ -376,8 +376,10 @@ impl<W> Slots<W> {
 
     /// The most slots of whose this is.
     fn party_most(&self, ask: Ask) -> u32 {
+        if !ask.open {
+            return self.bounds.per_pass;
+        }
         match self.open_most() {
-            _ if !ask.open => self.bounds.per_pass,
             // with fewer there is none to spare
             open @ ..4 => open,
             open => open - open.div_ceil(4),

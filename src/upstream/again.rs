@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use http_body_util::{Either, Empty};
+use http_body_util::Either;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::RequestBody;
+use super::connection::{RequestBody, no_body};
 
 /// Whether a request may be sent twice: it is idempotent (RFC 9110, 9.2.2), and has no body.
 pub(super) fn may_be_repeated(request: &Request<RequestBody>) -> bool {
@@ -20,7 +20,7 @@ pub(super) fn may_be_repeated(request: &Request<RequestBody>) -> bool {
 }
 
 /// The request whose head was written so; `None` if it is not all of one.
-pub(super) fn request_of(head: &[u8]) -> Option<Request<RequestBody>> {
+fn request_of(head: &[u8]) -> Option<Request<RequestBody>> {
     let lines = head.strip_suffix(b"\r\n")?;
     let (first, mut lines) = split_at(lines, b"\r\n")?;
     let (method, rest) = split_at(first, b" ")?;
@@ -28,7 +28,7 @@ pub(super) fn request_of(head: &[u8]) -> Option<Request<RequestBody>> {
     if version != b"HTTP/1.1" {
         return None;
     }
-    let mut request = Request::new(Either::Left(Either::Left(Empty::new())));
+    let mut request = Request::new(no_body());
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = Uri::try_from(target).ok()?;
     while !lines.is_empty() {
@@ -162,10 +162,6 @@ mod tests {
 
     use super::*;
 
-    fn bodyless() -> RequestBody {
-        Either::Left(Either::Left(Empty::new()))
-    }
-
     fn run<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
@@ -202,7 +198,7 @@ mod tests {
     fn a_request_that_is_sent_again_is_the_same() {
         for (target, again) in [("/", "/"), ("/a?b=c:d", "/a?b=c:d"), ("*", "*"), ("/%C3%BC//..;?", "/%C3%BC//..;?"), ("?a", "/?a")] {
             let target: http::uri::PathAndQuery = target.parse().unwrap();
-            let request = Request::builder().method("OPTIONS").uri(Uri::from(target)).body(bodyless()).unwrap();
+            let request = Request::builder().method("OPTIONS").uri(Uri::from(target)).body(no_body()).unwrap();
             assert_eq!(sent(request, 4096).unwrap().uri(), again);
         }
         for at_a_time in [1, 700, 65536] {
@@ -210,7 +206,7 @@ mod tests {
                 let request = Request::builder().method("PUT").uri("/a");
                 let headers = [("host", "a:1"), ("x-empty", ""), ("x-two", "1"), ("cookie", "a=b; c=\u{fc}:\t\"d\": "), ("x-two", "2")];
                 let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value.as_bytes()));
-                request.header("x-long", "l".repeat(5000)).body(bodyless()).unwrap()
+                request.header("x-long", "l".repeat(5000)).body(no_body()).unwrap()
             };
             let (first, again) = (request(), sent(request(), at_a_time).unwrap());
             assert_eq!((again.method(), again.uri(), again.version()), (first.method(), first.uri(), first.version()));
@@ -264,7 +260,7 @@ mod tests {
     fn only_what_changes_nothing_the_second_time_may_be_repeated() {
         let request = |method: &str, body| Request::builder().method(method).body(body).unwrap();
         for (method, may) in [("GET", true), ("HEAD", true), ("DELETE", true), ("POST", false), ("PATCH", false), ("REPORT", false)] {
-            assert_eq!(may_be_repeated(&request(method, bodyless())), may, "{method}");
+            assert_eq!(may_be_repeated(&request(method, no_body())), may, "{method}");
         }
         assert!(!may_be_repeated(&request("PUT", Either::Left(Either::Right(Full::new(bytes::Bytes::from_static(b"body")))))));
     }

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Empty};
+use http_body_util::{BodyExt, Either};
 use tokio::sync::watch;
 
-use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError};
+use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError, no_body};
 use super::http2::Ride;
 use super::relay::{self, AnswerBody};
 use super::servers::Join;
@@ -331,7 +331,7 @@ impl Exchange {
         connection.deadline().set(timeout);
         if let Either::Right(_) = request.body() {
             let patience = Patience { deadline: Arc::clone(connection.deadline()), timeout };
-            let body = std::mem::replace(request.body_mut(), Either::Left(Either::Left(Empty::new())));
+            let body = std::mem::replace(request.body_mut(), no_body());
             *request.body_mut() = timed(body, patience);
         }
         connection.send(request);

@@ -32,6 +32,12 @@ use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 /// What carries a request body to a server.
 pub type RequestBody = Either<Either<Empty<Bytes>, Full<Bytes>>, UnsyncBoxBody<Bytes, BodyFailure>>;
 
+/// The body of a request that has none.
+#[must_use]
+pub fn no_body() -> RequestBody {
+    Either::Left(Either::Left(Empty::new()))
+}
+
 /// A request body that is streamed could not be read to its end: the client left, stalled, or sent what is not HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyFailure {

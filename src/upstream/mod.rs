@@ -38,7 +38,7 @@ use crate::rules::time::Moment;
 use crate::tls::client::{ClientTls, Offer};
 
 pub use answer::{Answered, Asked, Failure, Sending, send};
-pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError};
+pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError, no_body};
 pub use pieces::Pieces;
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};

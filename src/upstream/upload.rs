@@ -9,9 +9,9 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Either, Empty};
+use http_body_util::{BodyExt, Either};
 
-use super::connection::{BodyFailure, RequestBody};
+use super::connection::{BodyFailure, RequestBody, no_body};
 
 /// Bytes of a body that are kept once they are sent, but for what goes beyond with the last piece. A server that does nothing with a
 /// request does not widen its window either, and most begin with 64 KiB.
@@ -105,7 +105,7 @@ impl Upload {
         let Kept { pieces, trailers, .. } = self.kept.take()?;
         let rest = self.body.take();
         if pieces.is_empty() && trailers.is_none() {
-            return Some(rest.unwrap_or(Either::Left(Either::Left(Empty::new()))));
+            return Some(rest.unwrap_or_else(no_body));
         }
         Some(Either::Right(Again { pieces, trailers, rest }.boxed_unsync()))
     }

@@ -147,7 +147,9 @@ labels! {
         Code => "code",
         /// 403: a link to have an address deleted that is not whole.
         Link => "link",
-        /// 404: a reserved path that does not exist.
+        /// 403: the form for an email address, asked for without a ticket that holds.
+        Ticket => "ticket",
+        /// 404: a reserved path that does not exist, or does nothing while `email_queue.enabled` is off.
         NotFound => "not_found",
         /// 405: a method that a reserved path does not take.
         Method => "method",

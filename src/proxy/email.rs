@@ -15,7 +15,7 @@ use super::reserved::unread;
 use super::respond::{self, Answer};
 use crate::gate::Regime;
 use crate::mail::{NotTaken, Posted};
-use crate::metrics::{Count, EmailRefusal};
+use crate::metrics::{Count, EmailRefusal, Refusal};
 use crate::page::{EmailState, EmailView, FormFields};
 use crate::rules::decide::{judge_ticket, ticket_holds};
 use crate::rules::email::Address;
@@ -43,14 +43,19 @@ pub(super) fn ask(peer: &Peer, regime: &Regime, parts: &Parts, now: Now) -> Answ
     let next = field(query, "next").unwrap_or_default();
     let next = page_asked_for(&next);
     let show = |state, fields| page(regime, state, fields, parts, now);
+    // no address is refused with it
+    let refuse = |state, refusal| {
+        peer.worker.shard.count(Count::Refused(refusal));
+        show(state, back_to(next))
+    };
     if !regime.policy.email_queue.enabled {
-        return show(EmailState::Disabled, back_to(next));
+        return refuse(EmailState::Disabled, Refusal::NotFound);
     }
     if field(query, "done").is_some() {
         return show(EmailState::Taken, back_to(next));
     }
     let Some(ticket) = unbroken_ticket(peer, regime, parts, now) else {
-        return show(EmailState::NoTicket, back_to(next));
+        return refuse(EmailState::NoTicket, Refusal::Ticket);
     };
     let given = fields(regime, ticket.id, next);
     // a link that somebody else has made leads to the form, and to no page that they have chosen

@@ -232,6 +232,7 @@ fn a_gate_that_takes_no_addresses_says_so() {
         assert!(answer.text().contains("No addresses are taken here"), "{}", answer.text());
     }
     assert_eq!((refused(&world, "disabled"), rows(&world).len()), (1, 0));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"not_found\"}"), 1);
 }
 
 #[test]
@@ -387,6 +388,8 @@ fn a_ticket_that_was_away_for_too_long_brings_nothing() {
     // to look at the form is not to be in the waiting room
     let ended = until("the ticket to be void", || Some(own()).filter(|own| own.status == 403));
     assert!(ended.text().contains("You have no ticket that holds"), "{}", ended.text());
+    assert_eq!(ended.header("proxy-status"), Some("tidegate; error=http_request_error"));
+    assert_eq!(world.count("tidegate_requests_refused_total{reason=\"ticket\"}"), 1);
     assert_eq!(form.post(&world, "ann@example.org", &[]).status, 403);
     assert_eq!((refused(&world, "ticket"), rows(&world).len()), (1, 0));
 }

@@ -403,7 +403,7 @@ impl Live {
         if body.is_end_stream() {
             connection.deadline().clear();
         }
-        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes });
+        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }, &head.headers);
         Ok(Answered { head, body, switched })
     }
 

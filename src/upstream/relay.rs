@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::coop::consume_budget;
 
@@ -90,7 +92,7 @@ pub(super) struct Held {
 }
 
 /// The body of an answer whose head has just come.
-pub(super) fn answer_body(mut body: SiteBody, mut held: Held) -> AnswerBody {
+pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMap) -> AnswerBody {
     if body.is_end_stream() {
         held.done();
         return AnswerBody::Piece(None);
@@ -128,18 +130,31 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held) -> AnswerBody {
     }
     held.slot.ended = None;
     let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
-    tokio::spawn(pump(body, held, Arc::clone(&shared)));
+    tokio::spawn(pump(body, held, Arc::clone(&shared), is_stream_of_events(headers)));
     AnswerBody::Relayed(Relayed { shared, hint })
 }
 
+/// Whether it goes on for as long as somebody reads it.
+fn is_stream_of_events(headers: &HeaderMap) -> bool {
+    const KIND: &[u8] = b"text/event-stream";
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().get(..KIND.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
+}
+
 /// Reads ahead of the client.
-async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>) {
+///
+/// Once the client has left, the server is still busy with what it has begun: its worker would not be free if the connection were closed.
+/// So what is left is taken, in so far as it comes within one response timeout and is no more than what would be read ahead. A stream of
+/// events, which would not end by itself, is ended.
+async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, is_endless: bool) {
     let most = held.slot.settings.response_buffer;
     let timeout = held.slot.settings.timeouts.response;
-    let mut drained = 0;
+    let mut drained = None;
     loop {
-        // while the client is slow, the upstream is not to blame; and a client may first have to get rid of its upload
-        held.connection.deadline().clear();
+        if drained.is_none() {
+            // while the client is slow, the upstream is not to blame; and a client may first have to get rid of its upload
+            held.connection.deadline().clear();
+        }
         let abandoned = poll_fn(|cx| {
             let room = shared.poll_room(most, cx);
             if room.is_pending() {
@@ -149,25 +164,35 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>) {
             room
         })
         .await;
-        held.connection.deadline().set(timeout);
-        match poll_fn(|cx| held.connection.poll_body(&mut body, cx)).await {
-            Some(Ok(frame)) if abandoned => {
-                drained += frame.data_ref().map_or(0, Bytes::len);
-                if drained > most {
+        if drained.is_none() {
+            held.connection.deadline().set(timeout);
+            drained = abandoned.then_some(0);
+        }
+        let next = poll_fn(|cx| {
+            if is_endless && shared.is_left(cx) {
+                return Poll::Ready(None);
+            }
+            held.connection.poll_body(&mut body, cx).map(Some)
+        });
+        let Some(next) = next.await else { return held.cut() };
+        match (next, &mut drained) {
+            (Some(Ok(frame)), Some(drained)) => {
+                *drained += frame.data_ref().map_or(0, Bytes::len);
+                if *drained > most {
                     return held.cut();
                 }
                 // what is in memory already is taken without waiting, and others are to have their turn
                 consume_budget().await;
             }
-            Some(Ok(frame)) => {
+            (Some(Ok(frame)), None) => {
                 shared.push(frame);
                 consume_budget().await;
             }
-            Some(Err(_)) => {
+            (Some(Err(_)), drained) => {
                 shared.end(Err(BrokenOff));
-                return if abandoned { held.cut() } else { held.broke() };
+                return if drained.is_some() { held.cut() } else { held.broke() };
             }
-            None => {
+            (None, _) => {
                 shared.end(Ok(()));
                 return held.done();
             }
@@ -256,6 +281,15 @@ impl Shared {
         }
         state.pump = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Whether the client has left; who asks is woken when it does.
+    fn is_left(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.lock();
+        if !state.abandoned {
+            state.pump = Some(cx.waker().clone());
+        }
+        state.abandoned
     }
 
     fn push(&self, frame: Frame<Bytes>) {

@@ -317,6 +317,43 @@ fn an_answer_that_nobody_reads_any_more_is_cut_beyond_the_buffer() {
     assert_eq!(site.most_connections(), 1, "the slot came free with its connection, and not before");
 }
 
+/// A client that has seen the beginning of this answer, and leaves; then another is served.
+fn left(kind: &str, piece: &'static str, goes_on: bool, timeouts: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let site = Upstream::start(move |seen, site| {
+        if seen.target == "/" {
+            return site.write(ok("small"));
+        }
+        site.write(&head);
+        while site.write(piece) && goes_on {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        site.wait_for_end();
+        false
+    });
+    let world = gate(&site, &format!("max_in_flight: 1, queue: {{ deadline: 30s }}{timeouts}"), "");
+    let mut client = ask(&world, "/long", &[]);
+    assert_eq!(client.head().unwrap().status, 200);
+    assert!(!client.take(piece.len()).unwrap().is_empty());
+    drop(client);
+    assert_eq!(world.get("/", &[]).text(), "small");
+    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"aborted\"}"), 1.0);
+    assert_eq!(site.most_connections(), 1, "the slot came free with its connection, and not before");
+}
+
+/// Little by little it would stay below what is taken of it in vain for hours.
+#[test]
+fn an_answer_that_nobody_reads_any_more_is_cut_after_one_response_timeout() {
+    left("text/html", "1\r\nx\r\n", true, ", timeouts: { response: 1s }");
+}
+
+#[test]
+fn a_stream_of_events_that_is_left_is_cut_at_once_whether_it_speaks_or_not() {
+    for (kind, goes_on) in [("Text/Event-Stream; charset=utf-8", true), ("text/event-stream", false)] {
+        left(kind, "3\r\n:\n\n\r\n", goes_on, "");
+    }
+}
+
 #[test]
 fn an_answer_that_nobody_waits_for_any_more_keeps_its_connection() {
     let door = Door::default();

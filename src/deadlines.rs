@@ -134,6 +134,12 @@ impl Deadline {
         self.due.store(self.now().plus(after).plus(SWEEP).as_micros(), Ordering::Relaxed);
     }
 
+    /// Whether there is one that has not fallen due.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.due.load(Ordering::Relaxed) != NEVER
+    }
+
     /// The time of the last sweep.
     #[must_use]
     pub fn now(&self) -> Moment {

@@ -54,9 +54,10 @@ const HEAD_BYTES: u32 = 128 * 1024;
 /// a page that a crowd leaves at once.
 const RESETS_REMEMBERED: usize = 1000;
 
-/// Silence after which a connection with requests on it is asked whether it is still there. After as much again it is doubted, and given
-/// no more of them.
+/// Silence after which a connection with requests on it is asked whether it is still there, at most and at least. After as much again it
+/// is doubted, and given no more of them; before a request is over that may take four times as long.
 const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE_LEAST: Duration = Duration::from_secs(1);
 
 /// How long a connection that is not needed any more may take for its goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -79,6 +80,8 @@ pub(super) struct Http2 {
 struct Pulse {
     /// Of the connection: when to look after it again.
     deadline: Arc<Deadline>,
+    /// How long it may be silent before it is asked, and again before it is doubted.
+    silence: Duration,
     /// Requests on it.
     riders: AtomicUsize,
     /// It has carried a request before.
@@ -105,6 +108,7 @@ impl Http2 {
     {
         let pulse = Arc::new(Pulse {
             deadline,
+            silence: (patience / 4).clamp(SILENCE_LEAST, SILENCE),
             riders: AtomicUsize::new(0),
             reused: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
@@ -194,8 +198,9 @@ impl Http2 {
     pub(super) fn board(self: &Arc<Self>, deadline: Arc<Deadline>) -> Ride {
         let pulse = &self.pulse;
         self.idle_since.store(0, Ordering::Relaxed);
-        if pulse.riders.fetch_add(1, Ordering::Relaxed) == 0 {
-            pulse.deadline.set(SILENCE);
+        // what was set for those before holds for whoever comes next
+        if pulse.riders.fetch_add(1, Ordering::Relaxed) == 0 && !pulse.deadline.is_set() {
+            pulse.deadline.set(pulse.silence);
         }
         let reused = pulse.reused.swap(true, Ordering::Relaxed);
         Ride { connection: Arc::clone(self), deadline, reused, task: None, awaited: None }
@@ -272,6 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Pending;
         }
         self.pulse.deadline.rearm();
+        let silence = self.pulse.silence;
         match self.state {
             Watch::Leaving => return Poll::Ready(()),
             Watch::Listening if self.pulse.riders.load(Ordering::Relaxed) == 0 => return Poll::Pending,
@@ -283,13 +289,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     drop(ping.send_ping(Ping::opaque()));
                 }
             }
-            Watch::Asked(waited) if waited + SILENCE >= self.patience.max(2 * SILENCE) => return Poll::Ready(()),
+            Watch::Asked(waited) if waited + silence >= self.patience.max(2 * silence) => return Poll::Ready(()),
             Watch::Asked(waited) => {
                 self.pulse.is_doubtful.store(true, Ordering::Relaxed);
-                self.state = Watch::Asked(waited + SILENCE);
+                self.state = Watch::Asked(waited + silence);
             }
         }
-        self.pulse.deadline.set(SILENCE);
+        self.pulse.deadline.set(silence);
         Poll::Pending
     }
 
@@ -550,16 +556,16 @@ mod tests {
 
     impl World {
         async fn start() -> Self {
-            Self::with(64 * 1024).await
+            Self::of(64 * 1024, PATIENCE).await
         }
 
         /// Each side takes so many bytes that are not read.
-        async fn with(room: usize) -> Self {
+        async fn of(room: usize, patience: Duration) -> Self {
             let (near, far) = duplex(room);
             let deadlines = Deadlines::default();
             deadlines.sweep(Moment::from_secs(0));
             let watched = deadlines.watch();
-            let (connection, server) = tokio::join!(Http2::begin(near, None, watched, PATIENCE, 0), h2::server::handshake(far));
+            let (connection, server) = tokio::join!(Http2::begin(near, None, watched, patience, 0), h2::server::handshake(far));
             Self { deadlines, connection: Some(connection.unwrap()), server: server.unwrap() }
         }
 
@@ -573,7 +579,11 @@ mod tests {
 
         /// The clock says so many seconds, and everyone on this side has done what there is to do.
         async fn at(&self, seconds: u64) {
-            self.deadlines.sweep(Moment::from_secs(seconds));
+            self.at_ms(seconds * 1000).await;
+        }
+
+        async fn at_ms(&self, ms: u64) {
+            self.deadlines.sweep(Moment::from_micros(ms * 1000));
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }
@@ -643,6 +653,34 @@ mod tests {
     }
 
     #[test]
+    fn one_is_asked_and_doubted_before_a_request_with_little_time_is_over() {
+        test(async {
+            let world = World::of(64 * 1024, Duration::from_secs(6)).await;
+            let _ride = world.ride();
+            for ms in (0..6000).step_by(100) {
+                world.at_ms(ms).await;
+            }
+            assert!(!world.connection().has_room());
+        });
+    }
+
+    #[test]
+    fn requests_that_end_and_begin_do_not_put_off_that_it_is_asked() {
+        test(async {
+            let world = World::of(64 * 1024, Duration::from_secs(1)).await;
+            let mut ride = None;
+            for ms in (0..4000).step_by(100) {
+                if ms % 500 == 0 {
+                    drop(ride.take());
+                    ride = Some(world.ride());
+                }
+                world.at_ms(ms).await;
+            }
+            assert!(!world.connection().has_room());
+        });
+    }
+
+    #[test]
     fn nobody_asks_a_connection_that_carries_nothing() {
         test(async {
             let world = World::start().await;
@@ -658,7 +696,7 @@ mod tests {
     fn one_that_nobody_needs_any_more_says_goodbye_and_does_not_wait_for_ever() {
         test(async {
             // the server takes nothing, and there is no room for a goodbye
-            let mut world = World::with(40).await;
+            let mut world = World::of(40, PATIENCE).await;
             let weak = Arc::downgrade(&world.connection().pulse);
             drop(world.connection.take());
             for seconds in [0, 4] {

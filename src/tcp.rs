@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -27,6 +28,18 @@ impl Tcp {
     pub const fn socket(&self) -> &TcpStream {
         &self.0
     }
+}
+
+/// Ends a connection when what was sent on it is not taken for so long: the other side is gone without a word, as when its network is,
+/// or keeps its window shut. The kernel by itself would try for a quarter of an hour.
+///
+/// # Errors
+/// None but of a socket that is not connected any more.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "known to Linux alone"))]
+pub fn give_up_after(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(time))?;
+    Ok(())
 }
 
 impl AsyncRead for Tcp {

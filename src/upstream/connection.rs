@@ -26,7 +26,7 @@ use super::again::Keeping;
 use super::http1::Http1;
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
-use crate::tcp::Tcp;
+use crate::tcp::{self, Tcp};
 use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 
 /// What carries a request body to a server.
@@ -128,6 +128,9 @@ impl TransportError {
     }
 }
 
+/// A packet that is lost some times in a row takes so long to be sent again: that is not yet the end of a connection.
+const LOSS: Duration = Duration::from_secs(10);
+
 /// How a server is reached.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
@@ -181,7 +184,7 @@ impl Opened {
         worker: usize,
     ) -> Result<Self, ConnectError> {
         let opening = async {
-            let stream = begin(&way).await?;
+            let stream = begin(&way, patience).await?;
             let deadline = deadlines.watch();
             match (stream, way.tls) {
                 (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
@@ -350,12 +353,14 @@ impl Switched {
 
 /// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so, within a time.
 pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, ConnectError> {
-    tokio::time::timeout(timeout, begin(way)).await.unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(timeout, begin(way, timeout)).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn begin(way: &Way) -> Result<Stream, ConnectError> {
+/// What is sent on it then has to be taken within `patience`.
+async fn begin(way: &Way, patience: Duration) -> Result<Stream, ConnectError> {
     let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
     stream.set_nodelay(true).map_err(ConnectError::Socket)?;
+    tcp::give_up_after(&stream, patience.max(LOSS)).map_err(ConnectError::Socket)?;
     let stream = Tcp::new(stream);
     match &way.tls {
         None => Ok(Stream::Plain(stream)),

@@ -207,6 +207,33 @@ class OfTheSite(Network):
         self.assertEqual(gist(ask(gate.address)), NO_ANSWER)
         self.assertTrue(any(gist(ask(gate.address)) == SITE for _ in range(count)))
 
+    def test_a_connection_of_http2_that_is_lost_costs_few_requests(self):
+        host, port = self.machine.site.near, free_port()
+        certificate(self.directory, host)
+        self.nginx(f"listen {host}:{port} ssl http2; ssl_certificate site.pem; ssl_certificate_key site.key; location / {{ return 200; }}")
+        servers = f"servers: ['https://{host}:{port}'], tls: {{ ca: site.pem }}"
+        # those of one thread go over one connection
+        gate = self.serve(workers=1, upstream=f"{{ {servers}, timeouts: {{ response: 2s }} }}")
+        until(lambda: gist(ask(gate.address)) == SITE, "nginx answers")
+        self.assertEqual(gate.status()["upstream"][0]["protocol"], "HTTP/2")
+        [connection] = gate.ports(host)
+        self.machine.site.lose(connection)
+        self.assertEqual(gist(ask(gate.address)), NO_ANSWER)
+        # one after the other, as on a quiet day: at no time is there one for long
+        self.assertTrue(any(gist(ask(gate.address)) == SITE for _ in range(10)))
+
+    def nginx(self, server):
+        """nginx as a site."""
+        kept = "".join(f"{kind}_temp_path {self.directory}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        config = self.directory / "nginx.conf"
+        config.write_text(
+            f"pid {self.directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; {kept} server {{ {server} }} }}\n"
+        )
+        command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait, LIMIT_S)
+        self.addCleanup(process.kill)
+
     def test_a_gate_that_starts_meanwhile_says_so_and_serves_once_it_is_mended(self):
         self.machine.site.cut()
         gate = self.serve(upstream=self.upstream("connect: 1s"))
@@ -249,6 +276,45 @@ class OfAVisitor(Network):
         self.are_open(gate, 0)
         self.are_at_the_site(gate, 0)
         self.assertEqual((self.outcomes(gate), self.refused(gate)), ({"aborted": 1}, {}))
+
+    def stream(self, **sections):
+        """A stream of events that has begun: the gate, its visitor, and the site's end of it."""
+        source = socket.create_server((self.machine.site.near, 0))
+        self.addCleanup(source.close)
+        servers = "servers: ['http://{}:{}']".format(*source.getsockname())
+        gate = self.serve(upstream=f"{{ {servers}, max_in_flight: 8, timeouts: {{ response: 5s }} }}", **sections)
+        visitor = Visitor(self, gate, "/events")
+        site, _ = source.accept()
+        self.addCleanup(site.close)
+        site.recv(65536)
+        site.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        self.assertEqual(visitor.answer().status, 200)
+        return gate, visitor, site
+
+    def test_a_stream_of_events_gives_back_what_it_holds(self):
+        gate, _, site = self.stream(limits="{ body_timeout: 2s }")
+        self.machine.visitors.cut()
+
+        def says_more():
+            site.sendall(b"data: hello\n\n")
+            # seven times, each twice as long after the last: that is above 12 s
+            return gate.unanswered(self.machine.visitors.near) >= 7 or gate.status()["connections"]["open"] == 0
+
+        until(says_more, "it is noticed, or tried in vain for long")
+        self.assertEqual(gate.status()["connections"]["open"], 0)
+        self.are_at_the_site(gate, 0)
+
+    def test_a_stream_of_events_that_is_left_is_ended(self):
+        gate, visitor, site = self.stream()
+        visitor.stream.close()
+        visitor.socket.close()
+        self.are_open(gate, 0)
+        # as many as in some hours
+        with self.assertRaises(ConnectionError):
+            for _ in range(1000):
+                site.sendall(b": still here\n\n")
+                gate.status()
+        self.are_at_the_site(gate, 0)
 
     def test_an_upload_gives_back_what_it_holds(self):
         gate = self.serve(limits="{ body_timeout: 2s }")

@@ -28,6 +28,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
+LOCALHOST = "127.0.0.1"
+
 # Far above what anything here takes, also on a machine that builds something else meanwhile.
 LIMIT_S = 120
 
@@ -64,7 +66,7 @@ def free_port():
             # a connection of an earlier test in TIME_WAIT is no reason to pass a port over
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
+                probe.bind((LOCALHOST, port))
                 return port
 
 
@@ -152,8 +154,11 @@ class Site:
     TITLE = "Benefits portal"
     WORKERS = 8
 
-    def __init__(self):
+    def __init__(self, host=LOCALHOST, port=0):
         site = self
+        # by path, what is answered in place of a page
+        self.bodies = {}
+        self.connections = set()
         self.workers = threading.Semaphore(self.WORKERS)
         self.held = threading.Event()
         self.release = threading.Event()
@@ -172,7 +177,8 @@ class Site:
                     if self.path == "/hold":
                         site.held.set()
                         site.release.wait(LIMIT_S)
-                    body = f"<!doctype html><html lang=en><title>{site.TITLE}</title><h1>Welcome</h1><p id=path>{self.path}".encode()
+                    page = f"<!doctype html><html lang=en><title>{site.TITLE}</title><h1>Welcome</h1><p id=path>{self.path}"
+                    body = site.bodies.get(self.path) or page.encode()
                     self.send_response(200)
                     self.send_header("Content-Type", "text/html; charset=utf-8")
                     self.send_header("Content-Length", str(len(body)))
@@ -205,10 +211,27 @@ class Site:
             def handle_error(self, *_):
                 pass
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+            def process_request(self, request, address):
+                site.connections.add(request)
+                super().process_request(request, address)
+
+            def shutdown_request(self, request):
+                super().shutdown_request(request)
+                site.connections.discard(request)
+
+        self.server = Server((host, port), Handler)
         self.address = self.server.server_address
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
+
+    def vanish(self):
+        """As a machine that loses its power: nothing is left of its connections, and one reset at most tells of it."""
+        self.close()
+        for connection in list(self.connections):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # wakes who reads from it, which closes it
+            connection.shutdown(socket.SHUT_RD)
+        until(lambda: not self.connections, "its connections are gone")
 
     def close(self):
         self.release.set()
@@ -249,11 +272,11 @@ class Notices:
 class Gate:
     """The gate, its gate.yaml and its data. Its log is among the artifacts."""
 
-    def __init__(self, directory, site, name, **sections):
+    def __init__(self, directory, site, name, host=LOCALHOST, admin_host=LOCALHOST, **sections):
         self.directory = directory
         self.site = site
-        self.address = ("127.0.0.1", free_port())
-        self.admin = ("127.0.0.1", free_port())
+        self.address = (host, free_port())
+        self.admin = (admin_host, free_port())
         self.config = directory / "gate.yaml"
         self.log = artifacts() / f"{name}.log"
         self.log.unlink(missing_ok=True)
@@ -263,18 +286,18 @@ class Gate:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.address[1]}"
+        return "http://{}:{}".format(*self.address)
 
     @property
     def admin_url(self):
-        return f"http://127.0.0.1:{self.admin[1]}"
+        return "http://{}:{}".format(*self.admin)
 
     def write(self, **sections):
         """Writes gate.yaml anew, as an editor does: to another file that takes its place. A section is a line of YAML."""
         settings = {
-            "listen": f"{{ http: '127.0.0.1:{self.address[1]}' }}",
-            "admin": f"{{ listen: '127.0.0.1:{self.admin[1]}' }}",
-            "upstream": f"{{ servers: ['http://127.0.0.1:{self.site.address[1]}'], max_in_flight: {Site.WORKERS} }}",
+            "listen": "{{ http: '{}:{}' }}".format(*self.address),
+            "admin": "{{ listen: '{}:{}' }}".format(*self.admin),
+            "upstream": "{{ servers: ['http://{}:{}'], max_in_flight: {} }}".format(*self.site.address, Site.WORKERS),
             "shutdown": "{ delay: 0s, deadline: 30s }",
             "log": "{ format: text }",
             **sections,
@@ -314,17 +337,21 @@ class Gate:
         self.process.kill()
         self.process.wait(LIMIT_S)
 
-    def mode(self, mode, **more):
+    def operate(self, path, method="GET", body=None, headers=None):
         """As an operator with curl does."""
-        answer = ask(self.admin, "/mode", "POST", json.dumps({"mode": mode, **more}), {"Content-Type": "application/json", "Accept": "*/*"})
+        answer = ask(self.admin, path, method, body, {"Accept": "*/*", **(headers or {})})
         assert answer.status == 200, (answer.status, answer.body)
+        return answer
+
+    def mode(self, mode, **more):
+        self.operate("/mode", "POST", json.dumps({"mode": mode, **more}), {"Content-Type": "application/json"})
 
     def status(self):
-        return ask(self.admin, "/status").json()
+        return self.operate("/status").json()
 
     def metric(self, sample):
         """The value of a sample such as `tidegate_requests_total{verdict="wait"}`."""
-        text = ask(self.admin, "/metrics").body
+        text = self.operate("/metrics").body
         found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
         assert found, f"no {sample} in\n{text}"
         return float(found[1])
@@ -355,11 +382,13 @@ class World(unittest.TestCase):
     """A test that has a site and a gate to itself. The gate is started by the test, or by `serve`."""
 
     maxDiff = None
+    # where the site is
+    host = LOCALHOST
 
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-e2e-"))
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
-        self.site = Site()
+        self.site = Site(self.host)
         self.addCleanup(self.site.close)
 
     def gate(self, **sections):

@@ -30,16 +30,23 @@ impl Tcp {
     }
 }
 
-/// Ends a connection when what was sent on it is not taken for so long: the other side is gone without a word, as when its network is,
-/// or keeps its window shut. The kernel by itself would try for a quarter of an hour.
-///
-/// # Errors
-/// None but of a socket that is not connected any more.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "known to Linux alone"))]
-pub fn give_up_after(stream: &TcpStream, time: Duration) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(time))?;
-    Ok(())
+/// The least that a connection is given: so long a network may be gone for, or lose packets one after the other.
+const GIVEN_LEAST: Duration = Duration::from_secs(10);
+
+impl Tcp {
+    /// Ends the connection, with an error for who reads or writes, once something has been sent for twice as long in vain: the other side
+    /// is gone without a word, as when its network is. The kernel by itself would try for a quarter of an hour. Twice, since the last try
+    /// before the end may be made when half of it is over. `None`: as the kernel does.
+    ///
+    /// Only for what is taken as it comes, as events are. Of who makes room only now and then, in small steps, the kernel thinks that
+    /// nothing is taken.
+    pub fn give_up_after(&self, patience: Option<Duration>) {
+        #[cfg(target_os = "linux")]
+        // one that is not connected any more says so at the next read
+        drop(socket2::SockRef::from(&self.0).set_tcp_user_timeout(patience.map(|patience| (2 * patience).max(GIVEN_LEAST))));
+        #[cfg(not(target_os = "linux"))]
+        let _ = patience;
+    }
 }
 
 impl AsyncRead for Tcp {

@@ -274,6 +274,8 @@ pub(super) struct State {
     had_body: AtomicBool,
     /// A request is here, or something of the answer to it has not left yet.
     is_answering: AtomicBool,
+    /// The answer is a stream of events.
+    streams: AtomicBool,
     /// It is being closed.
     is_ending: AtomicBool,
     /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
@@ -299,6 +301,7 @@ impl State {
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
+            streams: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             rests_since: AtomicU64::new(0),
             asked: AtomicU8::new(Asked::Nothing as u8),
@@ -335,7 +338,13 @@ impl State {
         self.enter(Phase::Busy);
         self.had_body.store(has_body, Ordering::Relaxed);
         self.is_answering.store(true, Ordering::Relaxed);
+        self.streams.store(false, Ordering::Relaxed);
         self.asked.store(self.asked().again() as u8, Ordering::Relaxed);
+    }
+
+    /// The answer to it is a stream of events.
+    pub(super) fn streams(&self) {
+        self.streams.store(true, Ordering::Relaxed);
     }
 
     fn asked(&self) -> Asked {
@@ -450,11 +459,13 @@ pub(super) struct Socket {
     pub(super) state: Arc<State>,
     /// What was read before and is to be read again.
     unread: Bytes,
+    /// It ends by itself if what is sent is not taken.
+    is_watched: bool,
 }
 
 impl Socket {
     pub(super) const fn new(wire: Wire, state: Arc<State>) -> Self {
-        Self { wire, state, unread: Bytes::new() }
+        Self { wire, state, unread: Bytes::new(), is_watched: false }
     }
 
     /// Takes back what was read of it and not used.
@@ -473,6 +484,12 @@ impl Socket {
 impl Socket {
     /// Writes somehow, and tells what has left by it.
     fn write<R>(&mut self, write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        let streams = self.state.streams.load(Ordering::Relaxed);
+        if streams != self.is_watched {
+            self.is_watched = streams;
+            let patience = self.state.gate.regime().policy.limits.body_timeout;
+            self.wire.tcp().give_up_after(streams.then_some(patience));
+        }
         let before = self.wire.sent();
         let polled = write(Pin::new(&mut self.wire));
         self.state.was_written(self.wire.sent() - before, polled.is_pending());

@@ -296,6 +296,9 @@ impl Entered {
         }
         match sent {
             Ok(answered) => {
+                if answered.body.is_stream_of_events() {
+                    peer.state.streams();
+                }
                 let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
                 *answer.version_mut() = Version::HTTP_11;
                 let headers = answer.headers_mut();

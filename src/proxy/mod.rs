@@ -51,7 +51,6 @@ use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::{PeerValues, client_prefix, is_trusted};
-use crate::tcp;
 use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
 
@@ -309,7 +308,6 @@ async fn begin(
 ) -> Option<Begun> {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
-    drop(tcp::give_up_after(&stream, worker.gate.regime().policy.limits.body_timeout));
     let Named { peer, tls: said_tls, is_unnamed } = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await?;
     let is_one_too_many = {
         let policy = &worker.gate.regime().policy;

@@ -86,7 +86,9 @@ impl Upgraded {
         let Self { client, site, _place } = *self;
         let worker = &peer.worker;
         let Some(client) = stream(client).await else { return };
-        let Some(site) = site.stream().await else { return };
+        let stalled = worker.gate.regime().policy.limits.body_timeout;
+        client.0.tcp().give_up_after(Some(stalled));
+        let Some(site) = site.stream(stalled).await else { return };
         peer.state.deadline.works();
         // between two requests it was, and is no more
         peer.state.deadline.has_looked();

@@ -34,6 +34,14 @@ impl Wire {
         stream.stream.socket().poll_read_ready(cx).map(|_| ())
     }
 
+    /// The connection itself.
+    pub(super) fn tcp(&self) -> &Tcp {
+        match self {
+            Self::Plain(stream) => &stream.stream,
+            Self::Tls(stream) => &stream.get_ref().0.stream,
+        }
+    }
+
     /// Whether HTTP/2 was agreed on, which only TLS can do: plaintext is HTTP/1.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2))

@@ -26,7 +26,7 @@ use super::again::Keeping;
 use super::http1::Http1;
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
-use crate::tcp::{self, Tcp};
+use crate::tcp::Tcp;
 use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 
 /// What carries a request body to a server.
@@ -128,9 +128,6 @@ impl TransportError {
     }
 }
 
-/// A packet that is lost some times in a row takes so long to be sent again: that is not yet the end of a connection.
-const LOSS: Duration = Duration::from_secs(10);
-
 /// How a server is reached.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
@@ -184,7 +181,7 @@ impl Opened {
         worker: usize,
     ) -> Result<Self, ConnectError> {
         let opening = async {
-            let stream = begin(&way, patience).await?;
+            let stream = begin(&way).await?;
             let deadline = deadlines.watch();
             match (stream, way.tls) {
                 (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
@@ -339,13 +336,20 @@ impl Switched {
         Self { upgrade: hyper::upgrade::on(answer) }
     }
 
-    /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile.
-    pub async fn stream(self) -> Option<(Box<dyn Carrier>, Bytes)> {
+    /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile. It ends by itself
+    /// if the server takes nothing: [`Tcp::give_up_after`].
+    pub async fn stream(self, patience: Duration) -> Option<(Box<dyn Carrier>, Bytes)> {
         match self.upgrade.await.ok()?.downcast::<TokioIo<Keeping<Tcp>>>() {
-            Ok(parts) => Some((Box::new(parts.io.into_inner().into_inner()), parts.read_buf)),
+            Ok(parts) => {
+                let tcp = parts.io.into_inner().into_inner();
+                tcp.give_up_after(Some(patience));
+                Some((Box::new(tcp), parts.read_buf))
+            }
             Err(upgraded) => {
                 let parts = upgraded.downcast::<TokioIo<Keeping<Box<TlsStream<Tcp>>>>>().ok()?;
-                Some((parts.io.into_inner().into_inner(), parts.read_buf))
+                let tls = parts.io.into_inner().into_inner();
+                tls.get_ref().0.give_up_after(Some(patience));
+                Some((tls, parts.read_buf))
             }
         }
     }
@@ -353,14 +357,12 @@ impl Switched {
 
 /// Connects to the first of the addresses that answers, and begins TLS on it if the server is spoken to so, within a time.
 pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, ConnectError> {
-    tokio::time::timeout(timeout, begin(way, timeout)).await.unwrap_or(Err(ConnectError::Timeout))
+    tokio::time::timeout(timeout, begin(way)).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-/// What is sent on it then has to be taken within `patience`.
-async fn begin(way: &Way, patience: Duration) -> Result<Stream, ConnectError> {
+async fn begin(way: &Way) -> Result<Stream, ConnectError> {
     let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
     stream.set_nodelay(true).map_err(ConnectError::Socket)?;
-    tcp::give_up_after(&stream, patience.max(LOSS)).map_err(ConnectError::Socket)?;
     let stream = Tcp::new(stream);
     match &way.tls {
         None => Ok(Stream::Plain(stream)),

@@ -74,6 +74,8 @@ pub enum AnswerBody {
 pub struct Relayed {
     shared: Arc<Shared>,
     hint: SizeHint,
+    /// It is a stream of events.
+    is_endless: bool,
 }
 
 /// The answer broke off upstream; the client's connection is cut, so that half an answer is not taken for a whole one.
@@ -123,15 +125,16 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
                 let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
                 shared.lock().ended = Some(Err(BrokenOff));
                 held.broke();
-                return AnswerBody::Relayed(Relayed { shared, hint });
+                return AnswerBody::Relayed(Relayed { shared, hint, is_endless: false });
             }
             Poll::Pending => break,
         }
     }
     held.slot.ended = None;
     let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
-    tokio::spawn(pump(body, held, Arc::clone(&shared), is_stream_of_events(headers)));
-    AnswerBody::Relayed(Relayed { shared, hint })
+    let is_endless = is_stream_of_events(headers);
+    tokio::spawn(pump(body, held, Arc::clone(&shared), is_endless));
+    AnswerBody::Relayed(Relayed { shared, hint, is_endless })
 }
 
 /// Whether it goes on for as long as somebody reads it.
@@ -154,23 +157,24 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, is_endles
         if drained.is_none() {
             // while the client is slow, the upstream is not to blame; and a client may first have to get rid of its upload
             held.connection.deadline().clear();
-        }
-        let abandoned = poll_fn(|cx| {
-            let room = shared.poll_room(most, cx);
-            if room.is_pending() {
-                held.connection.drive(cx);
-                held.connection.deadline().clear();
-            }
-            room
-        })
-        .await;
-        if drained.is_none() {
+            poll_fn(|cx| {
+                let room = shared.poll_room(most, cx);
+                if room.is_pending() {
+                    held.connection.drive(cx);
+                    held.connection.deadline().clear();
+                }
+                room
+            })
+            .await;
             held.connection.deadline().set(timeout);
-            drained = abandoned.then_some(0);
         }
         let next = poll_fn(|cx| {
-            if is_endless && shared.is_left(cx) {
-                return Poll::Ready(None);
+            if drained.is_none() && shared.is_left(cx) {
+                if is_endless {
+                    return Poll::Ready(None);
+                }
+                drained = Some(0);
+                held.connection.deadline().set(timeout);
             }
             held.connection.poll_body(&mut body, cx).map(Some)
         });
@@ -253,7 +257,10 @@ struct State {
     ended: Option<Result<(), BrokenOff>>,
     abandoned: bool,
     reader: Option<Waker>,
+    /// Waits for room.
     pump: Option<Waker>,
+    /// Is told when the client leaves.
+    leaves: Option<Waker>,
 }
 
 impl Shared {
@@ -269,15 +276,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the client has left, as soon as there is room for one more piece.
-    fn poll_room(&self, most: usize, cx: &Context<'_>) -> Poll<bool> {
+    /// Waits until there is room for one more piece, or the client has left.
+    fn poll_room(&self, most: usize, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.abandoned {
-            return Poll::Ready(true);
-        }
         // one piece is always held, or nothing would flow when memory is short
-        if state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
-            return Poll::Ready(false);
+        if state.abandoned || state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
+            return Poll::Ready(());
         }
         state.pump = Some(cx.waker().clone());
         Poll::Pending
@@ -286,8 +290,8 @@ impl Shared {
     /// Whether the client has left; who asks is woken when it does.
     fn is_left(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        if !state.abandoned {
-            state.pump = Some(cx.waker().clone());
+        if !state.leaves.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.leaves = Some(cx.waker().clone());
         }
         state.abandoned
     }
@@ -348,7 +352,17 @@ impl Drop for Relayed {
         self.shared.memory.release(state.bytes);
         state.bytes = 0;
         state.pieces = Pieces::default();
-        wake(state.pump.take(), state);
+        // both are the pump's, whatever it waits for
+        let pump = state.pump.take().or_else(|| state.leaves.take());
+        wake(pump, state);
+    }
+}
+
+impl AnswerBody {
+    /// Whether it is a stream of events, and goes on.
+    #[must_use]
+    pub const fn is_stream_of_events(&self) -> bool {
+        matches!(self, Self::Relayed(Relayed { is_endless: true, .. }))
     }
 }
 

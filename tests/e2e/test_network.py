@@ -63,9 +63,12 @@ class Visitor:
 class WebSocket(Visitor):
     """One that the site has switched to a WebSocket."""
 
+    ASKS = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+
     def __init__(self, test, gate):
-        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        super().__init__(test, gate, "/socket", f"Upgrade: websocket\r\nConnection: Upgrade\r\n{key}")
+        super().__init__(test, gate, "/socket", self.ASKS)
         test.assertIn(b" 101 ", self.stream.readline())
         while self.stream.readline().strip():
             pass
@@ -277,32 +280,46 @@ class OfAVisitor(Network):
         self.are_at_the_site(gate, 0)
         self.assertEqual((self.outcomes(gate), self.refused(gate)), ({"aborted": 1}, {}))
 
-    def stream(self, **sections):
-        """A stream of events that has begun: the gate, its visitor, and the site's end of it."""
+    def talk(self, head, asks="", **sections):
+        """A site that talks for as long as one lets it, and has begun to: the gate, its visitor, and the site's end."""
         source = socket.create_server((self.machine.site.near, 0))
         self.addCleanup(source.close)
         servers = "servers: ['http://{}:{}']".format(*source.getsockname())
         gate = self.serve(upstream=f"{{ {servers}, max_in_flight: 8, timeouts: {{ response: 5s }} }}", **sections)
-        visitor = Visitor(self, gate, "/events")
+        visitor = Visitor(self, gate, "/talk", asks)
         site, _ = source.accept()
         self.addCleanup(site.close)
         site.recv(65536)
-        site.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-        self.assertEqual(visitor.answer().status, 200)
+        site.sendall(f"HTTP/1.1 {head}\r\n\r\n".encode())
+        self.assertEqual(visitor.answer().status, int(head.split()[0]))
         return gate, visitor, site
 
-    def test_a_stream_of_events_gives_back_what_it_holds(self):
-        gate, _, site = self.stream(limits="{ body_timeout: 2s }")
-        self.machine.visitors.cut()
+    def stream(self, **sections):
+        return self.talk("200 OK\r\nContent-Type: text/event-stream", **sections)
+
+    def assert_is_noticed(self, gate, site, said):
+        """That the visitor is gone, while the site goes on."""
 
         def says_more():
-            site.sendall(b"data: hello\n\n")
+            site.sendall(said)
             # seven times, each twice as long after the last: that is above 12 s
             return gate.unanswered(self.machine.visitors.near) >= 7 or gate.status()["connections"]["open"] == 0
 
         until(says_more, "it is noticed, or tried in vain for long")
         self.assertEqual(gate.status()["connections"]["open"], 0)
+
+    def test_a_stream_of_events_gives_back_what_it_holds(self):
+        gate, _, site = self.stream(limits="{ body_timeout: 2s }")
+        self.machine.visitors.cut()
+        self.assert_is_noticed(gate, site, b"data: hello\n\n")
         self.are_at_the_site(gate, 0)
+
+    def test_a_websocket_over_which_the_site_talks_gives_back_what_it_holds(self):
+        switched = "101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        gate, _, site = self.talk(switched, WebSocket.ASKS, limits="{ body_timeout: 2s }")
+        self.machine.visitors.cut()
+        self.assert_is_noticed(gate, site, frame(TEXT, b"hello"))
+        until(lambda: gate.status()["upgrades"]["open"] == 0, "its place is given back")
 
     def test_a_stream_of_events_that_is_left_is_ended(self):
         gate, visitor, site = self.stream()

@@ -326,6 +326,7 @@ fn left(kind: &str, piece: &'static str, goes_on: bool, timeouts: &str) {
         }
         site.write(&head);
         while site.write(piece) && goes_on {
+            #[expect(clippy::disallowed_methods, reason = "a site that makes its answer little by little")]
             std::thread::sleep(Duration::from_millis(50));
         }
         site.wait_for_end();

@@ -127,6 +127,9 @@ class Restart(World):
                 socket.create_connection(gate.address, LIMIT_S).close()
             except ConnectionRefusedError:
                 return True
+            except ConnectionResetError:
+                # in the very moment
+                return False
             return False
 
         until(is_closed, "the listener closes")

@@ -1,5 +1,5 @@
 //! A TCP connection that sends little things with the cheaper call: `send` costs the kernel a fifth of a microsecond less than `writev`,
-//! and putting a small head and a small body together costs next to nothing.
+//! and putting a small head and a small body together costs next to nothing. It can be told to give up on who is gone without a word.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 
 /// Bytes in all, up to which pieces are put together.
 const LITTLE: usize = 2048;
+
+/// The least that a connection is given: so long a network may be gone for, or lose packets one after the other.
+const GIVEN_LEAST: Duration = Duration::from_secs(10);
 
 /// A connection.
 #[derive(Debug)]
@@ -28,12 +31,7 @@ impl Tcp {
     pub const fn socket(&self) -> &TcpStream {
         &self.0
     }
-}
 
-/// The least that a connection is given: so long a network may be gone for, or lose packets one after the other.
-const GIVEN_LEAST: Duration = Duration::from_secs(10);
-
-impl Tcp {
     /// Ends the connection, with an error for who reads or writes, once something has been sent for twice as long in vain: the other side
     /// is gone without a word, as when its network is. The kernel by itself would try for a quarter of an hour. Twice, since the last try
     /// before the end may be made when half of it is over. `None`: as the kernel does.

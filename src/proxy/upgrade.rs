@@ -85,8 +85,14 @@ impl Upgraded {
     pub(super) async fn run(self: Box<Self>, peer: &Peer) {
         let Self { client, site, _place } = *self;
         let worker = &peer.worker;
+        let patience = || {
+            let policy = &worker.gate.regime().policy;
+            let (limits, shutdown) = (policy.limits, policy.shutdown);
+            // half of the time that there is: the rest is for what ends only then
+            Patience { idle: limits.upgrade_idle, stalled: limits.body_timeout, closing: shutdown.deadline / 2 }
+        };
         let Some(client) = stream(client).await else { return };
-        let stalled = worker.gate.regime().policy.limits.body_timeout;
+        let stalled = patience().stalled;
         client.0.tcp().give_up_after(Some(stalled));
         let Some(site) = site.stream(stalled).await else { return };
         peer.state.deadline.works();
@@ -94,12 +100,6 @@ impl Upgraded {
         peer.state.deadline.has_looked();
         let deadlines = [Arc::clone(&peer.state.deadline), worker.deadlines.watch(), worker.deadlines.watch()];
         let mut stage = worker.stage.clone();
-        let patience = || {
-            let policy = &worker.gate.regime().policy;
-            let (limits, shutdown) = (policy.limits, policy.shutdown);
-            // half of the time that there is: the rest is for what ends only then
-            Patience { idle: limits.upgrade_idle, stalled: limits.body_timeout, closing: shutdown.deadline / 2 }
-        };
         Tunnel::new(client, site, deadlines).run(until(&mut stage, Stage::Closing), patience).await;
     }
 }

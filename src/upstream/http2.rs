@@ -54,8 +54,8 @@ const HEAD_BYTES: u32 = 128 * 1024;
 /// a page that a crowd leaves at once.
 const RESETS_REMEMBERED: usize = 1000;
 
-/// Silence after which a connection with requests on it is asked whether it is still there, at most. After as much again it
-/// is doubted, and given no more of them; before a request is over that may take four times as long.
+/// Silence after which a connection with requests on it is asked whether it is still there, at most. After as much again it is doubted,
+/// and given no more of them; before a request is over that may take four times as long.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// The least of it: any server is silent now and then for as long as a page takes, and who is doubted costs a connection more.

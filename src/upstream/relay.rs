@@ -75,7 +75,7 @@ pub struct Relayed {
     shared: Arc<Shared>,
     hint: SizeHint,
     /// It is a stream of events.
-    is_endless: bool,
+    of_events: bool,
 }
 
 /// The answer broke off upstream; the client's connection is cut, so that half an answer is not taken for a whole one.
@@ -125,16 +125,16 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
                 let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
                 shared.lock().ended = Some(Err(BrokenOff));
                 held.broke();
-                return AnswerBody::Relayed(Relayed { shared, hint, is_endless: false });
+                return AnswerBody::Relayed(Relayed { shared, hint, of_events: false });
             }
             Poll::Pending => break,
         }
     }
     held.slot.ended = None;
     let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
-    let is_endless = is_stream_of_events(headers);
-    tokio::spawn(pump(body, held, Arc::clone(&shared), is_endless));
-    AnswerBody::Relayed(Relayed { shared, hint, is_endless })
+    let of_events = is_stream_of_events(headers);
+    tokio::spawn(pump(body, held, Arc::clone(&shared), of_events));
+    AnswerBody::Relayed(Relayed { shared, hint, of_events })
 }
 
 /// Whether it goes on for as long as somebody reads it.
@@ -149,7 +149,7 @@ fn is_stream_of_events(headers: &HeaderMap) -> bool {
 /// Once the client has left, the server is still busy with what it has begun: its worker would not be free if the connection were closed.
 /// So what is left is taken, in so far as it comes within one response timeout and is no more than what would be read ahead. A stream of
 /// events, which would not end by itself, is ended.
-async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, is_endless: bool) {
+async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, of_events: bool) {
     let most = held.slot.settings.response_buffer;
     let timeout = held.slot.settings.timeouts.response;
     let mut drained = None;
@@ -170,7 +170,7 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, is_endles
         }
         let next = poll_fn(|cx| {
             if drained.is_none() && shared.is_left(cx) {
-                if is_endless {
+                if of_events {
                     return Poll::Ready(None);
                 }
                 drained = Some(0);
@@ -257,10 +257,9 @@ struct State {
     ended: Option<Result<(), BrokenOff>>,
     abandoned: bool,
     reader: Option<Waker>,
-    /// Waits for room.
     pump: Option<Waker>,
-    /// Is told when the client leaves.
-    leaves: Option<Waker>,
+    /// The pump waits for it.
+    wants_room: bool,
 }
 
 impl Shared {
@@ -283,16 +282,16 @@ impl Shared {
         if state.abandoned || state.bytes == 0 || (state.bytes < most && self.memory.has_room()) {
             return Poll::Ready(());
         }
-        state.pump = Some(cx.waker().clone());
+        state.wants_room = true;
+        state.pumped_by(cx);
         Poll::Pending
     }
 
-    /// Whether the client has left; who asks is woken when it does.
+    /// Whether the client has left; the pump is woken when it does.
     fn is_left(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        if !state.leaves.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.leaves = Some(cx.waker().clone());
-        }
+        state.wants_room = false;
+        state.pumped_by(cx);
         state.abandoned
     }
 
@@ -314,6 +313,14 @@ impl Shared {
     }
 }
 
+impl State {
+    fn pumped_by(&mut self, cx: &Context<'_>) {
+        if !self.pump.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.pump = Some(cx.waker().clone());
+        }
+    }
+}
+
 /// Wakes with the lock given back.
 fn wake(waker: Option<Waker>, state: MutexGuard<'_, State>) {
     drop(state);
@@ -328,7 +335,8 @@ impl Relayed {
         if let Some((frame, bytes)) = state.pieces.pop() {
             state.bytes -= bytes;
             self.shared.memory.release(bytes);
-            wake(state.pump.take(), state);
+            let pump = if state.wants_room { state.pump.take() } else { None };
+            wake(pump, state);
             return Poll::Ready(Some(Ok(frame)));
         }
         match state.ended.take() {
@@ -352,9 +360,7 @@ impl Drop for Relayed {
         self.shared.memory.release(state.bytes);
         state.bytes = 0;
         state.pieces = Pieces::default();
-        // both are the pump's, whatever it waits for
-        let pump = state.pump.take().or_else(|| state.leaves.take());
-        wake(pump, state);
+        wake(state.pump.take(), state);
     }
 }
 
@@ -362,7 +368,7 @@ impl AnswerBody {
     /// Whether it is a stream of events, and goes on.
     #[must_use]
     pub const fn is_stream_of_events(&self) -> bool {
-        matches!(self, Self::Relayed(Relayed { is_endless: true, .. }))
+        matches!(self, Self::Relayed(Relayed { of_events: true, .. }))
     }
 }
 

@@ -9,7 +9,22 @@ import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from world import LIMIT_S, REPOSITORY, TEXT, Site, World, artifacts, ask, binary, frame, free_port, read_frame, until
+from world import (
+    ASKS_FOR_WEBSOCKET,
+    LIMIT_S,
+    REPOSITORY,
+    TEXT,
+    Site,
+    World,
+    artifacts,
+    ask,
+    binary,
+    frame,
+    free_port,
+    nginx,
+    read_frame,
+    until,
+)
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -203,13 +218,7 @@ class NginxInFront(World):
             self.assertEqual(text.count(written), 1, written)
             text = text.replace(written, here)
         (self.directory / "gate.conf").write_text(text)
-        config = self.directory / "nginx.conf"
-        kept = "".join(f"{kind}_temp_path {self.directory}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        config.write_text(
-            f"pid {self.directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\n"
-            f"http {{ access_log off; {kept} include {self.directory / 'gate.conf'}; }}\n"
-        )
-        command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
+        command = nginx(self.directory, f"include {self.directory / 'gate.conf'};")
         page = until(in_front(self, command, front), "nginx answers")
         self.assertIn(Site.TITLE, page.body)
         self.assertIn("tidegate_pass", page.cookies())
@@ -222,8 +231,7 @@ class NginxInFront(World):
 def websocket(address, words):
     """What comes back over a WebSocket for these words, from a client of few words itself."""
     with socket.create_connection(address, timeout=LIMIT_S) as connection, connection.makefile("rwb") as stream:
-        lines = ["GET /socket HTTP/1.1", f"Host: {address[0]}:{address[1]}", "Connection: Upgrade", "Upgrade: websocket"]
-        lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+        lines = ["GET /socket HTTP/1.1", f"Host: {address[0]}:{address[1]}", *ASKS_FOR_WEBSOCKET]
         stream.write("\r\n".join([*lines, "", ""]).encode())
         stream.flush()
         status = stream.readline().decode().rstrip()

@@ -8,8 +8,7 @@ import ssl
 import subprocess
 
 from network import Networked, unanswered
-from test_tls import openssl
-from world import LIMIT_S, TEXT, Site, ask, frame, free_port, read_frame, until
+from world import ASKS_FOR_WEBSOCKET, LIMIT_S, TEXT, Site, ask, certificate, frame, free_port, nginx, read_frame, until
 
 MIB = 1 << 20
 
@@ -28,13 +27,11 @@ def gist(answer):
     return answer.status, answer.headers["Proxy-Status"]
 
 
-def certificate(directory, host):
-    """One for this address, and its key."""
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "site.key", "-out", "site.pem"]
+def certify(directory, host):
+    """A certificate for this address, and its key."""
     # an authority is none of the site's servers
     names = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=IP:{host}", "-addext", "basicConstraints=critical,CA:FALSE"]
-    code, said = openssl("req", "-x509", *names, "-days", "2", *key, directory=directory)
-    assert code == 0, said
+    certificate(directory, "site", "req", "-x509", *names, "-days", "2")
 
 
 class Visitor:
@@ -63,9 +60,7 @@ class Visitor:
 class WebSocket(Visitor):
     """One that the site has switched to a WebSocket."""
 
-    ASKS = (
-        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-    )
+    ASKS = "".join(f"{line}\r\n" for line in ASKS_FOR_WEBSOCKET)
 
     def __init__(self, test, gate):
         super().__init__(test, gate, "/socket", self.ASKS)
@@ -212,8 +207,12 @@ class OfTheSite(Network):
 
     def test_a_connection_of_http2_that_is_lost_costs_few_requests(self):
         host, port = self.machine.site.near, free_port()
-        certificate(self.directory, host)
-        self.nginx(f"listen {host}:{port} ssl http2; ssl_certificate site.pem; ssl_certificate_key site.key; location / {{ return 200; }}")
+        certify(self.directory, host)
+        server = f"listen {host}:{port} ssl http2; ssl_certificate site.pem; ssl_certificate_key site.key; location / {{ return 200; }}"
+        command = nginx(self.directory, f"server {{ {server} }}")
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait, LIMIT_S)
+        self.addCleanup(process.kill)
         servers = f"servers: ['https://{host}:{port}'], tls: {{ ca: site.pem }}"
         # those of one thread go over one connection
         gate = self.serve(workers=1, upstream=f"{{ {servers}, timeouts: {{ response: 2s }} }}")
@@ -224,18 +223,6 @@ class OfTheSite(Network):
         self.assertEqual(gist(ask(gate.address)), NO_ANSWER)
         # one after the other, as on a quiet day: at no time is there one for long
         self.assertTrue(any(gist(ask(gate.address)) == SITE for _ in range(10)))
-
-    def nginx(self, server):
-        """nginx as a site."""
-        kept = "".join(f"{kind}_temp_path {self.directory}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        config = self.directory / "nginx.conf"
-        config.write_text(
-            f"pid {self.directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; {kept} server {{ {server} }} }}\n"
-        )
-        command = ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.addCleanup(process.wait, LIMIT_S)
-        self.addCleanup(process.kill)
 
     def test_a_gate_that_starts_meanwhile_says_so_and_serves_once_it_is_mended(self):
         self.machine.site.cut()
@@ -410,7 +397,7 @@ class Secure(Network):
 
     def https(self):
         self.secure = (self.machine.visitors.far, free_port())
-        certificate(self.directory, self.secure[0])
+        certify(self.directory, self.secure[0])
         return ", https: {{ address: '{}:{}', certificate: site.pem, key: site.key }}".format(*self.secure)
 
     def curl(self, path, *arguments):

@@ -128,8 +128,7 @@ class Restart(World):
             except ConnectionRefusedError:
                 return True
             except ConnectionResetError:
-                # in the very moment
-                return False
+                pass  # in the very moment
             return False
 
         until(is_closed, "the listener closes")

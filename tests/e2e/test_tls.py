@@ -6,33 +6,21 @@ import re
 import subprocess
 
 from browser import Browser
-from world import LIMIT_S, Site, World, free_port, until
+from world import LIMIT_S, Site, World, certificate, free_port, openssl, until
 
 HOST = "portal.test"
-
-
-def openssl(*arguments, directory, given=""):
-    done = subprocess.run(
-        ["openssl", *arguments], capture_output=True, text=True, timeout=LIMIT_S, cwd=directory, input=given, errors="replace"
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 class Tls(World):
     def setUp(self):
         super().setUp()
-        self.make("ca", "req", "-x509", "-subj", "/CN=Test authority", "-days", "2")
+        certificate(self.directory, "ca", "req", "-x509", "-subj", "/CN=Test authority", "-days", "2")
         self.issue()
-
-    def make(self, name, *arguments):
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
-        code, said = openssl(*arguments, *key, directory=self.directory)
-        self.assertEqual(code, 0, said)
 
     def issue(self):
         """A certificate for the host, in place of the one before: first the certificate, a moment later the key."""
         names = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
-        self.make("new", "req", "-x509", *names, "-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key")
+        certificate(self.directory, "new", "req", "-x509", *names, "-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key")
         for kind in ("pem", "key"):
             (self.directory / f"new.{kind}").rename(self.directory / f"site.{kind}")
 

@@ -118,6 +118,36 @@ def ask(address, path="/", method="GET", body=None, headers=None, cookies=None):
         connection.close()
 
 
+def openssl(*arguments, directory, given=""):
+    done = subprocess.run(
+        ["openssl", *arguments], capture_output=True, text=True, timeout=LIMIT_S, cwd=directory, input=given, errors="replace"
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def certificate(directory, name, *arguments):
+    """`name`.pem as `openssl req` makes it, and its key, `name`.key."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    code, said = openssl(*arguments, *key, directory=directory)
+    assert code == 0, said
+
+
+def nginx(directory, http):
+    """The command for nginx with this for its `http`; what it writes goes into the directory."""
+    kept = "".join(f"{kind}_temp_path {directory}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    config = directory / "nginx.conf"
+    config.write_text(f"pid {directory / 'nginx.pid'};\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; {kept} {http} }}\n")
+    return ["nginx", "-c", str(config), "-e", "stderr", "-g", "daemon off; master_process off;"]
+
+
+# What a request for a WebSocket has beside its Host.
+ASKS_FOR_WEBSOCKET = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
 # Kinds of frames (RFC 6455, section 5.2).
 TEXT, CLOSE = 1, 8
 

@@ -109,6 +109,11 @@ impl Server {
     const fn busy(&self) -> u32 {
         self.counted + self.uncounted
     }
+
+    /// In use, and not ejected.
+    fn takes_requests(&self) -> bool {
+        self.live && self.health.takes() != Takes::None
+    }
 }
 
 /// Slot time used, in slot-seconds, since the slots were made.
@@ -161,35 +166,45 @@ impl<W> Slots<W> {
 
     /// Asks for a slot that is free now, without waiting for one otherwise.
     pub fn ask_now(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Option<Grant> {
-        let server = if self.may_have(ask) { self.pick(draws)? } else { return None };
+        let server = if self.may_have(ask) { self.pick(draws, None)? } else { return None };
         Some(self.take(server, ask, now))
     }
 
     /// Takes a slot though none may be free, for who must not be held up: at the server with the fewest requests.
     pub fn take_anyway(&mut self, ask: Ask, draws: [u32; 2], now: Moment) -> Grant {
-        let server = self.pick(draws).unwrap_or_else(|| {
-            let live = |server: &Server| server.live;
-            let takes = |server: &Server| server.live && server.health.takes() != Takes::None;
-            let any_up = self.servers.iter().any(takes);
-            let places = (0..self.servers.len()).filter(|&i| if any_up { takes(&self.servers[i]) } else { live(&self.servers[i]) });
+        let server = self.pick(draws, None).unwrap_or_else(|| {
+            let any_up = self.servers.iter().any(Server::takes_requests);
+            let places = (0..self.servers.len()).filter(|&i| if any_up { self.servers[i].takes_requests() } else { self.servers[i].live });
             places.min_by_key(|&i| self.servers[i].busy()).unwrap_or(0)
         });
         self.take(server, ask, now)
     }
 
+    /// Moves a request from a server that it can't reach to another one that is not ejected and has a slot free now. If there is none,
+    /// it keeps the slot that it has. The caller then calls [`Slots::next`] until it returns none.
+    ///
+    /// Nobody is passed over: while a slot is free, no one who may have it waits; and of its party's share, and of that of open routes,
+    /// it takes no more than it has already. If that has become too much meanwhile, it stays, as who asks anew would wait.
+    pub fn move_on(&mut self, grant: Grant, ask: Ask, draws: [u32; 2], now: Moment) -> Option<Grant> {
+        let server = if self.may_keep(ask) { self.pick(draws, Some(grant.server))? } else { return None };
+        Some(self.change(grant, server, ask, now))
+    }
+
+    /// The same for who must not be held up, though none may be free: to the server with the fewest requests.
+    pub fn move_anyway(&mut self, grant: Grant, ask: Ask, draws: [u32; 2], now: Moment) -> Option<Grant> {
+        let others = || (0..self.servers.len()).filter(|&i| i != grant.server && self.servers[i].takes_requests());
+        let server = self.pick(draws, Some(grant.server)).or_else(|| others().min_by_key(|&i| self.servers[i].busy()))?;
+        Some(self.change(grant, server, ask, now))
+    }
+
+    fn change(&mut self, grant: Grant, server: usize, ask: Ask, now: Moment) -> Grant {
+        self.leave_server(grant, ask, false, now);
+        self.enter_server(server, ask, now)
+    }
+
     /// Gives a slot back, after a good answer or not. The caller then calls [`Slots::next`] until it returns none.
     pub fn release(&mut self, grant: Grant, ask: Ask, good: bool, now: Moment) {
-        self.account(now);
-        let server = &mut self.servers[grant.server];
-        let seconds = now.since(grant.at).as_secs_f64();
-        if ask.counts && good && seconds > 0.0 {
-            let in_flight = (server.busy_s - grant.busy_s) / seconds;
-            if (self.bounds.server.from..=self.bounds.server.to).contains(&in_flight) {
-                self.usage.timings.add(seconds, in_flight);
-            }
-        }
-        let busy = if ask.counts { &mut server.counted } else { &mut server.uncounted };
-        *busy = busy.saturating_sub(1);
+        self.leave_server(grant, ask, good, now);
         if ask.open {
             self.open_busy = self.open_busy.saturating_sub(1);
         }
@@ -201,6 +216,20 @@ impl<W> Slots<W> {
             }
         }
         self.advance(party);
+    }
+
+    fn leave_server(&mut self, grant: Grant, ask: Ask, good: bool, now: Moment) {
+        self.account(now);
+        let server = &mut self.servers[grant.server];
+        let seconds = now.since(grant.at).as_secs_f64();
+        if ask.counts && good && seconds > 0.0 {
+            let in_flight = (server.busy_s - grant.busy_s) / seconds;
+            if (self.bounds.server.from..=self.bounds.server.to).contains(&in_flight) {
+                self.usage.timings.add(seconds, in_flight);
+            }
+        }
+        let busy = if ask.counts { &mut server.counted } else { &mut server.uncounted };
+        *busy = busy.saturating_sub(1);
     }
 
     /// The oldest of those of a party that are held may be next again.
@@ -233,7 +262,7 @@ impl<W> Slots<W> {
             self.advance_all();
         }
         loop {
-            let server = self.pick(draws)?;
+            let server = self.pick(draws, None)?;
             let open_may = self.open_busy < most;
             let (number, line) = match (self.gated.first_key_value(), self.open.first_key_value()) {
                 (Some((&gated, _)), Some((&open, _))) if open_may && open < gated => (open, &mut self.open),
@@ -369,6 +398,12 @@ impl<W> Slots<W> {
         (!ask.open || self.open_busy < self.open_most()) && !self.party_is_full(ask)
     }
 
+    /// Whether one that has its slot already is within the bounds of now.
+    fn may_keep(&self, ask: Ask) -> bool {
+        let busy = ask.party.and_then(|party| self.parties.get(&party));
+        (!ask.open || self.open_busy <= self.open_most()) && busy.is_none_or(|&busy| busy <= self.party_most(ask))
+    }
+
     /// Half of the slots, and at least one.
     fn open_most(&self) -> u32 {
         (self.total() / 2).max(1)
@@ -410,6 +445,16 @@ impl<W> Slots<W> {
     }
 
     fn take(&mut self, place: usize, ask: Ask, now: Moment) -> Grant {
+        if ask.open {
+            self.open_busy += 1;
+        }
+        if let Some(party) = ask.party {
+            *self.parties.entry(party).or_insert(0) += 1;
+        }
+        self.enter_server(place, ask, now)
+    }
+
+    fn enter_server(&mut self, place: usize, ask: Ask, now: Moment) -> Grant {
         self.account(now);
         let server = &mut self.servers[place];
         if ask.counts {
@@ -417,35 +462,31 @@ impl<W> Slots<W> {
         } else {
             server.uncounted += 1;
         }
-        if ask.open {
-            self.open_busy += 1;
-        }
-        let grant = Grant { server: place, at: now, busy_s: server.busy_s };
-        if let Some(party) = ask.party {
-            *self.parties.entry(party).or_insert(0) += 1;
-        }
-        grant
+        Grant { server: place, at: now, busy_s: server.busy_s }
     }
 
-    fn pick(&self, draws: [u32; 2]) -> Option<usize> {
-        // with every server ejected none is: a doubtful server beats none
-        let any_up = self.servers.iter().any(|server| server.live && server.health.takes() != Takes::None);
-        let free = |server: &Server| {
+    /// A server with a free slot; not the one that was tried, if one was.
+    fn pick(&self, draws: [u32; 2], tried: Option<usize>) -> Option<usize> {
+        // with every server ejected none is: a doubtful server beats none. But one is enough: a dead site is not asked twice for each
+        // request
+        let any_up = tried.is_some() || self.servers.iter().any(Server::takes_requests);
+        let free = |place: usize| {
+            let server = &self.servers[place];
             let most = match server.health.takes() {
                 Takes::All => self.bounds.server.per_server,
                 Takes::One => 1,
                 Takes::None if any_up => 0,
                 Takes::None => self.bounds.server.per_server,
             };
-            server.live && server.busy() < most
+            server.live && server.busy() < most && tried != Some(place)
         };
-        if let [only] = self.servers.as_slice() {
-            return free(only).then_some(0);
-        }
         let count = self.servers.len();
+        if count == 1 {
+            return free(0).then_some(0);
+        }
         let picked = draws.map(|draw| draw as usize % count);
-        let best = picked.into_iter().filter(|&i| free(&self.servers[i])).min_by_key(|&i| self.servers[i].busy());
-        best.or_else(|| (0..count).filter(|&i| free(&self.servers[i])).min_by_key(|&i| self.servers[i].busy()))
+        let best = picked.into_iter().filter(|&i| free(i)).min_by_key(|&i| self.servers[i].busy());
+        best.or_else(|| (0..count).filter(|&i| free(i)).min_by_key(|&i| self.servers[i].busy()))
     }
 
     fn account(&mut self, now: Moment) {
@@ -723,6 +764,132 @@ mod tests {
         }
         assert_eq!(server(&slots.ask(gated(2), [0, 0], at(0), 0)), Some(0));
         assert_eq!(slots.total(), 8);
+    }
+
+    /// A slot at this server.
+    fn at_server(slots: &mut Slots<u32>, server: usize, ask: Ask, at: Moment) -> Grant {
+        let draw = u32::try_from(server).unwrap();
+        let grant = slots.ask_now(ask, [draw, draw], at).unwrap();
+        assert_eq!(grant.server, server);
+        grant
+    }
+
+    #[test]
+    fn who_can_not_reach_its_server_moves_to_another_whatever_is_drawn() {
+        for draws in [[0, 0], [0, 1], [1, 0], [1, 1], [2, 4], [3, 3], [5, 0]] {
+            let mut slots = Slots::new(BOUNDS, 3, at(0));
+            let grant = at_server(&mut slots, 1, gated(1), at(0));
+            let moved = slots.move_on(grant, gated(1), draws, at(1)).unwrap();
+            assert_ne!(moved.server, 1, "{draws:?}");
+            assert_eq!((slots.busy(1), slots.busy(moved.server), slots.in_flight()), (0, 1, 1));
+            slots.release(moved, gated(1), true, at(2));
+            assert_eq!(slots.in_flight(), 0);
+        }
+        let mut slots = Slots::new(BOUNDS, 3, at(0));
+        at_server(&mut slots, 0, gated(1), at(0));
+        let grant = at_server(&mut slots, 1, gated(2), at(0));
+        assert_eq!(slots.move_on(grant, gated(2), [0, 2], at(1)).map(|moved| moved.server), Some(2), "the one with fewer in flight");
+    }
+
+    #[test]
+    fn who_finds_no_free_slot_elsewhere_stays_where_it_is() {
+        let mut slots = Slots::new(Bounds { server: ServerLimit::told(1), ..BOUNDS }, 2, at(0));
+        let grant = at_server(&mut slots, 0, gated(1), at(0));
+        let other = at_server(&mut slots, 1, gated(2), at(0));
+        assert_eq!(slots.ask(gated(3), [0, 0], at(0), 3), Answer::Queued(0));
+        assert_eq!(slots.move_on(grant, gated(1), [1, 1], at(1)), None);
+        assert_eq!((slots.busy(0), slots.busy(1)), (1, 1));
+        // the slot that comes free there is of the one that waits
+        slots.release(other, gated(2), true, at(2));
+        assert_eq!(next(&mut slots, at(2)), Some((3, 1)));
+        assert_eq!(slots.move_on(grant, gated(1), [1, 1], at(2)), None);
+        slots.release(grant, gated(1), false, at(3));
+        assert_eq!((slots.busy(0), slots.busy(1)), (0, 1));
+        let mut alone = Slots::new(BOUNDS, 1, at(0));
+        let grant = at_server(&mut alone, 0, gated(1), at(0));
+        assert_eq!(alone.move_on(grant, gated(1), [0, 1], at(1)), None);
+        assert_eq!(alone.move_anyway(grant, gated(1), [0, 1], at(1)), None);
+    }
+
+    #[test]
+    fn nobody_moves_to_an_ejected_server_nor_to_one_that_has_left() {
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        let grant = at_server(&mut slots, 0, gated(1), at(0));
+        for _ in 0..5 {
+            slots.health(1).bad(at(0));
+        }
+        assert_eq!(slots.move_on(grant, gated(1), [1, 1], at(1)), None);
+        assert_eq!(slots.move_anyway(grant, gated(1), [1, 1], at(1)), None);
+        for _ in 0..5 {
+            slots.health(0).bad(at(1));
+        }
+        assert_eq!(slots.move_on(grant, gated(1), [1, 1], at(1)), None, "with all ejected one is tried, and not two");
+        slots.health(1).probed(true, at(1));
+        let moved = slots.move_on(grant, gated(1), [0, 0], at(1)).unwrap();
+        assert_eq!(moved.server, 1, "one on trial has a slot");
+        let grant = slots.take_anyway(gated(2), [0, 0], at(1));
+        assert_eq!(slots.move_on(grant, gated(2), [1, 1], at(1)), None, "and no second one");
+        slots.health(1).good();
+        slots.reconfigure(BOUNDS, &[Some(0)]);
+        assert_eq!(slots.move_on(grant, gated(2), [1, 1], at(2)), None);
+        assert_eq!(slots.move_anyway(grant, gated(2), [1, 1], at(2)), None);
+    }
+
+    #[test]
+    fn who_moves_keeps_its_place_in_the_share_of_its_pass() {
+        let mut slots = Slots::new(Bounds { per_pass: 1, ..BOUNDS }, 2, at(0));
+        let grant = at_server(&mut slots, 0, gated(1), at(0));
+        assert_eq!(slots.ask(gated(1), [0, 0], at(0), 7), Answer::Queued(0));
+        let moved = slots.move_on(grant, gated(1), [0, 1], at(1)).unwrap();
+        assert_eq!(next(&mut slots, at(1)), None, "the pass has its one slot still");
+        assert_eq!((slots.queued(), slots.queued_for_the_site()), (1, 0));
+        slots.release(moved, gated(1), true, at(2));
+        assert_eq!(next(&mut slots, at(2)).map(|(waiter, _)| waiter), Some(7));
+    }
+
+    #[test]
+    fn who_is_over_a_bound_that_has_shrunk_does_not_move() {
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        let grants = [0, 0, 0, 1].map(|server| at_server(&mut slots, server, OPEN, at(0)));
+        let moved = slots.move_on(grants[0], OPEN, [1, 1], at(1)).unwrap();
+        assert_eq!((slots.busy(0), slots.busy(1)), (2, 2), "four of eight slots are open routes'");
+        for _ in 0..5 {
+            slots.health(0).bad(at(1));
+        }
+        assert_eq!(slots.move_on(grants[1], OPEN, [1, 1], at(2)), None, "and two of four");
+        slots.release(moved, OPEN, true, at(3));
+        slots.release(grants[3], OPEN, true, at(3));
+        assert!(slots.move_on(grants[1], OPEN, [1, 1], at(3)).is_some());
+        let mut slots = Slots::new(BOUNDS, 2, at(0));
+        let grant = at_server(&mut slots, 0, gated(1), at(0));
+        at_server(&mut slots, 0, gated(1), at(0));
+        slots.reconfigure(Bounds { per_pass: 1, ..BOUNDS }, &[Some(0), Some(1)]);
+        assert_eq!(slots.move_on(grant, gated(1), [1, 1], at(1)), None);
+    }
+
+    #[test]
+    fn who_must_not_be_held_up_moves_over_every_bound() {
+        let mut slots: Slots<()> = Slots::new(Bounds { server: ServerLimit::told(1), per_pass: 1, ..BOUNDS }, 3, at(0));
+        let grants: Vec<Grant> = (0..6).map(|_| slots.take_anyway(gated(1), [0, 0], at(0))).collect();
+        assert_eq!([0, 1, 2].map(|server| slots.busy(server)), [2, 2, 2]);
+        let moved = slots.move_anyway(grants[0], gated(1), [0, 0], at(1)).unwrap();
+        let again = slots.move_anyway(grants[3], gated(1), [0, 0], at(1)).unwrap();
+        assert_eq!((grants[0].server, grants[3].server, moved.server, again.server), (0, 0, 1, 2));
+        assert_eq!([0, 1, 2].map(|server| slots.busy(server)), [0, 3, 3]);
+        assert_eq!(slots.move_on(moved, gated(1), [0, 0], at(2)), None, "nobody else does");
+    }
+
+    #[test]
+    fn the_slot_time_of_who_moves_begins_anew() {
+        let limit = ServerLimit { from: 0.5, to: 1.5, ..BOUNDS.server };
+        let mut slots = Slots::new(Bounds { server: limit, ..BOUNDS }, 2, at(0));
+        let grant = at_server(&mut slots, 0, gated(1), at(1000));
+        let moved = slots.move_on(grant, gated(1), [0, 0], at(1500)).unwrap();
+        slots.release(moved, gated(1), true, at(3500));
+        let usage = slots.usage(at(4000));
+        let mut answer = Timings::NONE;
+        answer.add(2.0, 1.0);
+        assert_eq!((usage.counted_s, usage.timings), (2.5, answer));
     }
 
     #[test]

@@ -70,7 +70,8 @@ fn counters() -> Vec<Counter> {
         ),
         Counter::labelled(
             "tidegate_upstream_outcomes_total",
-            "Requests sent to the site, by how they ended. Aborted: the visitor left first.",
+            "Requests sent to the site, by how they ended. Connect: a server could not be reached; if another one then had the request, \
+             its outcome there counts, too. Aborted: the visitor left first.",
             "outcome",
             OutcomeLabel::ALL,
             OutcomeLabel::label,

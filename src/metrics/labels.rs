@@ -95,7 +95,7 @@ labels! {
         Error => "error",
         /// No answer within the response timeout.
         Timeout => "timeout",
-        /// No connection.
+        /// No connection to a server. Another may have had the request then, and counts as well.
         Connect => "connect",
         /// The visitor left first.
         Aborted => "aborted",

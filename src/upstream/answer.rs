@@ -78,7 +78,7 @@ const TRIES_MAX: u32 = 5;
 /// Sends a request, and is the head of its answer. A second try is made only if not a byte was sent, or the server says that it
 /// has done nothing with it (HTTP/2: it has refused the stream, wants the request over HTTP/1.1, or has gone away before it; then further
 /// ones, too); or if the method is idempotent, there is no body, and the connection had been used before: it may have been closing all
-/// the while.
+/// the while. If no connection can be made, it moves to another server, once, if there is one that has a slot for it at once.
 ///
 /// It ends with why there is no answer, which is counted already.
 pub fn send(slot: Slot, request: Request<RequestBody>, asked: Asked) -> Sending {
@@ -183,8 +183,20 @@ async fn again(unsent: Box<Unsent>) -> Result<Answered, Failure> {
 
 /// Sends a request for which a connection has to be made or waited for, and sends it as often as it may be.
 async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Try) -> Result<Answered, Failure> {
+    let mut has_moved = false;
     loop {
-        let connection = connection(&mut slot, this.offer).await?;
+        let connection = match connection(&mut slot, this.offer).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                unreached(&slot, &error);
+                // once: a request that tried one server after the other would be the more work, the more of them are dead
+                if has_moved || !slot.move_on() {
+                    return Err(unanswered(&mut slot, error));
+                }
+                has_moved = true;
+                continue;
+            }
+        };
         let started = slot.upstream.clock.moment();
         let mut exchange = Exchange::begin(slot, connection, request, started, this);
         match poll_fn(|cx| exchange.poll(cx)).await {
@@ -202,7 +214,7 @@ fn idle(slot: &mut Slot, offer: Offer) -> Option<Connection> {
 }
 
 /// What came with the slot, or else what other requests of the worker share, or else a new connection.
-async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
+async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, ConnectError> {
     let came = slot.connection.take().filter(|came| offer == Offer::Http2 || matches!(came, Connection::Http1(_)));
     let came = match came {
         // who could have had a place on one of HTTP/2 was given none of these
@@ -220,7 +232,7 @@ async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure
     open(slot, offer).await
 }
 
-async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
+async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, ConnectError> {
     let upstream = Arc::clone(&slot.upstream);
     let server = slot.grant.server;
     let leading = match offer {
@@ -245,7 +257,7 @@ async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, Failure> {
                 leading.send_replace(());
             }
             upstream.doubt_address(server);
-            Err(unreached(slot, error))
+            Err(error)
         }
     }
 }
@@ -266,10 +278,16 @@ async fn join(upstream: &Upstream, server: usize, worker: usize) -> Result<Ride,
     }
 }
 
-fn unreached(slot: &mut Slot, error: ConnectError) -> Failure {
+/// No connection could be made to the server of a slot. Each is counted, also one in whose place another gives the answer.
+fn unreached(slot: &Slot, error: &ConnectError) {
+    slot.count(OutcomeLabel::Connect);
+    slot.upstream.unreached(slot.grant.server, error);
+}
+
+/// No connection could be made, and the request is over with that: the law is told once for all that was tried.
+fn unanswered(slot: &mut Slot, error: ConnectError) -> Failure {
     slot.good(false);
-    slot.observe(OutcomeLabel::Connect, false);
-    slot.upstream.unreached(slot.grant.server, &error);
+    slot.tell_law(false);
     Failure::Connect(error)
 }
 
@@ -440,7 +458,10 @@ impl Live {
             slot.aborted();
             Failure::Client(error)
         } else if let Some(refused) = HandshakeError::late(&error).filter(|_| !connection.is_reused()) {
-            unreached(&mut slot, ConnectError::Tls(refused))
+            // the connection has taken the request, so that no other server can have it
+            let error = ConnectError::Tls(refused);
+            unreached(&slot, &error);
+            unanswered(&mut slot, error)
         } else {
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);

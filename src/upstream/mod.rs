@@ -265,16 +265,21 @@ impl Upstream {
     }
 
     fn slot_of(self: &Arc<Self>, inner: &mut Inner, grant: Grant, ask: Ask, worker: usize, now: Moment) -> Slot {
+        let connection = self.connection_of(inner, grant, worker);
+        let (upstream, settings) = (Arc::clone(self), inner.settings);
+        Slot { upstream, grant, ask, worker, settings, connection, taken: now, ended: None, outcome: None }
+    }
+
+    /// What comes with a slot.
+    fn connection_of(&self, inner: &mut Inner, grant: Grant, worker: usize) -> Option<Connection> {
         let room = inner.slots.room(grant.server);
         let peer = &mut inner.peers[grant.server];
-        let connection = if let Some(ride) = peer.board(worker, &self.workers[worker].deadlines) {
+        if let Some(ride) = peer.board(worker, &self.workers[worker].deadlines) {
             peer.close_idle_above(room);
             Some(Connection::Http2(ride))
         } else {
             peer.take_idle(worker, room).map(Connection::Http1)
-        };
-        let (upstream, settings) = (Arc::clone(self), inner.settings);
-        Slot { upstream, grant, ask, worker, settings, connection, taken: now, ended: None, outcome: None }
+        }
     }
 
     /// Takes slots for those who are next, while the lock is held; [`hand_out`] tells them when it no longer is.
@@ -310,6 +315,13 @@ impl Inner {
         #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
         [self.draws as u32, (self.draws >> 32) as u32]
     }
+
+    /// A request at a server has failed.
+    fn failed(&mut self, server: usize, now: Moment) {
+        if self.slots.health(server).bad(now) {
+            tracing::warn!(server = self.peers[server].server.label, "server ejected");
+        }
+    }
 }
 
 impl Slot {
@@ -333,14 +345,44 @@ impl Slot {
         self.outcome = Some(good);
     }
 
+    /// Moves to another server, as the one that it is of can't be reached, if there is another that has a slot at once. The lock is held
+    /// from giving one back to having the other.
+    fn move_on(&mut self) -> bool {
+        let Self { upstream, grant, ask, worker, .. } = self;
+        let now = upstream.clock.moment();
+        let mut inner = upstream.lock();
+        let draws = inner.draw();
+        let moved = if upstream.gate.regime().observes() {
+            inner.slots.move_anyway(*grant, *ask, draws, now)
+        } else {
+            inner.slots.move_on(*grant, *ask, draws, now)
+        };
+        let Some(moved) = moved else { return false };
+        inner.failed(grant.server, now);
+        self.connection = upstream.connection_of(&mut inner, moved, *worker);
+        (self.grant, self.taken) = (moved, now);
+        let granted = upstream.grant(&mut inner, now);
+        drop(inner);
+        hand_out(granted);
+        true
+    }
+
+    fn count(&self, outcome: OutcomeLabel) {
+        self.upstream.workers[self.worker].shard.count(Count::Outcome(outcome));
+    }
+
     /// The client broke it off before there was an answer: it says nothing about the site.
     fn aborted(&self) {
-        self.upstream.workers[self.worker].shard.count(Count::Outcome(OutcomeLabel::Aborted));
+        self.count(OutcomeLabel::Aborted);
     }
 
     /// Counts how the request ended; tells the law, if it counts.
     fn observe(&self, outcome: OutcomeLabel, good: bool) {
-        self.upstream.workers[self.worker].shard.count(Count::Outcome(outcome));
+        self.count(outcome);
+        self.tell_law(good);
+    }
+
+    fn tell_law(&self, good: bool) {
         if self.ask.counts {
             self.upstream.gate.answered(self.worker, good);
         }
@@ -356,10 +398,8 @@ impl Drop for Slot {
         inner.slots.release(*grant, *ask, *outcome == Some(true), now);
         match outcome {
             Some(true) => inner.slots.health(server).good(),
-            Some(false) if inner.slots.health(server).bad(now) => {
-                tracing::warn!(server = inner.peers[server].server.label, "server ejected");
-            }
-            Some(false) | None => {}
+            Some(false) => inner.failed(server, now),
+            None => {}
         }
         match connection.take() {
             Some(Connection::Http1(mut connection)) => {

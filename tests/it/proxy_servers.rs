@@ -1,6 +1,6 @@
-//! Several servers: the load is spread, one that fails is left out, and comes back.
+//! Several servers: the load is spread, one that can't be reached costs no visitor anything, one that fails is left out, and comes back.
 
-use crate::support::{Door, Upstream, Vacant, World, ok, request, until};
+use crate::support::{Client, Door, Upstream, Vacant, World, ok, request, until};
 
 fn gate(urls: &[String], more: &str) -> World {
     let urls = urls.join(", ");
@@ -9,6 +9,38 @@ fn gate(urls: &[String], more: &str) -> World {
 
 fn up(url: &str) -> String {
     format!("tidegate_upstream_up{{server=\"{url}\"}}")
+}
+
+fn outcomes(world: &World, outcome: &str) -> usize {
+    world.count(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"))
+}
+
+/// Sends what `send` does again and again until so many connections could not be made, and returns how often that was.
+#[track_caller]
+fn until_unreached(world: &World, count: usize, mut send: impl FnMut(&World)) -> usize {
+    let mut sent = 0;
+    until("connections that can't be made", || {
+        send(world);
+        sent += 1;
+        (outcomes(world, "connect") >= count).then_some(sent)
+    })
+}
+
+fn asking(world: &World) -> Client {
+    let mut client = world.client();
+    client.send(request("GET", "/", &[]));
+    client
+}
+
+/// Clients whose requests have come to a site one after the other, and are not answered yet.
+#[track_caller]
+fn held(world: &World, site: &Upstream, count: usize) -> Vec<Client> {
+    let clients = (1..=count).map(|number| {
+        let client = asking(world);
+        site.requests(number);
+        client
+    });
+    clients.collect()
 }
 
 #[test]
@@ -63,19 +95,13 @@ fn a_server_that_refuses_is_left_out_until_it_is_back() {
     let vacant = Vacant::new();
     let bad = vacant.url();
     let world = gate(&[good.url(), bad.clone()], "max_in_flight: 4");
-    let mut failed = 0;
-    until("the ejection", || {
-        let answer = world.get("/", &[]);
-        assert!(matches!(answer.status, 200 | 502), "{}", answer.raw);
-        failed += usize::from(answer.status == 502);
-        (failed == 5).then_some(())
-    });
+    let answered = until_unreached(&world, 5, |world| assert_eq!(world.get("/", &[]).text(), "good", "nobody pays for it"));
     for _ in 0..30 {
         assert_eq!(world.get("/", &[]).text(), "good", "the other carries on, alone");
     }
     world.until_metric(&up(&bad), |up| up == 0.0);
     assert_eq!(world.metric(&up(&good.url())), 1.0);
-    assert_eq!(world.metric("tidegate_upstream_outcomes_total{outcome=\"connect\"}"), 5.0);
+    assert_eq!((outcomes(&world, "connect"), outcomes(&world, "ok"), good.seen().len()), (5, answered + 30, answered + 30));
     let back = vacant.start(|_, site| site.write(ok("back")));
     until("the way back", || {
         assert_eq!(world.get("/", &[]).status, 200, "nobody pays for the way back");
@@ -123,4 +149,115 @@ fn the_only_server_is_asked_even_when_it_fails() {
     let _back = vacant.start(|_, site| site.write(ok("back")));
     assert_eq!(world.get("/", &[]).text(), "back");
     world.until_metric(&up(&url), |up| up == 1.0);
+}
+
+#[test]
+fn what_can_not_be_sent_to_one_server_goes_to_another_whatever_it_is() {
+    let large = 300_000;
+    for (method, length) in [("GET", 0), ("DELETE", 0), ("POST", 0), ("POST", 1000), ("PATCH", 1000), ("POST", large), ("PUT", large)] {
+        let (vacant, good) = (Vacant::new(), Upstream::answering("good"));
+        let world = gate(&[vacant.url(), good.url()], "max_in_flight: 4, buffer: { request: 16KiB }");
+        let body: Vec<u8> = (0..length).map(|at: usize| at.to_le_bytes()[at % 3]).collect();
+        let sent = until_unreached(&world, 2, |world| {
+            let mut client = world.client();
+            client.send(request(method, "/form", &[&format!("Content-Length: {length}")]));
+            client.send(&body);
+            assert_eq!(client.answer().text(), "good", "{method} {length}");
+        });
+        let seen = good.seen();
+        assert!(seen.iter().all(|seen| (seen.method.as_str(), &seen.body) == (method, &body)), "{method} {length}");
+        assert_eq!((seen.len(), outcomes(&world, "ok"), outcomes(&world, "connect")), (sent, sent, 2));
+        world.until_status("/slots/in_flight", 0);
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_connection_in_time_is_gone_past() {
+    let (vacant, good) = (Vacant::new(), Upstream::answering("good"));
+    let world = gate(&[vacant.url(), good.url()], "timeouts: { connect: 100ms }");
+    let _hanging = vacant.hang();
+    until_unreached(&world, 1, |world| assert_eq!(world.get("/", &[]).text(), "good"));
+}
+
+#[test]
+fn two_servers_are_tried_at_most_and_one_once_all_are_ejected() {
+    for count in [2, 3] {
+        let vacant: Vec<Vacant> = (0..count).map(|_| Vacant::new()).collect();
+        let world = gate(&vacant.iter().map(Vacant::url).collect::<Vec<_>>(), "max_in_flight: 4");
+        for number in 1..=4 {
+            let answer = world.get("/", &[]);
+            assert_eq!((answer.status, answer.header("proxy-status")), (502, Some("tidegate; error=connection_refused")));
+            assert_eq!(outcomes(&world, "connect"), 2 * number, "{count}");
+        }
+        let ejected = || world.status()["upstream"].as_array().unwrap().iter().all(|server| server["up"] == false);
+        until("all to be ejected", || {
+            assert_eq!(world.get("/", &[]).status, 502);
+            ejected().then_some(())
+        });
+        let tried = outcomes(&world, "connect");
+        assert_eq!(world.get("/", &[]).status, 502);
+        assert_eq!(outcomes(&world, "connect"), tried + 1, "{count}");
+        world.until_status("/slots/in_flight", 0);
+    }
+}
+
+#[test]
+fn who_can_not_have_a_slot_at_another_server_at_once_is_told_so() {
+    let door = Door::default();
+    let opens = door.clone();
+    let good = Upstream::start(move |_, site| {
+        opens.wait();
+        site.write(ok("good"))
+    });
+    let vacant = Vacant::new();
+    let world = gate(&[good.url(), vacant.url()], "max_in_flight: 2, queue: { deadline: 30s }");
+    let mut clients = held(&world, &good, 2);
+    until_unreached(&world, 5, |world| {
+        let answer = world.get("/", &[]);
+        assert_eq!((answer.status, answer.header("proxy-status")), (502, Some("tidegate; error=connection_refused")));
+        assert_eq!(world.status()["slots"]["in_flight"], 2);
+    });
+    clients.push(asking(&world));
+    world.until_queued(1);
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
+    assert_eq!((good.seen().len(), outcomes(&world, "ok")), (3, 3));
+    assert!(good.most_connections() <= 2);
+}
+
+#[test]
+fn in_mode_observe_the_other_server_need_have_no_slot() {
+    let door = Door::default();
+    let opens = door.clone();
+    let good = Upstream::start(move |_, site| {
+        opens.wait();
+        site.write(ok("good"))
+    });
+    let vacant = Vacant::new();
+    let servers = format!("{}, {}", good.url(), vacant.url());
+    let world = World::start(&format!("upstream: {{ servers: [{servers}], max_in_flight: 1 }}\nadmission: {{ mode: observe }}"));
+    // all but the first are given the slot of the server at which nothing is in flight
+    let mut clients = held(&world, &good, 5);
+    assert!(outcomes(&world, "connect") >= 4);
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
+    world.until_status("/slots/in_flight", 0);
+}
+
+#[test]
+fn who_leaves_while_another_server_is_tried_gives_its_slot_back() {
+    let (refusing, vacant) = (Vacant::new(), Vacant::new());
+    let world = gate(&[refusing.url(), vacant.url()], "max_in_flight: 1, timeouts: { connect: 30s }");
+    let _hanging = vacant.hang();
+    until_unreached(&world, 1, |world| {
+        let client = asking(world);
+        world.until_status("/upstream/1/in_flight", 1);
+        assert_eq!(world.status()["slots"]["in_flight"], 1);
+        drop(client);
+        world.until_status("/slots/in_flight", 0);
+    });
 }

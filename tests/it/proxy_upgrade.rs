@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Answer, Authority, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, World, ok, request, until};
+use crate::support::{Answer, Authority, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, Vacant, World, ok, request, until};
 
 /// What a browser sends.
 const ASK: [&str; 4] =
@@ -302,6 +302,23 @@ fn in_mode_observe_everyone_gets_one() {
     let world = World::start(&format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: observe }}", site.url()));
     assert_echoes(&mut open(&world), "hello");
     assert_eq!(world.count("tidegate_observed_total{verdict=\"admit\"}"), 1);
+}
+
+#[test]
+fn it_is_asked_for_at_another_server_if_one_can_not_be_reached() {
+    let site = echoing();
+    let vacant = Vacant::new();
+    let world = World::open(&format!("{}, {}", vacant.url(), site.url()), "");
+    let mut sockets = Vec::new();
+    until("the server to be ejected", || {
+        sockets.push(open(&world));
+        (world.status().pointer("/upstream/0/up").unwrap() == false).then_some(())
+    });
+    for socket in &mut sockets {
+        assert_echoes(socket, "hello");
+    }
+    assert_eq!((site.seen().len(), world.count("tidegate_upgrades_total{result=\"switched\"}")), (sockets.len(), sockets.len()));
+    world.until_status("/slots/in_flight", 0);
 }
 
 #[test]

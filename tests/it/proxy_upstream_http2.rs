@@ -983,6 +983,24 @@ fn nobody_waits_for_one_connection_after_the_other_that_can_not_be_made() {
 }
 
 #[test]
+fn those_who_wait_for_a_connection_that_can_not_be_made_share_one_to_another_server() {
+    let setting = Setting::new();
+    let site = Http2Site::start(setting.tls(), telling(|arrived| arrived.path().to_owned()));
+    let silent = Http2Site::raw(setting.tls(), |mut raw| Box::pin(async move { raw.wait_for_end().await }));
+    let world = setting.gate(&format!("{}, {}", silent.url(), site.url()), "max_in_flight: 100, timeouts: { connect: 300ms }");
+    let mut asked = 0;
+    until("the server to be ejected", || {
+        for (number, client) in asking(&world, 8).iter_mut().enumerate() {
+            assert_eq!(client.answer().text(), format!("/{number}"));
+            asked += 1;
+        }
+        (world.status().pointer("/upstream/0/up").unwrap() == false).then_some(())
+    });
+    assert_eq!((site.seen().len(), outcomes(&world, "ok"), site.accepted()), (asked, asked, 1));
+    world.until_status("/slots/in_flight", 0);
+}
+
+#[test]
 fn who_leaves_while_a_connection_is_made_leaves_it_to_the_next() {
     let setting = Setting::new();
     let hatch = Hatch::new();

@@ -327,10 +327,11 @@ fn a_server_that_is_not_believed_is_left_out_until_it_is() {
     let world = setting.gate(&format!("{}, {}", good.url_tls(), bad.url_tls()), "", "max_in_flight: 4");
     let up = format!("tidegate_upstream_up{{server=\"{}\"}}", bad.url_tls());
     until("the ejection", || {
-        world.get("/", &[]);
+        assert_eq!(world.get("/", &[]).text(), "good", "nobody pays for it");
         (world.status().pointer("/upstream/1/up").unwrap() == false).then_some(())
     });
     let failed = connect_failures(&world);
+    assert_eq!(failed, 5);
     // a probe that took a mere connection for health would have sent it somebody
     let probed = bad.accepted() + 2;
     until("two probes", || {
@@ -344,6 +345,27 @@ fn a_server_that_is_not_believed_is_left_out_until_it_is() {
         (world.metric(&up) > 0.0).then_some(())
     });
     until("its share", || (world.get("/", &[]).text() == "back").then_some(()));
+}
+
+#[test]
+fn what_is_sent_again_may_go_to_another_server() {
+    let setting = Setting::new();
+    let good = answering(setting.server(), "good");
+    let tls = Arc::new(Mutex::new(setting.server()));
+    let by = Arc::clone(&tls);
+    // it closes the connection that it has kept, and is then another's
+    let gone =
+        Upstream::start_tls(move || Arc::clone(&by.lock().unwrap()), |seen, site| seen.target != "/second" && site.write(ok("going")));
+    let world = setting.gate(&format!("{}, {}", good.url_tls(), gone.url_tls()), "", "max_in_flight: 4");
+    until("a kept connection", || (world.get("/first", &[]).text() == "going").then_some(()));
+    *tls.lock().unwrap() = Authority::new().sign(&["127.0.0.1"]).server();
+    until("a second try", || {
+        assert_eq!(world.get("/second", &[]).text(), "good");
+        (connect_failures(&world) > 0).then_some(())
+    });
+    assert_eq!(gone.seen().iter().filter(|seen| seen.target == "/second").count(), 1);
+    let answered = good.seen().len() + gone.seen().len() - 1;
+    assert_eq!(world.count("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), answered);
 }
 
 // bodies

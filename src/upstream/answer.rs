@@ -449,8 +449,11 @@ impl Live {
     }
 
     fn failed(self, error: TransportError) -> Failure {
-        let Self { mut slot, connection, .. } = self;
+        let Self { mut slot, connection, started, .. } = self;
         let failure = if connection.deadline().has_fired() {
+            if connection.is_reused() {
+                slot.upstream.doubt_idle(slot.grant.server, started);
+            }
             slot.good(false);
             slot.observe(OutcomeLabel::Timeout, false);
             Failure::Timeout

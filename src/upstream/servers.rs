@@ -301,6 +301,13 @@ impl Upstream {
         self.lock().peers[server].resolved = None;
     }
 
+    /// There was no answer in time to what was sent at this moment on a connection that had been used before. If that is because what it
+    /// went by is gone without a word, a firewall's memory or the server itself, so are others; those that have not carried an answer since
+    /// would each cost somebody as long, and are closed. A server that is only slow has to take new ones.
+    pub(super) fn doubt_idle(&self, server: usize, sent: Moment) {
+        self.lock().peers[server].idle.retain(|idle| idle.connection.idle_since > sent);
+    }
+
     fn close_idle(&self, now: Moment) {
         let mut inner = self.lock();
         let keep = inner.settings.timeouts.idle;

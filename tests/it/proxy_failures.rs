@@ -1,10 +1,10 @@
 //! What a visitor sees when the site fails, what is tried again, and how each failure is counted.
 
 use std::io::ErrorKind;
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::sync::{Barrier, Mutex};
 
-use crate::support::{Answer, Door, Upstream, Vacant, World, ok, request};
+use crate::support::{Answer, Client, Door, Upstream, Vacant, World, ok, request};
 
 /// A gate that gives up fast where a test wants it to.
 fn gate(url: &str, upstream: &str, more: &str) -> World {
@@ -56,6 +56,40 @@ fn a_site_that_does_not_answer_is_a_timeout_and_its_connection_ends() {
     site.all_closed();
     world.until_status("/slots/in_flight", 0);
     assert_eq!(site.seen().len(), 1, "a timeout is not tried again");
+}
+
+#[test]
+fn what_rested_while_another_had_no_answer_is_not_used_again() {
+    let all_are_here = Barrier::new(4);
+    let site = Upstream::start(move |seen, site| {
+        if seen.target == "/together" {
+            all_are_here.wait();
+        }
+        if seen.target == "/silent" {
+            site.wait_for_end();
+        }
+        site.write(ok("hello"))
+    });
+    let world = gate(&site.url(), "max_in_flight: 8, timeouts: { response: 2s }", "listen: { workers: 1 }");
+    let clients: Vec<Client> = (0..4)
+        .map(|_| {
+            let mut client = world.client();
+            client.send(request("GET", "/together", &[]));
+            client
+        })
+        .collect();
+    clients.into_iter().for_each(|mut client| assert_eq!(client.answer().text(), "hello"));
+    world.until_status("/upstream/0/idle", 4);
+    let mut silent = world.client();
+    silent.send(request("GET", "/silent", &[]));
+    site.requests(5);
+    // one of the three that rest meanwhile shows that it is alive
+    assert_eq!(world.get("/alive", &[]).text(), "hello");
+    let alive = site.seen()[5].connection;
+    assert_failed(&silent.answer(), 504, "http_response_timeout");
+    world.until_status("/upstream/0/idle", 1);
+    assert_eq!(world.get("/next", &[]).text(), "hello");
+    assert_eq!((site.seen()[6].connection, site.accepted()), (alive, 4));
 }
 
 #[test]

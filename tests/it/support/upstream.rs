@@ -128,8 +128,11 @@ impl Upstream {
     pub(crate) fn requests(&self, count: usize) -> Vec<Seen> {
         let record = self.shared.record.lock().unwrap();
         let (record, waited) = self.shared.changed.wait_timeout_while(record, PATIENCE, |record| record.seen.len() < count).unwrap();
-        assert!(!waited.timed_out(), "{} requests instead of {count}", record.seen.len());
-        record.seen.clone()
+        let seen = record.seen.clone();
+        // who fails with the lock in hand fails once more when the site is dropped, and takes all other tests along
+        drop(record);
+        assert!(!waited.timed_out(), "{} requests instead of {count}", seen.len());
+        seen
     }
 
     /// The most connections that were open at once.
@@ -147,7 +150,9 @@ impl Upstream {
     pub(crate) fn connections(&self, count: usize) {
         let record = self.shared.record.lock().unwrap();
         let (record, waited) = self.shared.changed.wait_timeout_while(record, PATIENCE, |record| record.accepted < count).unwrap();
-        assert!(!waited.timed_out(), "{} connections instead of {count}", record.accepted);
+        let accepted = record.accepted;
+        drop(record);
+        assert!(!waited.timed_out(), "{accepted} connections instead of {count}");
     }
 
     /// Waits until no connection is open.
@@ -155,7 +160,9 @@ impl Upstream {
     pub(crate) fn all_closed(&self) {
         let record = self.shared.record.lock().unwrap();
         let (record, waited) = self.shared.changed.wait_timeout_while(record, PATIENCE, |record| !record.open.is_empty()).unwrap();
-        assert!(!waited.timed_out(), "{} connections are still open", record.open.len());
+        let open = record.open.len();
+        drop(record);
+        assert!(!waited.timed_out(), "{open} connections are still open");
     }
 }
 

@@ -14,6 +14,7 @@ use tidegate::page::{self, EmailTerms, FormFields, Pages, WaitEstimate, WaitText
 use tidegate::rules::draw::{Epoch, Stake, wins};
 use tidegate::rules::headers::{cache, check, cookies, forwarded, hop, http2};
 use tidegate::rules::keyring::{Key, Keyring, SiteSecret};
+use tidegate::rules::negotiate::Coding;
 use tidegate::rules::time::{Moment, Now, UnixTime};
 use tidegate::rules::token::{Pass, Ticket, VisitorId};
 
@@ -187,7 +188,9 @@ fn pages(criterion: &mut Criterion) {
     criterion.bench_function("waiting_page/rendered", |bencher| bencher.iter(|| pages.waiting(black_box(&view)).is_ok()));
     let page = pages.waiting(&view).expect("a page");
     let fields = FormFields { next: "/account/applications?page=2", check: 7 };
-    criterion.bench_function("waiting_page/kept", |bencher| bencher.iter(|| page.with(black_box(&fields)).is_ok()));
+    for (name, coding) in [("kept", Coding::Identity), ("kept_gzip", Coding::Gzip)] {
+        criterion.bench_function(&format!("waiting_page/{name}"), |bencher| bencher.iter(|| page.with(black_box(&fields), coding)));
+    }
     criterion.bench_function("shed_page", |bencher| bencher.iter(|| pages.shed(black_box(7), false)));
     let json = WaitingJson { retry_after_s: 10, expected_wait_s: Some(600), position: None };
     criterion.bench_function("waiting_json", |bencher| bencher.iter(|| page::waiting_json(black_box(&json))));

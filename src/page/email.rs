@@ -10,7 +10,9 @@ use http::StatusCode;
 use hyper::body::Bytes;
 
 use super::view::in_seconds;
+use super::zipped::Zipped;
 use crate::rules::email::NotAnAddress;
+use crate::rules::negotiate::Coding;
 
 /// What visitors are told of the email queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,25 +89,43 @@ pub struct WaitingPage {
     before: Bytes,
     /// What follows the fields; `None` if there is no form.
     after: Option<Bytes>,
+    zipped: Option<Zipped>,
 }
 
 impl WaitingPage {
     /// Cuts a page at [`FIELDS`], which is dropped.
     pub(super) fn cut(page: Bytes) -> Self {
         let Some(at) = memchr::memmem::find(&page, FIELDS.as_bytes()) else { return page.into() };
-        Self { before: page.slice(..at), after: Some(page.slice(at + FIELDS.len()..)) }
+        Self::new(page.slice(..at), Some(page.slice(at + FIELDS.len()..)))
     }
 
-    /// The page for one visitor, in pieces of which the first and the last are shared.
-    ///
-    /// # Errors
-    /// If there is no form, and so one page for everyone.
-    pub fn with(&self, fields: &FormFields<'_>) -> Result<[Bytes; 3], Bytes> {
-        let Some(after) = &self.after else { return Err(self.before.clone()) };
-        let mut own = Vec::with_capacity(fields.room());
-        fields.write_inputs(&mut own);
-        fields.write_link(&mut own);
-        Ok([self.before.clone(), own.into(), after.clone()])
+    fn new(before: Bytes, after: Option<Bytes>) -> Self {
+        let zipped = Zipped::new(&before, after.as_ref().unwrap_or(&Bytes::new()));
+        Self { before, after, zipped }
+    }
+
+    /// In which coding there is one for a client that takes this one.
+    #[must_use]
+    pub const fn coding(&self, taken: Coding) -> Coding {
+        if self.zipped.is_some() { taken } else { Coding::Identity }
+    }
+
+    /// The page for one visitor, in pieces most of whose bytes are shared; none of them is empty. If there is no form, it is the same for
+    /// everyone. `coding` is what [`WaitingPage::coding`] says.
+    #[must_use]
+    pub fn with(&self, fields: &FormFields<'_>, coding: Coding) -> Vec<Bytes> {
+        let mut own = Vec::new();
+        if self.has_form() {
+            own.reserve(fields.room());
+            fields.write_inputs(&mut own);
+            fields.write_link(&mut own);
+        }
+        let mut pieces = match &self.zipped {
+            Some(zipped) if coding == Coding::Gzip => Vec::from(zipped.with(&own)),
+            Some(_) | None => vec![self.before.clone(), own.into(), self.after.clone().unwrap_or_default()],
+        };
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
     }
 
     /// Whether it has a form, which is of no use without its fields.
@@ -118,7 +138,7 @@ impl WaitingPage {
 /// A page without a form.
 impl From<Bytes> for WaitingPage {
     fn from(page: Bytes) -> Self {
-        Self { before: page, after: None }
+        Self::new(page, None)
     }
 }
 
@@ -332,7 +352,7 @@ mod tests {
     fn a_page_is_joined_with_the_fields_of_one_visitor() {
         let page = WaitingPage::cut(Bytes::from(format!("<form>{FIELDS}</form>")));
         assert!(page.has_form());
-        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef }).unwrap().concat();
+        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef }, Coding::Identity).concat();
         assert_eq!(
             String::from_utf8(joined).unwrap(),
             "<form><input type=\"hidden\" name=\"next\" value=\"/a?b=&quot;c&quot;&amp;d=&#39;&lt;e&gt;&#39;\">\
@@ -346,6 +366,18 @@ mod tests {
     fn a_page_without_a_form_is_the_same_for_everyone() {
         let page = WaitingPage::cut(Bytes::from_static(b"<p>wait</p>"));
         assert!(!page.has_form());
-        assert_eq!(page.with(&FormFields { next: "/", check: 1 }).unwrap_err(), "<p>wait</p>");
+        assert_eq!(page.with(&FormFields { next: "/", check: 1 }, Coding::Identity), ["<p>wait</p>"]);
+        assert_eq!(page.coding(Coding::Gzip), Coding::Identity, "it would only grow");
+    }
+
+    #[test]
+    fn no_piece_of_a_page_is_empty() {
+        for page in [format!("{FIELDS}</form>"), format!("<form>{FIELDS}"), FIELDS.to_owned(), "a".repeat(1000), "a".repeat(1000) + FIELDS]
+        {
+            let page = WaitingPage::cut(page.into());
+            for coding in [Coding::Identity, page.coding(Coding::Gzip)] {
+                assert!(page.with(&FormFields::default(), coding).iter().all(|piece| !piece.is_empty()));
+            }
+        }
     }
 }

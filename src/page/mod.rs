@@ -28,6 +28,7 @@ mod failure;
 mod letter;
 mod plain;
 mod view;
+mod zipped;
 
 use std::io::{self, Write};
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::rules::email::NotAnAddress;
+use crate::rules::negotiate::Coding;
 
 /// 14 KiB fit into the first ten segments of a connection; 1 KiB of them is left to the headers.
 const RESPONSE_BYTES_MAX: usize = 13 * 1024;
@@ -17,10 +18,7 @@ fn waiting(state: WaitingState) -> String {
 }
 
 fn waiting_of(pages: &Pages, view: &WaitingView) -> String {
-    match pages.waiting(view).unwrap().with(&FIELDS_OF_ONE) {
-        Ok(pieces) => String::from_utf8(pieces.concat()).unwrap(),
-        Err(page) => text(page),
-    }
+    String::from_utf8(pages.waiting(view).unwrap().with(&FIELDS_OF_ONE, Coding::Identity).concat()).unwrap()
 }
 
 const FIELDS_OF_ONE: FormFields<'static> = FormFields { next: "/apply?step=2&x=1", check: 7 };

@@ -25,7 +25,7 @@ enum Content {
     Composed(Option<Bytes>),
     /// One after the other: those of a page that many share are not copied for each.
     Joined {
-        pieces: Box<[Bytes; 3]>,
+        pieces: Box<[Bytes]>,
         next: usize,
     },
     Site(AnswerBody),
@@ -37,9 +37,8 @@ impl ClientBody {
     }
 
     /// None of them may be empty.
-    pub(super) fn joined(pieces: [Bytes; 3]) -> Self {
-        // on the heap, since every answer takes as much room as the largest
-        Self { content: Content::Joined { pieces: Box::new(pieces), next: 0 }, exchange: None }
+    pub(super) fn joined(pieces: impl Into<Box<[Bytes]>>) -> Self {
+        Self { content: Content::Joined { pieces: pieces.into(), next: 0 }, exchange: None }
     }
 
     pub(super) const fn site(body: AnswerBody) -> Self {

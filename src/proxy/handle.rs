@@ -163,7 +163,7 @@ pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>
     if !decision.enters() {
         worker.shard.count(Count::Request(VerdictLabel::Wait));
         let cookie = decision.set_ticket.map(|ticket| ticket_cookie(regime, facts.client.scheme_https, &ticket));
-        let mut answer = respond::waiting(&worker.pages, regime, &decision, &facts, &parts.uri, cookie);
+        let mut answer = respond::waiting(&worker.pages, regime, &decision, &facts, &parts, cookie);
         if worker.connections.is_short(regime.policy.limits.connections) {
             respond::close(&mut answer);
         }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH, RETRY_AFTER,
-    SET_COOKIE,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, REFRESH,
+    RETRY_AFTER, SET_COOKIE,
 };
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::ClientBody;
@@ -23,7 +24,7 @@ use crate::page::{
     WaitingView,
 };
 use crate::rules::decide::Reason;
-use crate::rules::negotiate::Form;
+use crate::rules::negotiate::{self, Coding, Form};
 
 /// An answer to a client.
 pub(super) type Answer = Response<ClientBody>;
@@ -78,14 +79,14 @@ impl Kept {
         fill(&mut head, Some(HTML), status::WAIT);
         let policy = of.content_security_policy(PageKind::Waiting);
         head.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_bytes(policy.as_bytes()).unwrap_or_else(|_| policy.clone()));
-        for differs in [RETRY_AFTER, REFRESH, SET_COOKIE] {
+        for differs in [CONTENT_ENCODING, RETRY_AFTER, REFRESH, SET_COOKIE] {
             head.insert(differs, HeaderValue::from_static(""));
         }
         Self { of: Arc::clone(of), head, rendered: HashMap::default() }
     }
 }
 
-/// Different pages that are kept, in 8 MiB: estimates and positions are rounded, so that even a long line has fewer.
+/// Different pages that are kept, in 12 MiB: estimates and positions are rounded, so that even a long line has fewer.
 const PAGES_MAX: usize = 1024;
 
 impl PageCache {
@@ -115,7 +116,7 @@ pub(super) fn waiting(
     regime: &Regime,
     decision: &Decision,
     facts: &Facts,
-    uri: &Uri,
+    request: &Parts,
     cookie: Option<HeaderValue>,
 ) -> Answer {
     let form_refused = facts.unsafe_method;
@@ -153,11 +154,13 @@ pub(super) fn waiting(
     let mut answer = match facts.form {
         Form::Page => {
             let (mut headers, page) = cache.waiting(&regime.pages, view);
-            let next = page_asked_for(uri.path_and_query().map_or("/", PathAndQuery::as_str));
+            let next = page_asked_for(request.uri.path_and_query().map_or("/", PathAndQuery::as_str));
             // the ticket that came is unbroken, or another is given; who has none sees a page without a form
             let ticket = decision.set_ticket.or(facts.ticket).filter(|_| page.has_form());
             let fields = ticket.map_or_else(FormFields::default, |ticket| fields(regime, ticket.id, next));
-            let body = page.with(&fields).map_or_else(ClientBody::composed, ClientBody::joined);
+            let coding = page.coding(negotiate::coding(&request.headers));
+            let body = ClientBody::joined(page.with(&fields, coding));
+            set(&mut headers, CONTENT_ENCODING, (coding == Coding::Gzip).then_some(GZIP));
             set(&mut headers, REFRESH, (!form_refused).then(|| retry.clone()));
             set(&mut headers, SET_COOKIE, cookie);
             headers.insert(RETRY_AFTER, retry);
@@ -367,6 +370,7 @@ static DIGITS: [[u8; 3]; 1000] = {
 };
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -1,4 +1,5 @@
-//! In which form a client wants an answer that the gate composes: a page, JSON, a line of text, or nothing.
+//! In which form a client wants an answer that the gate composes: a page, JSON, a line of text, or nothing; and whether it takes it
+//! compressed.
 //!
 //! What the browser says of the request itself (`Sec-Fetch-*`) outranks what it would accept. `Accept` is read by RFC 9110, 12.5.1: the
 //! highest weight wins, a named type outranks a wildcard's say about it, and of equal weights the first that is named wins. Only
@@ -7,7 +8,7 @@
 //!
 //! Absent: the method. A form that is posted is a navigation like any other, and HEAD gets the head of what GET would get.
 
-use http::header::{ACCEPT, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
 
 use super::headers::head::{Head, Name};
 
@@ -40,6 +41,34 @@ pub fn form<'a>(head: impl Into<Head<'a>>) -> Form {
     let accepted = if head.has(Name::Accept) { by_accept(headers) } else { Form::Text };
     let is_script = accepted == Form::Page && head.has(Name::XRequestedWith) && is_script_request(headers);
     if is_script { Form::Text } else { accepted }
+}
+
+/// How the bytes of an answer are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Coding {
+    /// As they are.
+    Identity,
+    /// `gzip`
+    Gzip,
+}
+
+/// The coding that suits a client (RFC 9110, 12.5.3): gzip, if it names that and does not weigh it with nothing. `*` is no name: who sends
+/// it has often not thought of having to read it.
+#[must_use]
+pub fn coding(headers: &HeaderMap) -> Coding {
+    for line in headers.get_all(ACCEPT_ENCODING) {
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            let (coding, after) = split_unquoted(rest, b',');
+            rest = after;
+            let (name, parameters) = split_unquoted(coding, b';');
+            let name = name.trim_ascii();
+            if name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip") {
+                return if weight(parameters) > 0 { Coding::Gzip } else { Coding::Identity };
+            }
+        }
+    }
+    Coding::Identity
 }
 
 /// The language that a client names first; `None` if it names none, or what is no tag (RFC 5646: letters, digits and hyphens, 35 of them
@@ -253,6 +282,31 @@ mod tests {
 
     fn accept(value: &str) -> Form {
         of(&[("accept", value)])
+    }
+
+    #[test]
+    fn who_takes_gzip_gets_it() {
+        let table: &[(&[&str], Coding)] = &[
+            (&["gzip, deflate, br, zstd"], Coding::Gzip),
+            (&["br;q=1.0, GZIP;q=0.8, *;q=0.1"], Coding::Gzip),
+            (&["deflate", "gzip"], Coding::Gzip),
+            (&["x-gzip"], Coding::Gzip),
+            (&["br,gzip ; q=0.001"], Coding::Gzip),
+            (&["gzip;q=0, br"], Coding::Identity),
+            (&["gzip;q=0.000"], Coding::Identity),
+            (&["identity"], Coding::Identity),
+            (&["*"], Coding::Identity),
+            (&["gzipped, agzip, br"], Coding::Identity),
+            (&[""], Coding::Identity),
+            (&[], Coding::Identity),
+        ];
+        for (lines, expected) in table {
+            let mut headers = HeaderMap::new();
+            for line in *lines {
+                headers.append(ACCEPT_ENCODING, HeaderValue::from_static(line));
+            }
+            assert_eq!(coding(&headers), *expected, "{lines:?}");
+        }
     }
 
     #[test]

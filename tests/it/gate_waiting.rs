@@ -1,8 +1,11 @@
 //! The waiting room, in the form that the client accepts.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::Value;
 
-use crate::support::{Answer, Upstream, World, request, until};
+use crate::support::{Answer, Upstream, World, request, until, unzipped};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8";
 const API: &str = "Accept: application/json";
@@ -118,6 +121,49 @@ fn a_form_without_a_pass_is_told_and_never_sent_again_by_itself() {
     assert_waiting(&answer);
     assert!(answer.text().contains("has not reached the site"), "{}", answer.text());
     assert!(upstream.seen().is_empty(), "it reached the site");
+}
+
+#[test]
+fn who_takes_gzip_gets_the_same_page_in_half_the_bytes() {
+    for (form, more) in [(true, ""), (false, "email_queue: { enabled: false }")] {
+        let (_upstream, world) = closed(more);
+        let mut client = world.client();
+        let ticket = client.get("/", &[BROWSER]).ticket();
+        let plain = client.get("/apply?a=b&c=d", &[BROWSER, &ticket]);
+        let zipped = client.get("/apply?a=b&c=d", &[BROWSER, &ticket, "Accept-Encoding: gzip, deflate, br, zstd"]);
+        assert_eq!((plain.status, zipped.status), (503, 503));
+        assert_eq!((plain.header("content-encoding"), zipped.header("content-encoding")), (None, Some("gzip")));
+        assert_eq!(zipped.header("content-type"), plain.header("content-type"));
+        assert_eq!(unzipped(&zipped.body), plain.text());
+        assert!(2 * zipped.body.len() < plain.body.len(), "{} of {} bytes", zipped.body.len(), plain.body.len());
+        assert_eq!(plain.text().contains("name=\"check\""), form);
+        client.send(request("HEAD", "/apply?a=b&c=d", &[BROWSER, &ticket, "Accept-Encoding: gzip"]));
+        let head = client.answer_to_head();
+        assert_eq!(head.header("content-length"), zipped.header("content-length"));
+        // what is no page is short, and stays as it is
+        for accept in [API, "Accept: */*", IMAGE] {
+            assert_eq!(client.get("/", &[accept, &ticket, "Accept-Encoding: gzip"]).header("content-encoding"), None, "{accept}");
+        }
+    }
+}
+
+#[test]
+fn a_page_of_an_operators_is_zipped_too_unless_it_is_huge() {
+    let paragraph = "<p>A room of our own.</p>\n";
+    for (paragraphs, coding) in [(400, Some("gzip")), (6000, None)] {
+        let page = format!("{}{{{{ email_form }}}}", paragraph.repeat(paragraphs));
+        let write = |directory: &Path| fs::write(directory.join("room.html"), &page).unwrap();
+        let upstream = Upstream::answering("the site");
+        let yaml = format!(
+            "upstream: {{ servers: [\"{}\"] }}\nadmission: {{ mode: closed }}\nwaiting_room: {{ template: room.html }}",
+            upstream.url()
+        );
+        let world = World::prepared(&yaml, write);
+        let answer = world.get("/", &[BROWSER, "Accept-Encoding: gzip"]);
+        assert_eq!((answer.status, answer.header("content-encoding")), (503, coding));
+        let text = if coding.is_some() { unzipped(&answer.body) } else { answer.text() };
+        assert!(text.starts_with(&paragraph.repeat(paragraphs)) && text.contains("name=\"check\""));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, request, until, whole};
+use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, request, until, unzipped, whole};
 
 #[test]
 fn a_request_reaches_the_site_as_http_1_1() {
@@ -70,6 +70,8 @@ fn who_waits_is_shown_the_waiting_room_and_keeps_the_ticket_in_crumbs() {
     assert_eq!((answer.status, answer.header("connection")), (503, None));
     assert!(answer.text().contains("</html>") && answer.header("retry-after").is_some(), "{answer:?}");
     let ticket = answer.cookie("tidegate_ticket").expect("a ticket");
+    let zipped = client.get("/", &[("accept", "text/html"), ("accept-encoding", "gzip"), ("cookie", &ticket)]);
+    assert_eq!((zipped.header("content-encoding"), unzipped(&zipped.body).contains("</html>")), (Some("gzip"), true));
     let status = client.get("/.tidegate/status", &[("cookie", "a=b"), ("cookie", &ticket), ("cookie", "c=d")]);
     assert!(status.text().contains("\"verdict\":\"wait\""), "{status:?}");
     assert!(site.seen().is_empty());

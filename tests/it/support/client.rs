@@ -252,6 +252,16 @@ impl Client {
     }
 }
 
+/// The text of a body in gzip.
+#[track_caller]
+pub(crate) fn unzipped(body: &[u8]) -> String {
+    let mut text = String::new();
+    let mut decoder = flate2::read::GzDecoder::new(body);
+    decoder.read_to_string(&mut text).unwrap();
+    assert!(decoder.into_inner().is_empty(), "more follows");
+    text
+}
+
 /// The bytes of a request without a body; `Host: test` is added.
 pub(crate) fn request(method: &str, path: &str, headers: &[&str]) -> String {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");

@@ -4,7 +4,8 @@
 //! waiting page with the form for an email address: it holds the refresh while something is typed there. The operator may replace the
 //! waiting page by a template of their own. It is bounded (its size, the work it may do, the size of a page) and it is rendered in
 //! every state when it is loaded: what is wrong with it is found then, with its file and line, and not when a crowd stands there.
-//! Everything put into a page is escaped. `docs/template.md` is for who writes a template; its variables:
+//! Everything put into a page is escaped. Who takes gzip gets the waiting page so (`zipped.rs`). `docs/template.md` is for who writes a
+//! template; its variables:
 //!
 //! | variable | |
 //! |---|---|

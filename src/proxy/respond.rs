@@ -70,7 +70,7 @@ struct Kept {
     /// The head of every waiting page, with room where it differs. Nothing in it is shared with other workers, which would wait for
     /// each other at its count of references.
     head: HeaderMap,
-    rendered: HashMap<WaitingView, WaitingPage, FixedState>,
+    rendered: HashMap<WaitingView, Arc<WaitingPage>, FixedState>,
 }
 
 impl Kept {
@@ -91,21 +91,22 @@ const PAGES_MAX: usize = 1024;
 
 impl PageCache {
     /// The head of a waiting page, and the page.
-    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> (HeaderMap, WaitingPage) {
+    fn waiting(&self, pages: &Arc<Pages>, view: WaitingView) -> (HeaderMap, Arc<WaitingPage>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = kept.get_or_insert_with(|| Kept::new(pages));
         if !Arc::ptr_eq(&kept.of, pages) || kept.rendered.len() >= PAGES_MAX {
             *kept = Kept::new(pages);
         }
         if let Some(page) = kept.rendered.get(&view) {
-            return (kept.head.clone(), page.clone());
+            return (kept.head.clone(), Arc::clone(page));
         }
         let page = pages.waiting(&view).unwrap_or_else(|error| {
             // rendered in every state when it was loaded, so this is the fuel at most; the line of text always can be
             tracing::error!(%error, "the waiting page could not be rendered");
             page::waiting_text(&view).into()
         });
-        kept.rendered.insert(view, page.clone());
+        let page = Arc::new(page);
+        kept.rendered.insert(view, Arc::clone(&page));
         (kept.head.clone(), page)
     }
 }

@@ -1,10 +1,11 @@
 """What a visitor's browser sees."""
 
 import re
+import subprocess
 import threading
 
 from browser import Browser
-from world import Site, World, ask, path_and_query, until
+from world import LIMIT_S, Site, World, ask, path_and_query, until
 
 
 class WaitingRoom(World):
@@ -80,6 +81,19 @@ class WaitingRoom(World):
 
 
 class MintedLink(World):
+    def test_the_page_can_be_unzipped_by_others(self):
+        gate = self.serve(admission="{ mode: closed }")
+        page = {"Accept": "text/html"}
+        ticket = ask(gate.address, headers=page).cookies()
+        plain = ask(gate.address, "/apply", headers=page, cookies=ticket)
+        zipped = ask(gate.address, "/apply", headers={**page, "Accept-Encoding": "gzip"}, cookies=ticket)
+        self.assertEqual(zipped.headers["Content-Encoding"], "gzip")
+        self.assertIsNone(plain.headers["Content-Encoding"])
+        self.assertEqual(zipped.body, plain.body)
+        self.assertLess(2 * len(zipped.bytes), len(plain.bytes))
+        tested = subprocess.run(["gzip", "--test"], input=zipped.bytes, capture_output=True, timeout=LIMIT_S)
+        self.assertEqual((tested.returncode, tested.stderr), (0, b""))
+
     def test_a_minted_link_lets_its_holder_in_while_the_gate_is_closed(self):
         gate = self.serve(admission="{ mode: closed }")
         minted = gate.run("mint", "--for", "2h", "--note", "press desk")

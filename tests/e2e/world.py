@@ -6,6 +6,7 @@ Waits end on an event, and have a generous limit that only a fault reaches.
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import http.client
 import itertools
@@ -93,7 +94,9 @@ class Answer:
     def __init__(self, response):
         self.status = response.status
         self.headers = response.headers
-        self.body = response.read().decode()
+        self.bytes = response.read()
+        is_zipped = self.headers["Content-Encoding"] == "gzip"
+        self.body = (gzip.decompress(self.bytes) if is_zipped else self.bytes).decode()
 
     def cookies(self):
         """Name to value, of what it sets."""

@@ -84,7 +84,7 @@ impl FormFields<'_> {
 }
 
 /// A waiting page as it is kept: whole but for what the form carries.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct WaitingPage {
     before: Bytes,
     /// What follows the fields; `None` if there is no form.
@@ -104,28 +104,22 @@ impl WaitingPage {
         Self { before, after, zipped }
     }
 
-    /// In which coding there is one for a client that takes this one.
+    /// The page for one visitor, in pieces most of whose bytes are shared, none of them empty; and the coding that it is in, which is
+    /// `taken` if the page is kept so. If there is no form, it is the same for everyone.
     #[must_use]
-    pub const fn coding(&self, taken: Coding) -> Coding {
-        if self.zipped.is_some() { taken } else { Coding::Identity }
-    }
-
-    /// The page for one visitor, in pieces most of whose bytes are shared; none of them is empty. If there is no form, it is the same for
-    /// everyone. `coding` is what [`WaitingPage::coding`] says.
-    #[must_use]
-    pub fn with(&self, fields: &FormFields<'_>, coding: Coding) -> Vec<Bytes> {
+    pub fn with(&self, fields: &FormFields<'_>, taken: Coding) -> (Coding, Vec<Bytes>) {
         let mut own = Vec::new();
         if self.has_form() {
             own.reserve(fields.room());
             fields.write_inputs(&mut own);
             fields.write_link(&mut own);
         }
-        let mut pieces = match &self.zipped {
-            Some(zipped) if coding == Coding::Gzip => Vec::from(zipped.with(&own)),
-            Some(_) | None => vec![self.before.clone(), own.into(), self.after.clone().unwrap_or_default()],
+        let (coding, mut pieces) = match &self.zipped {
+            Some(zipped) if taken == Coding::Gzip => (Coding::Gzip, Vec::from(zipped.with(&own))),
+            Some(_) | None => (Coding::Identity, vec![self.before.clone(), own.into(), self.after.clone().unwrap_or_default()]),
         };
         pieces.retain(|piece| !piece.is_empty());
-        pieces
+        (coding, pieces)
     }
 
     /// Whether it has a form, which is of no use without its fields.
@@ -352,7 +346,7 @@ mod tests {
     fn a_page_is_joined_with_the_fields_of_one_visitor() {
         let page = WaitingPage::cut(Bytes::from(format!("<form>{FIELDS}</form>")));
         assert!(page.has_form());
-        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef }, Coding::Identity).concat();
+        let joined = page.with(&FormFields { next: "/a?b=\"c\"&d='<e>'", check: 0x0123_4567_89ab_cdef }, Coding::Identity).1.concat();
         assert_eq!(
             String::from_utf8(joined).unwrap(),
             "<form><input type=\"hidden\" name=\"next\" value=\"/a?b=&quot;c&quot;&amp;d=&#39;&lt;e&gt;&#39;\">\
@@ -366,8 +360,9 @@ mod tests {
     fn a_page_without_a_form_is_the_same_for_everyone() {
         let page = WaitingPage::cut(Bytes::from_static(b"<p>wait</p>"));
         assert!(!page.has_form());
-        assert_eq!(page.with(&FormFields { next: "/", check: 1 }, Coding::Identity), ["<p>wait</p>"]);
-        assert_eq!(page.coding(Coding::Gzip), Coding::Identity, "it would only grow");
+        let fields = FormFields { next: "/", check: 1 };
+        assert_eq!(page.with(&fields, Coding::Identity), (Coding::Identity, vec!["<p>wait</p>".into()]));
+        assert_eq!(page.with(&fields, Coding::Gzip).0, Coding::Identity, "it would only grow");
     }
 
     #[test]
@@ -375,8 +370,8 @@ mod tests {
         for page in [format!("{FIELDS}</form>"), format!("<form>{FIELDS}"), FIELDS.to_owned(), "a".repeat(1000), "a".repeat(1000) + FIELDS]
         {
             let page = WaitingPage::cut(page.into());
-            for coding in [Coding::Identity, page.coding(Coding::Gzip)] {
-                assert!(page.with(&FormFields::default(), coding).iter().all(|piece| !piece.is_empty()));
+            for taken in [Coding::Identity, Coding::Gzip] {
+                assert!(page.with(&FormFields::default(), taken).1.iter().all(|piece| !piece.is_empty()));
             }
         }
     }

@@ -18,7 +18,7 @@ fn waiting(state: WaitingState) -> String {
 }
 
 fn waiting_of(pages: &Pages, view: &WaitingView) -> String {
-    String::from_utf8(pages.waiting(view).unwrap().with(&FIELDS_OF_ONE, Coding::Identity).concat()).unwrap()
+    String::from_utf8(pages.waiting(view).unwrap().with(&FIELDS_OF_ONE, Coding::Identity).1.concat()).unwrap()
 }
 
 const FIELDS_OF_ONE: FormFields<'static> = FormFields { next: "/apply?step=2&x=1", check: 7 };

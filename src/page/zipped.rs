@@ -29,7 +29,7 @@ const STORED_HEAD_BYTES: usize = 5;
 const END_BYTES: usize = 8;
 
 /// A page, but for what is one visitor's own.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Zipped {
     before: Bytes,
     after: Bytes,

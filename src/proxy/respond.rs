@@ -159,13 +159,12 @@ pub(super) fn waiting(
             // the ticket that came is unbroken, or another is given; who has none sees a page without a form
             let ticket = decision.set_ticket.or(facts.ticket).filter(|_| page.has_form());
             let fields = ticket.map_or_else(FormFields::default, |ticket| fields(regime, ticket.id, next));
-            let coding = page.coding(negotiate::coding(&request.headers));
-            let body = ClientBody::joined(page.with(&fields, coding));
+            let (coding, pieces) = page.with(&fields, negotiate::coding(&request.headers));
             set(&mut headers, CONTENT_ENCODING, (coding == Coding::Gzip).then_some(GZIP));
             set(&mut headers, REFRESH, (!form_refused).then(|| retry.clone()));
             set(&mut headers, SET_COOKIE, cookie);
             headers.insert(RETRY_AFTER, retry);
-            return with_body(status, headers, body);
+            return with_body(status, headers, ClientBody::joined(pieces));
         }
         Form::Json => {
             let waiting = WaitingJson { retry_after_s: retry_s, expected_wait_s: in_line_s.or(estimate.half_s), position };

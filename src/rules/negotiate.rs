@@ -8,6 +8,8 @@
 //!
 //! Absent: the method. A form that is posted is a navigation like any other, and HEAD gets the head of what GET would get.
 
+use std::iter;
+
 use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
 
 use super::headers::head::{Head, Name};
@@ -56,19 +58,9 @@ pub enum Coding {
 /// it has often not thought of having to read it.
 #[must_use]
 pub fn coding(headers: &HeaderMap) -> Coding {
-    for line in headers.get_all(ACCEPT_ENCODING) {
-        let mut rest = line.as_bytes();
-        while !rest.is_empty() {
-            let (coding, after) = split_unquoted(rest, b',');
-            rest = after;
-            let (name, parameters) = split_unquoted(coding, b';');
-            let name = name.trim_ascii();
-            if name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip") {
-                return if weight(parameters) > 0 { Coding::Gzip } else { Coding::Identity };
-            }
-        }
-    }
-    Coding::Identity
+    let lines = headers.get_all(ACCEPT_ENCODING).iter().map(http::HeaderValue::as_bytes);
+    let gzip = lines.flat_map(weighed).find(|(name, _)| name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip"));
+    if gzip.is_some_and(|(_, parameters)| weight(parameters) > 0) { Coding::Gzip } else { Coding::Identity }
 }
 
 /// The language that a client names first; `None` if it names none, or what is no tag (RFC 5646: letters, digits and hyphens, 35 of them
@@ -156,15 +148,7 @@ impl Weight {
 
 impl Weights {
     fn read(&mut self, line: &[u8]) {
-        let mut rest = line;
-        while !rest.is_empty() {
-            let (range, after) = split_unquoted(rest, b',');
-            rest = after;
-            let (name, parameters) = split_unquoted(range, b';');
-            let name = name.trim_ascii();
-            if name.is_empty() {
-                continue;
-            }
+        for (name, parameters) in weighed(line) {
             self.ranges += 1;
             self.add(name, weight(parameters));
         }
@@ -215,15 +199,11 @@ impl Weights {
 
 /// The weight among a range's parameters, in thousandths; 1000 if there is none, or none that can be read.
 fn weight(parameters: &[u8]) -> u16 {
-    let mut rest = parameters;
-    while !rest.is_empty() {
-        let (parameter, after) = split_unquoted(rest, b';');
-        rest = after;
-        if let [b'q' | b'Q', b'=', value @ ..] = parameter.trim_ascii() {
-            return thousandths(value).unwrap_or(1000);
-        }
-    }
-    1000
+    let mut weights = parts(parameters, b';').filter_map(|parameter| match parameter.trim_ascii() {
+        [b'q' | b'Q', b'=', value @ ..] => Some(thousandths(value).unwrap_or(1000)),
+        _ => None,
+    });
+    weights.next().unwrap_or(1000)
 }
 
 /// `0.5` is 500. Lenient: Java sends `.2`, others more than three digits.
@@ -240,6 +220,22 @@ fn thousandths(value: &[u8]) -> Option<u16> {
     }
     let digit = |place: usize| fraction.get(place).map_or(0, |&digit| u16::from(digit - b'0'));
     Some(digit(0) * 100 + digit(1) * 10 + digit(2))
+}
+
+/// What is named in a line, each with its parameters.
+fn weighed(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let named = parts(line, b',').map(|part| split_unquoted(part, b';')).map(|(name, parameters)| (name.trim_ascii(), parameters));
+    named.filter(|(name, _)| !name.is_empty())
+}
+
+/// What stands between separators.
+fn parts(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    iter::from_fn(move || {
+        let (part, after) = if rest.is_empty() { return None } else { split_unquoted(rest, separator) };
+        rest = after;
+        Some(part)
+    })
 }
 
 /// Splits at the first separator that isn't within a quoted string; the separator is in neither part.

@@ -309,6 +309,6 @@ fn every_metric_of_the_contract_is_there() {
         assert!(line.starts_with("tidegate_") || line.starts_with("process_"), "{line}");
     }
     assert_eq!(world.count("tidegate_requests_total{verdict=\"admit\"}"), 1);
-    assert_eq!(world.count("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), 1);
+    assert_eq!(world.outcomes("ok"), 1);
     assert_eq!(world.count("tidegate_upstream_first_byte_seconds_count"), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Authority, Client, Door, Upstream, World, ok, request};
+use crate::support::{Authority, Client, Door, Upstream, World, request};
 
 fn gate(site: &Upstream, more: &str) -> World {
     World::open(&site.url(), more)
@@ -115,11 +115,7 @@ fn it_is_closed_when_it_has_been_idle_for_too_long() {
 fn who_has_asked_before_the_end_is_answered() {
     const LIMIT: usize = 10;
     let door = Door::default();
-    let opens = door.clone();
-    let site = Upstream::start(move |_, site| {
-        opens.wait();
-        site.write(ok("done"))
-    });
+    let site = Upstream::behind(&door, "done");
     let mut world = World::start(&format!(
         "upstream: {{ servers: [{}], max_in_flight: 32 }}\nadmission: {{ mode: open }}\nlimits: {{ connections: {LIMIT} }}",
         site.url()

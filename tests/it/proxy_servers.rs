@@ -11,10 +11,6 @@ fn up(url: &str) -> String {
     format!("tidegate_upstream_up{{server=\"{url}\"}}")
 }
 
-fn outcomes(world: &World, outcome: &str) -> usize {
-    world.count(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"))
-}
-
 /// Sends what `send` does again and again until so many connections could not be made, and returns how often that was.
 #[track_caller]
 fn until_unreached(world: &World, count: usize, mut send: impl FnMut(&World)) -> usize {
@@ -22,7 +18,7 @@ fn until_unreached(world: &World, count: usize, mut send: impl FnMut(&World)) ->
     until("connections that can't be made", || {
         send(world);
         sent += 1;
-        (outcomes(world, "connect") >= count).then_some(sent)
+        (world.outcomes("connect") >= count).then_some(sent)
     })
 }
 
@@ -64,22 +60,9 @@ fn requests_are_spread_over_the_servers() {
 #[test]
 fn each_server_has_its_own_slots() {
     let door = Door::default();
-    let sites: Vec<Upstream> = (0..2)
-        .map(|_| {
-            let door = door.clone();
-            Upstream::start(move |_, site| {
-                door.wait();
-                site.write(ok("hello"))
-            })
-        })
-        .collect();
+    let sites: Vec<Upstream> = (0..2).map(|_| Upstream::behind(&door, "hello")).collect();
     let world = gate(&sites.iter().map(Upstream::url).collect::<Vec<_>>(), "max_in_flight: 2, queue: { deadline: 30s }");
-    let mut clients = Vec::new();
-    for _ in 0..5 {
-        let mut client = world.client();
-        client.send(request("GET", "/", &[]));
-        clients.push(client);
-    }
+    let mut clients: Vec<Client> = (0..5).map(|_| asking(&world)).collect();
     sites.iter().for_each(|site| drop(site.requests(2)));
     world.until_queued(1);
     door.open();
@@ -101,7 +84,7 @@ fn a_server_that_refuses_is_left_out_until_it_is_back() {
     }
     world.until_metric(&up(&bad), |up| up == 0.0);
     assert_eq!(world.metric(&up(&good.url())), 1.0);
-    assert_eq!((outcomes(&world, "connect"), outcomes(&world, "ok"), good.seen().len()), (5, answered + 30, answered + 30));
+    assert_eq!((world.outcomes("connect"), world.outcomes("ok"), good.seen().len()), (5, answered + 30, answered + 30));
     let back = vacant.start(|_, site| site.write(ok("back")));
     until("the way back", || {
         assert_eq!(world.get("/", &[]).status, 200, "nobody pays for the way back");
@@ -166,7 +149,7 @@ fn what_can_not_be_sent_to_one_server_goes_to_another_whatever_it_is() {
         });
         let seen = good.seen();
         assert!(seen.iter().all(|seen| (seen.method.as_str(), &seen.body) == (method, &body)), "{method} {length}");
-        assert_eq!((seen.len(), outcomes(&world, "ok"), outcomes(&world, "connect")), (sent, sent, 2));
+        assert_eq!((seen.len(), world.outcomes("ok"), world.outcomes("connect")), (sent, sent, 2));
         world.until_status("/slots/in_flight", 0);
     }
 }
@@ -187,16 +170,16 @@ fn two_servers_are_tried_at_most_and_one_once_all_are_ejected() {
         for number in 1..=4 {
             let answer = world.get("/", &[]);
             assert_eq!((answer.status, answer.header("proxy-status")), (502, Some("tidegate; error=connection_refused")));
-            assert_eq!(outcomes(&world, "connect"), 2 * number, "{count}");
+            assert_eq!(world.outcomes("connect"), 2 * number, "{count}");
         }
         let ejected = || world.status()["upstream"].as_array().unwrap().iter().all(|server| server["up"] == false);
         until("all to be ejected", || {
             assert_eq!(world.get("/", &[]).status, 502);
             ejected().then_some(())
         });
-        let tried = outcomes(&world, "connect");
+        let tried = world.outcomes("connect");
         assert_eq!(world.get("/", &[]).status, 502);
-        assert_eq!(outcomes(&world, "connect"), tried + 1, "{count}");
+        assert_eq!(world.outcomes("connect"), tried + 1, "{count}");
         world.until_status("/slots/in_flight", 0);
     }
 }
@@ -204,11 +187,7 @@ fn two_servers_are_tried_at_most_and_one_once_all_are_ejected() {
 #[test]
 fn who_can_not_have_a_slot_at_another_server_at_once_is_told_so() {
     let door = Door::default();
-    let opens = door.clone();
-    let good = Upstream::start(move |_, site| {
-        opens.wait();
-        site.write(ok("good"))
-    });
+    let good = Upstream::behind(&door, "good");
     let vacant = Vacant::new();
     let world = gate(&[good.url(), vacant.url()], "max_in_flight: 2, queue: { deadline: 30s }");
     let mut clients = held(&world, &good, 2);
@@ -223,24 +202,20 @@ fn who_can_not_have_a_slot_at_another_server_at_once_is_told_so() {
     for client in &mut clients {
         assert_eq!(client.answer().text(), "good");
     }
-    assert_eq!((good.seen().len(), outcomes(&world, "ok")), (3, 3));
+    assert_eq!((good.seen().len(), world.outcomes("ok")), (3, 3));
     assert!(good.most_connections() <= 2);
 }
 
 #[test]
 fn in_mode_observe_the_other_server_need_have_no_slot() {
     let door = Door::default();
-    let opens = door.clone();
-    let good = Upstream::start(move |_, site| {
-        opens.wait();
-        site.write(ok("good"))
-    });
+    let good = Upstream::behind(&door, "good");
     let vacant = Vacant::new();
     let servers = format!("{}, {}", good.url(), vacant.url());
     let world = World::start(&format!("upstream: {{ servers: [{servers}], max_in_flight: 1 }}\nadmission: {{ mode: observe }}"));
     // all but the first are given the slot of the server at which nothing is in flight
     let mut clients = held(&world, &good, 5);
-    assert!(outcomes(&world, "connect") >= 4);
+    assert!(world.outcomes("connect") >= 4);
     door.open();
     for client in &mut clients {
         assert_eq!(client.answer().text(), "good");

@@ -333,7 +333,7 @@ fn it_holds_no_slot() {
     for socket in &mut sockets {
         assert_echoes(socket, "still open");
     }
-    assert_eq!(world.count("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), 6, "each was a good answer");
+    assert_eq!(world.outcomes("ok"), 6, "each was a good answer");
     drop(sockets);
     world.until_status("/upgrades/open", 0);
     world.until_status("/connections/open", 0);

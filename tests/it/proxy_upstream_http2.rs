@@ -68,10 +68,6 @@ fn telling(tell: impl Fn(&Arrived) -> String + Send + Sync + 'static) -> impl Fn
     }
 }
 
-fn outcomes(world: &World, outcome: &str) -> usize {
-    world.count(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"))
-}
-
 #[track_caller]
 fn assert_failed(answer: &Answer, status: u16, error: &str) {
     assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
@@ -122,7 +118,7 @@ fn requests_share_a_connection_and_come_in_their_own_form() {
     assert_eq!(world.status().pointer("/upstream/0/protocol").unwrap(), "HTTP/2");
     world.until_status("/slots/in_flight", 0);
     assert_eq!(world.status().pointer("/upstream/0/idle").unwrap(), 1);
-    assert_eq!(outcomes(&world, "ok"), 8);
+    assert_eq!(world.outcomes("ok"), 8);
 }
 
 #[test]
@@ -488,7 +484,7 @@ fn an_answer_of_another_length_than_it_tells_is_cut() {
         Err(error) => assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}"),
     }
     world.until_status("/slots/in_flight", 0);
-    assert_eq!(outcomes(&world, "error"), 1);
+    assert_eq!(world.outcomes("error"), 1);
 }
 
 // streams that end
@@ -527,7 +523,7 @@ fn a_request_that_takes_too_long_takes_its_stream_with_it_alone() {
     other.send(vec![7; 5000]);
     assert_eq!(other.answer().text(), "10000");
     world.until_status("/slots/in_flight", 0);
-    assert_eq!((outcomes(&world, "timeout"), outcomes(&world, "ok"), site.accepted()), (2, 1, 1));
+    assert_eq!((world.outcomes("timeout"), world.outcomes("ok"), site.accepted()), (2, 1, 1));
 }
 
 #[test]
@@ -639,7 +635,7 @@ fn an_upload_whose_visitor_leaves_is_reset() {
     assert_eq!(site.resets(1), [Reason::CANCEL]);
     world.until_status("/slots/in_flight", 0);
     assert_eq!(world.get("/", &[]).text(), "hello");
-    assert_eq!((outcomes(&world, "aborted"), outcomes(&world, "error"), site.accepted()), (1, 0, 1));
+    assert_eq!((world.outcomes("aborted"), world.outcomes("error"), site.accepted()), (1, 0, 1));
 }
 
 /// A site that resets one of its streams, counted from 1.
@@ -667,7 +663,7 @@ fn a_refused_stream_is_sent_again_whatever_it_carries() {
         client.send(request);
         let answer = client.answer();
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{}", answer.raw);
-        assert_eq!((site.seen().len(), outcomes(&world, "ok"), outcomes(&world, "error")), (2, 1, 0));
+        assert_eq!((site.seen().len(), world.outcomes("ok"), world.outcomes("error")), (2, 1, 0));
     }
 }
 
@@ -750,7 +746,7 @@ fn a_server_that_wants_http1_for_a_request_gets_it_so() {
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
     let answer = client.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "over 1.1"), "{}", answer.raw);
-    assert_eq!((outcomes(&world, "ok"), outcomes(&world, "error"), site.accepted()), (1, 0, 2));
+    assert_eq!((world.outcomes("ok"), world.outcomes("error"), site.accepted()), (1, 0, 2));
     world.until_status("/upstream/0/idle", 2);
 }
 
@@ -765,7 +761,7 @@ fn a_stream_that_is_reset_for_another_reason_is_a_bad_gateway() {
         assert_eq!(client.get("/", &[]).status, 200);
         client.send(request(method, "/", &[]));
         assert_failed(&client.answer(), 502, "http_response_incomplete");
-        assert_eq!((site.seen().len(), outcomes(&world, "error")), (2, 1));
+        assert_eq!((site.seen().len(), world.outcomes("error")), (2, 1));
         // the connection goes on
         assert_eq!(world.get("/", &[]).status, 200);
         assert_eq!(site.accepted(), 1);
@@ -792,7 +788,7 @@ fn an_answer_that_is_reset_is_cut() {
         client.send(request("GET", "/half", &[]));
         assert!(client.try_answer("GET").is_err(), "{reason:?}");
         world.until_status("/slots/in_flight", 0);
-        assert_eq!(outcomes(&world, "error"), 1);
+        assert_eq!(world.outcomes("error"), 1);
         assert_eq!(world.get("/", &[]).text(), "whole");
         assert_eq!(site.accepted(), 1);
     }
@@ -835,7 +831,7 @@ fn what_a_server_has_not_seen_when_it_goes_is_sent_again() {
     for client in &mut clients {
         assert_eq!(client.answer().status, 200);
     }
-    assert_eq!((site.accepted(), outcomes(&world, "ok"), outcomes(&world, "error")), (2, 2, 0));
+    assert_eq!((site.accepted(), world.outcomes("ok"), world.outcomes("error")), (2, 2, 0));
     // the first is done with
     site.until_open(1);
     assert_eq!(world.get("/", &[]).status, 200);
@@ -879,7 +875,7 @@ fn what_a_server_has_seen_when_it_goes_is_not() {
     let mut client = world.client();
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
     assert_failed(&client.answer(), 502, "http_response_incomplete");
-    assert_eq!((site.accepted(), outcomes(&world, "error")), (1, 1));
+    assert_eq!((site.accepted(), world.outcomes("error")), (1, 1));
 }
 
 #[test]
@@ -944,7 +940,7 @@ fn a_lost_connection_is_told_to_each_that_was_on_it() {
         if *method == "POST" { assert_failed(&answer, 502, "http_response_incomplete") } else { assert_eq!(answer.status, 200, "{method}") }
     }
     world.until_status("/slots/in_flight", 0);
-    assert_eq!((outcomes(&world, "ok"), outcomes(&world, "error"), site.accepted()), (3, 2, 2));
+    assert_eq!((world.outcomes("ok"), world.outcomes("error"), site.accepted()), (3, 2, 2));
 }
 
 #[test]
@@ -965,7 +961,7 @@ fn a_server_that_agrees_on_http2_and_says_nothing_is_not_connected() {
     let gone = Http2Site::raw(setting.tls(), |_| Box::pin(async {}));
     let world = setting.gate(&gone.url(), "");
     assert_failed(&world.get("/", &[]), 502, "connection_terminated");
-    assert_eq!(outcomes(&world, "connect"), 1);
+    assert_eq!(world.outcomes("connect"), 1);
     world.until_status("/slots/in_flight", 0);
 }
 
@@ -978,7 +974,7 @@ fn nobody_waits_for_one_connection_after_the_other_that_can_not_be_made() {
         assert_failed(&client.answer(), 504, "connection_timeout");
     }
     // one that is tried for all, and then all
-    assert_eq!((silent.accepted(), outcomes(&world, "connect")), (8, 8));
+    assert_eq!((silent.accepted(), world.outcomes("connect")), (8, 8));
     world.until_status("/slots/in_flight", 0);
 }
 
@@ -996,7 +992,7 @@ fn those_who_wait_for_a_connection_that_can_not_be_made_share_one_to_another_ser
         }
         (world.status().pointer("/upstream/0/up").unwrap() == false).then_some(())
     });
-    assert_eq!((site.seen().len(), outcomes(&world, "ok"), site.accepted()), (asked, asked, 1));
+    assert_eq!((site.seen().len(), world.outcomes("ok"), site.accepted()), (asked, asked, 1));
     world.until_status("/slots/in_flight", 0);
 }
 
@@ -1041,7 +1037,7 @@ fn a_server_that_wants_another_certificate_is_told_apart() {
     let site = Http2Site::start(tls.into(), telling(|_| "secret".to_owned()));
     let world = setting.gate(&site.url(), "");
     assert_failed(&world.get("/", &[]), 502, "tls_alert_received");
-    assert_eq!((outcomes(&world, "connect"), site.seen().len()), (1, 0));
+    assert_eq!((world.outcomes("connect"), site.seen().len()), (1, 0));
 }
 
 #[test]

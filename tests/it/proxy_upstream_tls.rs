@@ -66,10 +66,6 @@ fn trouble(world: &World) -> String {
     world.status().pointer("/upstream/0/trouble").and_then(|trouble| trouble.as_str()).unwrap_or_default().to_owned()
 }
 
-fn connect_failures(world: &World) -> usize {
-    world.count("tidegate_upstream_outcomes_total{outcome=\"connect\"}")
-}
-
 fn reload(world: &World) -> (u16, String) {
     let answer = world.admin_post("/reload", "application/json", "");
     (answer.status, answer.text())
@@ -90,7 +86,7 @@ fn a_server_with_a_certificate_of_the_operators_authority_is_believed() {
     let seen = &site.seen()[0];
     assert_eq!((seen.method.as_str(), seen.target.as_str(), seen.header("host")), ("GET", "/a?b", Some("test")));
     assert_eq!(seen.header("x-forwarded-proto"), Some("http"), "how the visitor came, not how the site is reached");
-    assert_eq!((trouble(&world), connect_failures(&world)), (String::new(), 0));
+    assert_eq!((trouble(&world), world.outcomes("connect")), (String::new(), 0));
 }
 
 #[test]
@@ -140,7 +136,7 @@ fn a_server_that_is_not_believed_is_sent_nothing() {
         let world = setting.gate(&site.url_tls(), tls, "");
         for count in 1..=2 {
             assert_failed(&world.get("/", &[]), 502, "tls_certificate_error");
-            assert_eq!(connect_failures(&world), count);
+            assert_eq!(world.outcomes("connect"), count);
         }
         let told = trouble(&world);
         assert!(told.starts_with("no TLS: its certificate is not believed: ") && told.contains(why), "{told}");
@@ -243,7 +239,7 @@ fn a_server_that_asks_for_a_certificate_in_vain_refuses() {
         for _ in 0..2 {
             assert_failed(&world.get("/", &[]), 502, "tls_alert_received");
         }
-        assert_eq!((connect_failures(&world), site.accepted(), site.seen().len()), (2, 2, 0), "{version:?} {identity}");
+        assert_eq!((world.outcomes("connect"), site.accepted(), site.seen().len()), (2, 2, 0), "{version:?} {identity}");
         assert!(trouble(&world).starts_with("no TLS: it has refused TLS: received fatal alert"), "{}", trouble(&world));
     }
 }
@@ -260,7 +256,7 @@ fn a_plaintext_server_behind_https_is_a_bad_gateway() {
     });
     let world = setting.gate(&site.url_tls(), "", "");
     assert_failed(&world.get("/", &[]), 502, "tls_protocol_error");
-    assert_eq!(connect_failures(&world), 1);
+    assert_eq!(world.outcomes("connect"), 1);
     site.all_closed();
 }
 
@@ -270,7 +266,7 @@ fn a_server_that_hangs_up_in_the_handshake_is_a_bad_gateway() {
     let site = Upstream::raw(|_| ());
     let world = setting.gate(&site.url_tls(), "", "");
     assert_failed(&world.get("/", &[]), 502, "connection_terminated");
-    assert_eq!(connect_failures(&world), 1);
+    assert_eq!(world.outcomes("connect"), 1);
 }
 
 #[test]
@@ -279,7 +275,7 @@ fn a_handshake_that_hangs_is_a_connect_timeout() {
     let site = Upstream::raw(Site::wait_for_end);
     let world = setting.gate(&site.url_tls(), "", "timeouts: { connect: 500ms }");
     assert_failed(&world.get("/", &[]), 504, "connection_timeout");
-    assert_eq!(connect_failures(&world), 1);
+    assert_eq!(world.outcomes("connect"), 1);
     site.all_closed();
     assert_eq!(trouble(&world), "no connection in time");
 }
@@ -330,7 +326,7 @@ fn a_server_that_is_not_believed_is_left_out_until_it_is() {
         assert_eq!(world.get("/", &[]).text(), "good", "nobody pays for it");
         (world.status().pointer("/upstream/1/up").unwrap() == false).then_some(())
     });
-    let failed = connect_failures(&world);
+    let failed = world.outcomes("connect");
     assert_eq!(failed, 5);
     // a probe that took a mere connection for health would have sent it somebody
     let probed = bad.accepted() + 2;
@@ -338,7 +334,7 @@ fn a_server_that_is_not_believed_is_left_out_until_it_is() {
         assert_eq!(world.get("/", &[]).text(), "good");
         (bad.accepted() >= probed).then_some(())
     });
-    assert_eq!(connect_failures(&world), failed);
+    assert_eq!(world.outcomes("connect"), failed);
     *tls.lock().unwrap() = setting.server();
     until("the way back", || {
         assert_eq!(world.get("/", &[]).status, 200, "nobody pays for the way back");
@@ -361,11 +357,11 @@ fn what_is_sent_again_may_go_to_another_server() {
     *tls.lock().unwrap() = Authority::new().sign(&["127.0.0.1"]).server();
     until("a second try", || {
         assert_eq!(world.get("/second", &[]).text(), "good");
-        (connect_failures(&world) > 0).then_some(())
+        (world.outcomes("connect") > 0).then_some(())
     });
     assert_eq!(gone.seen().iter().filter(|seen| seen.target == "/second").count(), 1);
     let answered = good.seen().len() + gone.seen().len() - 1;
-    assert_eq!(world.count("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), answered);
+    assert_eq!(world.outcomes("ok"), answered);
 }
 
 // bodies
@@ -421,7 +417,7 @@ fn a_body_without_a_length_is_whole_only_if_the_server_says_that_it_is() {
     let cut = client.try_answer("GET").unwrap_err().kind();
     assert!(matches!(cut, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{cut:?}");
     world.until_metric("tidegate_upstream_outcomes_total{outcome=\"error\"}", |count| count == 1.0);
-    assert_eq!(world.count("tidegate_upstream_outcomes_total{outcome=\"ok\"}"), 1);
+    assert_eq!(world.outcomes("ok"), 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
 use super::client::{find, header};
+use super::wait::Door;
 
 /// A site on a port of its own, with a thread for each connection. It ends when it is dropped.
 pub(crate) struct Upstream {
@@ -101,6 +102,15 @@ impl Upstream {
     /// Answers every request with 200 and this body.
     pub(crate) fn answering(body: &'static str) -> Self {
         Self::start(move |_, site| site.write(ok(body)))
+    }
+
+    /// Answers every request with 200 and this body, once the door is open.
+    pub(crate) fn behind(door: &Door, body: &'static str) -> Self {
+        let door = door.clone();
+        Self::start(move |_, site| {
+            door.wait();
+            site.write(ok(body))
+        })
     }
 
     /// Leaves each connection to `handler`, from its first byte.

@@ -161,6 +161,12 @@ impl World {
         value.map_or(0, |value| value.parse().unwrap())
     }
 
+    /// How many requests ended so at the site.
+    #[track_caller]
+    pub(crate) fn outcomes(&self, outcome: &str) -> usize {
+        self.count(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"))
+    }
+
     /// Waits until a metric is as it should be.
     #[track_caller]
     pub(crate) fn until_metric(&self, name: &str, is_right: impl Fn(f64) -> bool) -> f64 {

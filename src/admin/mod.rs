@@ -9,6 +9,7 @@ mod guard;
 mod handle;
 mod mode;
 mod pause;
+mod places;
 mod respond;
 
 use std::convert::Infallible;
@@ -24,14 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::places::{Place, Places};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 pub use self::guard::{AdminToken, TokenError};
 pub use self::mode::ModeRequest;
-
-/// Connections at a time. More wait in the accept queue: probes, a scraper and a few operators never come near.
-const CONNECTIONS_MAX: usize = 64;
 
 /// For a request head, and between requests: longer than the usual scrape interval of 15 s, so that a scraper keeps its connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -106,13 +105,20 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
     let mut shutdown = pin!(shutdown);
     let (closing, closed) = watch::channel(());
     let mut connections = JoinSet::new();
+    let mut places = Places::default();
     loop {
+        let has_place = places.has_one();
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => report_panic(ended),
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _peer)) => drop(connections.spawn(connection(stream, Arc::clone(&state), closed.clone()))),
+            () = places.changed(), if !has_place => {}
+            accepted = listener.accept(), if has_place => match accepted {
+                Ok((stream, _peer)) => {
+                    let place = places.take();
+                    let connection = connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&place), closed.clone()));
+                    places.hold(place, connection);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "admin listener cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -132,15 +138,23 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
 }
 
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+    // one that was idle for too long is cancelled
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
         tracing::error!(%error, "an admin connection broke off");
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<AdminState>, mut closed: watch::Receiver<()>) {
+async fn connection(stream: TcpStream, state: Arc<AdminState>, place: Arc<Place>, mut closed: watch::Receiver<()>) {
     let service = service_fn(|request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(handle::answer(request, &state).await) }
+        let (state, place) = (Arc::clone(&state), Arc::clone(&place));
+        place.works();
+        async move {
+            let answer = handle::answer(request, &state).await;
+            place.rests();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

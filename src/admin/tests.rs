@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
+use super::places::PLACES;
 use super::*;
 use crate::metrics::{Count, VerdictLabel};
 use crate::rules::policy::Mode;
@@ -158,6 +159,36 @@ async fn every_path_answers() {
     assert_eq!((reload.status, reload.json()), (200, json!({ "result": "applied" })));
     assert_eq!(world.get("/nothing").await.status, 404);
     assert_eq!(world.get("/healthz/").await.status, 404);
+}
+
+#[tokio::test]
+async fn who_keeps_an_idle_connection_shuts_nobody_out() {
+    let world = World::new(FakeGate::default(), None).await;
+    let mut idle = Vec::new();
+    for request in ["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        for _ in 0..PLACES {
+            let mut stream = TcpStream::connect(world.address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            if request.ends_with("\r\n\r\n") {
+                stream.read_u8().await.unwrap();
+            }
+            idle.push(stream);
+        }
+        assert_eq!(world.get("/readyz").await.status, 200, "{request:?}");
+    }
+    // the longest idle have gone, and nobody else
+    let gone = 2 * PLACES + 1;
+    for (number, stream) in idle.iter_mut().enumerate() {
+        let mut rest = Vec::new();
+        if number < gone {
+            // closed, or reset if there was half a head that nobody read
+            let _either = stream.read_to_end(&mut rest).await;
+        } else {
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+            stream.read_to_end(&mut rest).await.unwrap();
+            assert!(String::from_utf8(rest).unwrap().ends_with("ready\n"), "{number}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! What it takes to send a request a second time: its head, as it was written the first time. Kept so, it costs no request more than a
 //! copy of a few hundred bytes, into memory that its connection has already.
+//!
+//! And what may come before the head of its answer, which hyper does not bound: interim answers (1xx), one after the other.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Either;
@@ -49,9 +52,28 @@ fn split_at<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8]
 /// Bytes of a head that is an exception: the next is hardly as large.
 const LARGE: usize = 8192;
 
+/// Bytes that may be read before the head of an answer is there: more than the largest that hyper takes (some 400 KiB), and what is
+/// read in some hundredths of a second.
+const BEFORE_HEAD: usize = 512 * 1024;
+
+/// A server has sent interim answers, and no end of them.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {BEFORE_HEAD} bytes of interim answers")]
+pub(super) struct EndlessHead;
+
 /// What is kept of what is written to a stream.
-#[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<Written>);
+#[derive(Debug)]
+pub(super) struct Kept {
+    written: Mutex<Written>,
+    /// Bytes that may still be read before the head of the answer; as many as there are, if none is awaited.
+    room: AtomicUsize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { written: Mutex::default(), room: AtomicUsize::new(usize::MAX) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Written {
@@ -63,8 +85,9 @@ struct Written {
 }
 
 impl Kept {
-    /// Another head follows, which is to be kept or not.
+    /// Another head follows, which is to be kept or not, and its answer.
     pub(super) fn begin(&self, is_kept: bool) {
+        self.room.store(BEFORE_HEAD, Ordering::Relaxed);
         let mut written = self.lock();
         written.is_kept = is_kept;
         written.taken = 0;
@@ -72,6 +95,24 @@ impl Kept {
         if written.bytes.capacity() > LARGE {
             written.bytes = Vec::new();
         }
+    }
+
+    /// The head of the answer is there.
+    pub(super) fn answered(&self) {
+        self.room.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    fn has_come(&self, bytes: usize) -> io::Result<()> {
+        let room = self.room.load(Ordering::Relaxed);
+        if room == usize::MAX {
+            return Ok(());
+        }
+        // the last of it may have brought the head, so it is the next that is too much
+        if room == 0 && bytes > 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, EndlessHead));
+        }
+        self.room.store(room.saturating_sub(bytes), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The request whose head was kept.
@@ -97,7 +138,7 @@ impl Kept {
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,7 +162,9 @@ impl<S> Keeping<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Keeping<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        Poll::Ready(self.kept.has_come(buf.filled().len() - before))
     }
 }
 

@@ -1,20 +1,25 @@
 //! One exchange with a server: a request out on a slot, the head of the answer back, and whatever happens to it counted once.
 //!
 //! Cancel-safe where it must be: if the client leaves before the head has come, the exchange goes on by itself, since the site's
-//! worker does too; the slot is given back when the answer, or the response timeout, has come.
+//! worker does too; the slot is given back when the answer, or the response timeout, has come. So does the making of a connection, up to
+//! where the request would be sent: clients that are less patient than `upstream.timeouts.connect` would else hide for ever that a server
+//! takes none.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header, response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::connection::{ConnectError, Connection, Opened, RequestBody, SendError, SiteBody, Switched, TransportError, no_body};
 use super::http2::Ride;
@@ -94,12 +99,30 @@ enum Way {
     /// Until it is sent.
     Due(Option<(Slot, Request<RequestBody>, Asked)>),
     Once(Exchange),
-    Further(Pin<Box<dyn Future<Output = Result<Answered, Failure>> + Send>>),
+    Further(Further),
+}
+
+/// A request that takes longer.
+struct Further {
+    tried: Pin<Box<dyn Future<Output = Option<Tried>> + Send>>,
+    has_left: Arc<AtomicBool>,
+}
+
+/// What a request has come to.
+type Tried = Result<Answered, Failure>;
+
+impl Further {
+    /// `tried` is told whether its client has left.
+    fn new<F: Future<Output = Option<Tried>> + Send + 'static>(tried: impl FnOnce(Arc<AtomicBool>) -> F) -> Self {
+        let has_left = Arc::default();
+        Self { tried: Box::pin(tried(Arc::clone(&has_left))), has_left }
+    }
 }
 
 impl Way {
     fn begin(mut slot: Slot, mut request: Request<RequestBody>, asked: Asked) -> Self {
         *request.version_mut() = Version::HTTP_11;
+        say_if_empty(&mut request);
         slot.upstream.gate.sent(slot.worker);
         // a stream can't become a WebSocket
         let offer = if asked == Asked::WebSocket { Offer::Http1 } else { slot.settings.offer };
@@ -109,17 +132,31 @@ impl Way {
                 Self::Once(Exchange::begin(slot, connection, request, started, Try { asked, offer, number: 1 }))
             }
             // rarely needed, so it takes no room in every request
-            None => Self::Further(Box::pin(connect(slot, request, Try { asked, offer, number: 1 }))),
+            None => Self::Further(Further::new(|left| connect(slot, request, Try { asked, offer, number: 1 }, left))),
         }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        // its slot and its connection are as good as before
-        if let Way::Due(Some((slot, ..))) = &self.0 {
-            slot.aborted();
+        match &mut self.0 {
+            // its slot and its connection are as good as before
+            Way::Due(Some((slot, ..))) => slot.aborted(),
+            Way::Further(Further { tried, has_left }) => {
+                has_left.store(true, Ordering::Relaxed);
+                let tried = std::mem::replace(tried, Box::pin(pending()));
+                tokio::spawn(async move { drop(tried.await) });
+            }
+            Way::Due(None) | Way::Once(_) => {}
         }
+    }
+}
+
+/// A body that is empty has a length, where one could be: servers refuse a form without any (411).
+fn say_if_empty(request: &mut Request<RequestBody>) {
+    let may_have_one = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if may_have_one && request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
@@ -141,9 +178,14 @@ impl Future for Sending {
                 }
                 Way::Once(exchange) => match ready!(exchange.poll(cx)) {
                     Ok(answered) => return Poll::Ready(answered),
-                    Err(unsent) => self.0 = Way::Further(Box::pin(again(unsent))),
+                    Err(unsent) => self.0 = Way::Further(Further::new(|left| again(unsent, left))),
                 },
-                Way::Further(answered) => return answered.as_mut().poll(cx),
+                Way::Further(further) => {
+                    let answered = ready!(further.tried.as_mut().poll(cx));
+                    // it is not polled, and goes on, once it is over
+                    self.0 = Way::Due(None);
+                    return answered.map_or(Poll::Pending, Poll::Ready);
+                }
             }
         }
     }
@@ -176,31 +218,43 @@ impl Unsent {
     }
 }
 
-async fn again(unsent: Box<Unsent>) -> Result<Answered, Failure> {
+async fn again(unsent: Box<Unsent>, has_left: Arc<AtomicBool>) -> Option<Tried> {
     let (slot, request, next) = unsent.next().await;
-    connect(slot, request, next).await
+    connect(slot, request, next, has_left).await
 }
 
-/// Sends a request for which a connection has to be made or waited for, and sends it as often as it may be.
-async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Try) -> Result<Answered, Failure> {
+/// Sends a request for which a connection has to be made or waited for, and sends it as often as it may be. `None`: the client has left
+/// before it was sent.
+async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Try, has_left: Arc<AtomicBool>) -> Option<Tried> {
+    let has_left = || has_left.load(Ordering::Relaxed);
     let mut has_moved = false;
     loop {
         let connection = match connection(&mut slot, this.offer).await {
             Ok(connection) => connection,
             Err(error) => {
                 unreached(&slot, &error);
+                if has_left() {
+                    // another server might have given the answer: nothing to tell the law
+                    slot.good(false);
+                    return None;
+                }
                 // once: a request that tried one server after the other would be the more work, the more of them are dead
                 if has_moved || !slot.move_on() {
-                    return Err(unanswered(&mut slot, error));
+                    return Some(Err(unanswered(&mut slot, error)));
                 }
                 has_moved = true;
                 continue;
             }
         };
+        if has_left() {
+            slot.aborted();
+            slot.finish(connection);
+            return None;
+        }
         let started = slot.upstream.clock.moment();
         let mut exchange = Exchange::begin(slot, connection, request, started, this);
         match poll_fn(|cx| exchange.poll(cx)).await {
-            Ok(answered) => return answered,
+            Ok(answered) => return Some(answered),
             Err(unsent) => (slot, request, this) = unsent.next().await,
         }
     }
@@ -235,18 +289,22 @@ async fn connection(slot: &mut Slot, offer: Offer) -> Result<Connection, Connect
 async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, ConnectError> {
     let upstream = Arc::clone(&slot.upstream);
     let server = slot.grant.server;
+    let Timeouts { connect, response, .. } = slot.settings.timeouts;
+    let began = upstream.clock.moment();
     let leading = match offer {
         Offer::Http1 => None,
-        Offer::Http2 => match join(&upstream, server, slot.worker).await {
-            Ok(ride) => return Ok(Connection::Http2(ride)),
+        Offer::Http2 => match timeout(connect, join(&upstream, server, slot.worker)).await {
+            Ok(Ok(ride)) => return Ok(Connection::Http2(ride)),
             // dropped, it tells those who wait to look again
-            Err(leading) => leading,
+            Ok(Err(leading)) => leading,
+            Err(_) => return Err(ConnectError::Timeout),
         },
     };
     let (way, troubled) = upstream.way_to(server, offer);
-    let worker = &upstream.workers[slot.worker];
-    let Timeouts { connect, response, .. } = slot.settings.timeouts;
-    match Opened::at(way, connect, response, &worker.deadlines, slot.worker).await {
+    let opening = Opened::at(way, response, &upstream.workers[slot.worker].deadlines, slot.worker);
+    // who has waited for another's in vain has no more time than who has not
+    let left = connect.saturating_sub(upstream.clock.moment().since(began));
+    match timeout(left, opening).await.unwrap_or(Err(ConnectError::Timeout)) {
         Ok(opened) => {
             let connection = upstream.opened(server, opened, offer, troubled, slot.worker);
             drop(leading);
@@ -421,7 +479,8 @@ impl Live {
         if body.is_end_stream() {
             connection.deadline().clear();
         }
-        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }, &head.headers);
+        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }, &head.headers)
+            .map_err(Failure::Upstream)?;
         Ok(Answered { head, body, switched })
     }
 

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::again::Keeping;
+use super::again::{EndlessHead, Keeping};
 use super::http1::Http1;
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
@@ -85,7 +85,7 @@ impl TransportError {
     #[must_use]
     pub fn is_protocol(&self) -> bool {
         match self {
-            Self::Http1(error) => error.is_parse(),
+            Self::Http1(error) => error.is_parse() || is_endless(error),
             Self::Http2(error) => error.is_library(),
             Self::Body(_) => false,
         }
@@ -94,7 +94,8 @@ impl TransportError {
     /// Whether the connection is what failed, and not this exchange on it alone.
     pub(super) fn is_of_connection(&self) -> bool {
         match self {
-            Self::Http1(_) => true,
+            // an answer that is none has come on a connection that works
+            Self::Http1(error) => !error.is_parse() && !is_endless(error),
             Self::Http2(error) => !error.is_reset(),
             Self::Body(_) => false,
         }
@@ -126,6 +127,12 @@ impl TransportError {
             Self::Body(_) => true,
         }
     }
+}
+
+/// Whether it was given up because of [`EndlessHead`].
+fn is_endless(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<EndlessHead>())
 }
 
 /// How a server is reached.
@@ -173,24 +180,15 @@ pub(super) struct SendError {
 
 impl Opened {
     /// Connects to the first of the addresses that answers, and begins to speak what was agreed on.
-    pub(super) async fn at(
-        way: Way,
-        timeout: Duration,
-        patience: Duration,
-        deadlines: &Deadlines,
-        worker: usize,
-    ) -> Result<Self, ConnectError> {
-        let opening = async {
-            let stream = begin(&way).await?;
-            let deadline = deadlines.watch();
-            match (stream, way.tls) {
-                (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
-                    Http2::begin(stream, tls, deadline, patience, worker).await.map(Self::Http2)
-                }
-                (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(|begun| Self::Http1(Box::new(begun))),
+    pub(super) async fn at(way: Way, patience: Duration, deadlines: &Deadlines, worker: usize) -> Result<Self, ConnectError> {
+        let stream = begin(&way).await?;
+        let deadline = deadlines.watch();
+        match (stream, way.tls) {
+            (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
+                Http2::begin(stream, tls, deadline, patience, worker).await.map(Self::Http2)
             }
-        };
-        tokio::time::timeout(timeout, opening).await.unwrap_or(Err(ConnectError::Timeout))
+            (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(|begun| Self::Http1(Box::new(begun))),
+        }
     }
 }
 

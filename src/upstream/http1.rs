@@ -175,7 +175,10 @@ impl Http1 {
         self.is_awaited = false;
         self.driving.end();
         Poll::Ready(match sent {
-            Ok(answer) => Ok(answer.map(SiteBody::Http1)),
+            Ok(answer) => {
+                self.kept.answered();
+                Ok(answer.map(SiteBody::Http1))
+            }
             Err(failed) => Err(self.failed(failed)),
         })
     }

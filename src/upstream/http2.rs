@@ -367,7 +367,7 @@ impl Ride {
         *sent.uri_mut() = to_http2(head.uri.clone(), sent.headers_mut());
         if let Some(length) = body.size_hint().exact()
             && !sent.headers().contains_key(CONTENT_LENGTH)
-            && (length > 0 || matches!(head.method, Method::POST | Method::PUT | Method::PATCH))
+            && length > 0
         {
             sent.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }

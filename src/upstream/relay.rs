@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::task::coop::consume_budget;
 
 use super::Slot;
-use super::connection::{Connection, SiteBody};
+use super::connection::{Connection, SiteBody, TransportError};
 use super::pieces::Pieces;
 use crate::metrics::OutcomeLabel;
 
@@ -76,6 +76,8 @@ pub struct Relayed {
     hint: SizeHint,
     /// It is a stream of events.
     of_events: bool,
+    /// It has broken off, and what came before that is on its way.
+    has_said_all: bool,
 }
 
 /// The answer broke off upstream; the client's connection is cut, so that half an answer is not taken for a whole one.
@@ -94,10 +96,13 @@ pub(super) struct Held {
 }
 
 /// The body of an answer whose head has just come.
-pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMap) -> AnswerBody {
+///
+/// # Errors
+/// Nothing of it has come, and nothing will: better no answer than one of nothing.
+pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMap) -> Result<AnswerBody, TransportError> {
     if body.is_end_stream() {
         held.done();
-        return AnswerBody::Piece(None);
+        return Ok(AnswerBody::Piece(None));
     }
     let hint = body.size_hint();
     // what has come with the head is there already; who is woken is not yet known, and not needed
@@ -109,23 +114,27 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
                 let over = body.is_end_stream();
                 if over && frames.is_empty() && frame.is_data() {
                     held.done();
-                    return AnswerBody::Piece(frame.into_data().ok());
+                    return Ok(AnswerBody::Piece(frame.into_data().ok()));
                 }
                 frames.push_back(frame);
                 if over {
                     held.done();
-                    return AnswerBody::Whole(frames);
+                    return Ok(AnswerBody::Whole(frames));
                 }
             }
             Poll::Ready(None) => {
                 held.done();
-                return AnswerBody::Whole(frames);
+                return Ok(AnswerBody::Whole(frames));
             }
-            Poll::Ready(Some(Err(_))) => {
-                let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
-                shared.lock().ended = Some(Err(BrokenOff));
+            Poll::Ready(Some(Err(error))) => {
+                let memory = held.slot.upstream.memory.clone();
                 held.broke();
-                return AnswerBody::Relayed(Relayed { shared, hint, of_events: false });
+                if frames.is_empty() {
+                    return Err(error);
+                }
+                let shared = Shared::new(memory, frames);
+                shared.lock().ended = Some(Err(BrokenOff));
+                return Ok(AnswerBody::Relayed(Relayed { shared, hint, of_events: false, has_said_all: false }));
             }
             Poll::Pending => break,
         }
@@ -134,7 +143,7 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
     let shared = Shared::new(held.slot.upstream.memory.clone(), frames);
     let of_events = is_stream_of_events(headers);
     tokio::spawn(pump(body, held, Arc::clone(&shared), of_events));
-    AnswerBody::Relayed(Relayed { shared, hint, of_events })
+    Ok(AnswerBody::Relayed(Relayed { shared, hint, of_events, has_said_all: false }))
 }
 
 /// Whether it goes on for as long as somebody reads it.
@@ -330,7 +339,7 @@ fn wake(waker: Option<Waker>, state: MutexGuard<'_, State>) {
 }
 
 impl Relayed {
-    fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let mut state = self.shared.lock();
         if let Some((frame, bytes)) = state.pieces.pop() {
             state.bytes -= bytes;
@@ -343,6 +352,14 @@ impl Relayed {
             Some(Ok(())) => {
                 state.ended = Some(Ok(()));
                 Poll::Ready(None)
+            }
+            // at an error hyper drops what it has not sent yet, and sends when it has to wait
+            Some(Err(broken)) if !self.has_said_all => {
+                self.has_said_all = true;
+                state.ended = Some(Err(broken));
+                drop(state);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
             None => {

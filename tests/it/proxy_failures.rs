@@ -213,6 +213,48 @@ fn an_answer_that_breaks_off_does_not_look_whole() {
 }
 
 #[test]
+fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
+    let cuts = [
+        ("Content-Length: 100", "half", "half"),
+        ("Transfer-Encoding: chunked", "4\r\nhalf\r\n", "4\r\nhalf\r\n"),
+        ("Transfer-Encoding: chunked", "4\r\nhalf\r\nzz\r\n", "4\r\nhalf\r\n"),
+    ];
+    for (framing, sent, passed_on) in cuts {
+        let site = Upstream::start(move |_, site| {
+            site.write(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{sent}"));
+            false
+        });
+        let world = gate(&site.url(), "max_in_flight: 1", "");
+        let mut client = world.client();
+        client.send(request("GET", "/", &[]));
+        assert_eq!(client.head().unwrap().status, 200, "{framing}");
+        assert_eq!(String::from_utf8(client.end().unwrap()).unwrap(), passed_on, "{framing}");
+        assert_eq!(outcome(&world, "error"), 1.0);
+    }
+}
+
+#[test]
+fn an_answer_of_which_nothing_comes_but_its_head_is_none() {
+    for length in ["zz", "12345678901234567"] {
+        let site = Upstream::start(move |seen, site| {
+            if seen.target == "/first" {
+                return site.write(ok("hello"));
+            }
+            site.write(format!("HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nTransfer-Encoding: chunked\r\n\r\n{length}\r\nhalf\r\n"))
+        });
+        let world = gate(&site.url(), "max_in_flight: 1", "");
+        let mut client = world.client();
+        // on a connection that has carried another: what has begun to be answered is not asked for again
+        assert_eq!(client.get("/first", &[]).status, 200);
+        let answer = client.get("/second", &[]);
+        assert_failed(&answer, 502, "http_response_incomplete");
+        assert!(!answer.all("set-cookie").iter().any(|cookie| cookie.starts_with("a=")), "{length}");
+        assert_eq!((world.outcomes("error"), site.seen().len()), (1, 2), "{length}");
+        world.until_status("/slots/in_flight", 0);
+    }
+}
+
+#[test]
 fn an_answer_that_stands_still_is_cut() {
     let site = Upstream::raw(|site| {
         if site.request().is_ok() {
@@ -262,6 +304,41 @@ fn a_get_on_a_used_connection_is_tried_again_once() {
     assert_eq!(seen[1].raw, seen[2].raw, "the same request");
     assert_eq!(outcome(&world, "ok"), 2.0, "one outcome for both tries");
     assert_eq!(site.most_connections(), 1);
+}
+
+#[test]
+fn what_was_answered_is_not_asked_again_however_wrong_the_answer_is() {
+    let many = "X-Line: x\r\n".repeat(150);
+    let garbage = [
+        "SSH-2.0-OpenSSH_9.2p1\r\n\r\n".to_owned(),
+        format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 0\r\n\r\n"),
+        "HTTP/3.9 200 OK\r\n\r\n".to_owned(),
+    ];
+    for bytes in garbage {
+        let site = Upstream::start(move |seen, site| site.write(if seen.target == "/first" { ok("hello") } else { bytes.clone() }));
+        let world = gate(&site.url(), "max_in_flight: 1", "");
+        let mut client = world.client();
+        assert_eq!(client.get("/first", &[]).status, 200);
+        assert_failed(&client.get("/second", &[]), 502, "http_protocol_error");
+        assert_eq!((site.seen().len(), site.accepted(), world.outcomes("error")), (2, 1, 1));
+    }
+}
+
+#[test]
+fn interim_answers_without_end_are_no_answer() {
+    let site = Upstream::raw(|site| {
+        while site.request().is_ok_and(|seen| seen.target == "/first") {
+            site.write(ok("hello"));
+        }
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(100);
+        while site.write(&interim) {}
+    });
+    let world = gate(&site.url(), "max_in_flight: 1, timeouts: { response: 60s }", "");
+    let mut client = world.client();
+    assert_eq!(client.get("/first", &[]).status, 200);
+    assert_failed(&client.get("/second", &[]), 502, "http_protocol_error");
+    assert_eq!((site.seen().len(), world.outcomes("error")), (2, 1));
+    site.all_closed();
 }
 
 #[test]

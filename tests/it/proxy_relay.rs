@@ -55,6 +55,28 @@ fn an_upload_goes_on_while_its_answer_waits_for_the_client() {
 }
 
 #[test]
+fn a_body_of_nothing_has_its_length_told() {
+    let site = Upstream::answering("stored");
+    let world = World::open(&site.url(), "");
+    let mut client = world.client();
+    let bodies = [(&[][..], &b""[..]), (&["Content-Length: 0"], b""), (&["Transfer-Encoding: chunked"], b"0\r\n\r\n")];
+    for method in ["POST", "PUT", "PATCH"] {
+        for (headers, body) in bodies {
+            client.send(request(method, "/", headers));
+            client.send(body);
+            assert_eq!(client.answer().text(), "stored", "{method} {headers:?}");
+            let seen = site.seen().pop().unwrap();
+            assert_eq!((seen.all("content-length"), seen.header("transfer-encoding")), (vec!["0"], None), "{method} {headers:?}");
+        }
+    }
+    for method in ["GET", "DELETE"] {
+        client.send(request(method, "/", &[]));
+        assert_eq!(client.answer().text(), "stored");
+        assert_eq!(site.seen().pop().unwrap().header("content-length"), None, "{method}");
+    }
+}
+
+#[test]
 fn many_requests_behind_each_other_are_all_answered() {
     // more than a task may do at a time before it has to yield to others
     const MANY: usize = 400;

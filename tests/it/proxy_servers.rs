@@ -163,6 +163,24 @@ fn a_server_that_takes_no_connection_in_time_is_gone_past() {
 }
 
 #[test]
+fn a_server_that_takes_no_connection_is_found_out_by_those_who_do_not_wait_for_it() {
+    let (vacant, good) = (Vacant::new(), Upstream::answering("good"));
+    let hanging = vacant.url();
+    let world = gate(&[hanging.clone(), good.url()], "max_in_flight: 100, timeouts: { connect: 300ms }");
+    let _hanging = vacant.hang();
+    let mut left = 0;
+    until("the ejection", || {
+        asking(&world).reset();
+        left += 1;
+        (world.metric(&up(&hanging)) == 0.0).then_some(())
+    });
+    world.until_status("/slots/in_flight", 0);
+    let (failed, others) = (world.outcomes("connect"), ["ok", "aborted"].map(|outcome| world.outcomes(outcome)));
+    assert!(failed >= 5 && failed + others[0] + others[1] == left, "{failed} and {others:?} of {left}");
+    assert_eq!(world.get("/", &[]).text(), "good");
+}
+
+#[test]
 fn two_servers_are_tried_at_most_and_one_once_all_are_ejected() {
     for count in [2, 3] {
         let vacant: Vec<Vacant> = (0..count).map(|_| Vacant::new()).collect();
@@ -226,7 +244,7 @@ fn in_mode_observe_the_other_server_need_have_no_slot() {
 #[test]
 fn who_leaves_while_another_server_is_tried_gives_its_slot_back() {
     let (refusing, vacant) = (Vacant::new(), Vacant::new());
-    let world = gate(&[refusing.url(), vacant.url()], "max_in_flight: 1, timeouts: { connect: 30s }");
+    let world = gate(&[refusing.url(), vacant.url()], "max_in_flight: 1, timeouts: { connect: 2s }");
     let _hanging = vacant.hang();
     until_unreached(&world, 1, |world| {
         let client = asking(world);

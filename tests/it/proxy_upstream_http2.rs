@@ -969,12 +969,21 @@ fn a_server_that_agrees_on_http2_and_says_nothing_is_not_connected() {
 fn nobody_waits_for_one_connection_after_the_other_that_can_not_be_made() {
     let setting = Setting::new();
     let silent = Http2Site::raw(setting.tls(), |mut raw| Box::pin(async move { raw.wait_for_end().await }));
-    let world = setting.gate(&silent.url(), "max_in_flight: 8, timeouts: { connect: 300ms }");
-    for client in &mut asking(&world, 8) {
-        assert_failed(&client.answer(), 504, "connection_timeout");
-    }
-    // one that is tried for all, and then all
-    assert_eq!((silent.accepted(), world.outcomes("connect")), (8, 8));
+    let world = setting.gate(&silent.url(), "max_in_flight: 8, timeouts: { connect: 2s }");
+    let sooner = setting.gate(&silent.url(), "timeouts: { connect: 1s }");
+    let mut clients = asking(&world, 8);
+    silent.until_open(1);
+    assert_failed(&clients.remove(0).answer(), 504, "connection_timeout");
+    let answered = std::thread::spawn(move || {
+        for client in &mut clients {
+            assert_failed(&client.answer(), 504, "connection_timeout");
+        }
+    });
+    // half as long again is too long for those who had waited for the first
+    assert_failed(&sooner.get("/", &[]), 504, "connection_timeout");
+    assert!(answered.is_finished());
+    answered.join().unwrap();
+    assert_eq!(world.outcomes("connect"), 8);
     world.until_status("/slots/in_flight", 0);
 }
 
@@ -1004,9 +1013,6 @@ fn who_leaves_while_a_connection_is_made_leaves_it_to_the_next() {
     let site = Http2Site::raw(setting.tls(), move |mut raw| {
         let opens = opens.clone();
         Box::pin(async move {
-            if raw.number == 0 {
-                return raw.wait_for_end().await;
-            }
             opens.wait().await;
             raw.settle(&[]).await;
             while let Some(request) = raw.next(HEADERS).await {
@@ -1020,12 +1026,13 @@ fn who_leaves_while_a_connection_is_made_leaves_it_to_the_next() {
     let mut others = asking(&world, 4);
     world.until_status("/slots/in_flight", 5);
     first.remove(0).reset();
-    world.until_status("/slots/in_flight", 4);
+    world.until_metric("tidegate_downstream_connections", |open| open == 4.0);
     hatch.open();
     for client in &mut others {
         assert_eq!(client.answer().status, 200);
     }
-    assert_eq!(site.accepted(), 2);
+    world.until_status("/slots/in_flight", 0);
+    assert_eq!((site.accepted(), world.outcomes("ok"), world.outcomes("aborted")), (1, 4, 1));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tidegate::rules::policy::{CertificateFiles, UpstreamTls};
 use tidegate::tls::client::ClientTls;
 
 use crate::support::{
-    Answer, Authority, Door, Gate, Process, Scratch, Site, Upstream, World, ok, own_ports, run, run_command, tidegate, until,
+    Answer, Authority, Door, Gate, Process, Scratch, Site, Upstream, World, ok, own_ports, request, run, run_command, tidegate, until,
 };
 
 /// What is true of most tests: one authority that the gate trusts, in `ca.pem`.
@@ -281,6 +281,32 @@ fn a_handshake_that_hangs_is_a_connect_timeout() {
 }
 
 // connections
+
+#[test]
+fn who_leaves_before_there_is_a_connection_asks_for_nothing_and_leaves_it_to_the_next() {
+    let setting = Setting::new();
+    let (door, tls) = (Door::default(), setting.server());
+    let opened = door.clone();
+    let site = Upstream::raw(move |site| {
+        opened.wait();
+        if site.handshake(Arc::clone(&tls)).is_ok() {
+            while site.request().is_ok() && site.write(ok("hello")) {}
+        }
+    });
+    let world = setting.gate(&site.url_tls(), "", "max_in_flight: 1, queue: { deadline: 30s }, timeouts: { connect: 30s }");
+    let mut client = world.client();
+    client.send(request("GET", "/left", &[]));
+    site.connections(1);
+    client.reset();
+    world.until_metric("tidegate_downstream_connections", |open| open == 0.0);
+    assert_eq!(world.status()["slots"]["in_flight"], 1);
+    door.open();
+    assert_eq!(world.get("/next", &[]).text(), "hello");
+    world.until_status("/slots/in_flight", 0);
+    let seen = site.seen();
+    assert_eq!(seen.iter().map(|seen| seen.target.as_str()).collect::<Vec<_>>(), ["/next"]);
+    assert_eq!((site.accepted(), world.outcomes("aborted"), world.outcomes("ok")), (1, 1, 1));
+}
 
 #[test]
 fn an_idle_connection_is_used_again() {

@@ -1,6 +1,7 @@
 //! A TCP connection that sends little things with the cheaper call: `send` costs the kernel a fifth of a microsecond less than `writev`,
 //! and putting a small head and a small body together costs next to nothing. It can be told to give up on who is gone without a word.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,10 +11,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes in all, up to which pieces are put together.
-const LITTLE: usize = 2048;
+const LITTLE: usize = 8192;
+
+thread_local! {
+    /// Where pieces are put together, which is over before anybody else has a turn.
+    static TOGETHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The least that a connection is given: so long a network may be gone for, or lose packets one after the other.
 const GIVEN_LEAST: Duration = Duration::from_secs(10);
+
+/// Bytes that the kernel holds and has not sent: next to nothing for who takes them fast, a few seconds for a phone at the edge of its
+/// network.
+const UNSENT: u32 = 16 * 1024;
+
+/// Has the kernel take more only when nearly all of what it has is on its way. By itself it takes megabytes where the network is near (a
+/// balancer in front), and more only when a third of them has left: of who takes 20 kB/s nothing would be seen for half a minute.
+pub fn send_in_small_steps(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    // one that is not connected any more says so at the next read
+    drop(socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, UNSENT);
+}
 
 /// A connection.
 #[derive(Debug)]
@@ -66,13 +86,12 @@ impl AsyncWrite for Tcp {
         if bufs.iter().map(|buf| buf.len()).sum::<usize>() > LITTLE {
             return stream.poll_write_vectored(cx, bufs);
         }
-        let mut together = [0; LITTLE];
-        let mut end = 0;
-        for buf in bufs {
-            together[end..end + buf.len()].copy_from_slice(buf);
-            end += buf.len();
-        }
-        stream.poll_write(cx, &together[..end])
+        let mut together = TOGETHER.take();
+        together.clear();
+        bufs.iter().for_each(|buf| together.extend_from_slice(buf));
+        let polled = stream.poll_write(cx, &together);
+        TOGETHER.set(together);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {

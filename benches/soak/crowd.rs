@@ -1,12 +1,14 @@
 //! Clients: visitors who stay, over HTTP/1, TLS, HTTP/2 and WebSockets, strangers who come once, and some who leave in the middle.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -260,22 +262,39 @@ async fn ask_http2(
     Ok((head.status.as_u16(), body, set.map(str::to_owned)))
 }
 
-/// Strangers: each without a pass, some of them on one connection.
+/// Strangers: each without a pass, some of them on one connection. Every other one takes gzip.
 async fn pass_by(gate: Rc<Gate>, book: Rc<Book>) {
-    while !book.over.get() {
+    for takes in ["", "Accept-Encoding: gzip\r\n"].into_iter().cycle() {
+        if book.over.get() {
+            return;
+        }
         let began = book.clock.moment();
         let came = async {
             let mut visitor = Visitor { wire: gate.wire(false).await?, buffer: Vec::new() };
-            visitor.ask(format!("GET /page/1 HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/html\r\n\r\n").as_bytes()).await
+            visitor.ask(format!("GET /page/1 HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/html\r\n{takes}\r\n").as_bytes()).await
         };
         let came = match came.await {
             // with a ticket, or without one if the gate has given many to this address
-            Ok(answer) if answer.status == 503 && answer.head.contains("\r\nretry-after: ") => Came::Waits,
+            Ok(answer) if answer.status == 503 && answer.head.contains("\r\nretry-after: ") => {
+                page(&answer, takes).map_or_else(|error| Came::Broken(format!("a waiting page: {error:#}")), |()| Came::Waits)
+            }
             other => judge(other.map(|answer| (answer.status, answer.body)), b"1"),
         };
         book.note("stranger", began, came);
         tokio::time::sleep(BREATH / 4).await;
     }
+}
+
+/// Whether an answer is a page, in the coding that was asked for.
+fn page(answer: &Answer, takes: &str) -> anyhow::Result<()> {
+    let mut text = String::new();
+    match header(&answer.head, "content-encoding") {
+        Some("gzip") if !takes.is_empty() => drop(GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text)?),
+        None => text.push_str(std::str::from_utf8(&answer.body)?),
+        Some(other) => bail!("in {other}"),
+    }
+    ensure!(text.trim_end().ends_with("</html>"), "{} bytes without an end", text.len());
+    Ok(())
 }
 
 /// A WebSocket after another.

@@ -588,6 +588,7 @@ fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, fai
             (FailureKind::BadGateway, status::CONNECT)
         }
         Failure::Connect(ConnectError::Socket(_)) => (FailureKind::BadGateway, status::UNAVAILABLE),
+        Failure::Connect(ConnectError::NoAddress) => (FailureKind::BadGateway, status::DNS),
         Failure::Connect(ConnectError::Tls(HandshakeError::Certificate(_))) => (FailureKind::BadGateway, status::TLS_CERTIFICATE),
         Failure::Connect(ConnectError::Tls(HandshakeError::Alert(_))) => (FailureKind::BadGateway, status::TLS_ALERT),
         Failure::Connect(ConnectError::Tls(HandshakeError::Protocol(_))) => (FailureKind::BadGateway, status::TLS_PROTOCOL),

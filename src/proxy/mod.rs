@@ -51,8 +51,8 @@ use crate::gate::Gate;
 use crate::mail::{Invitations, Mail};
 use crate::metrics::{Count, Refusal, Shard};
 use crate::rules::headers::forwarded::{PeerValues, client_prefix, is_trusted};
-use crate::tls;
 use crate::upstream::{BufferMemory, Upstream};
+use crate::{tcp, tls};
 
 pub use connections::Connections;
 
@@ -308,6 +308,7 @@ async fn begin(
 ) -> Option<Begun> {
     // a socket whose client is gone already says so at the first read
     drop(stream.set_nodelay(true));
+    tcp::send_in_small_steps(&stream);
     let Named { peer, tls: said_tls, is_unnamed } = preamble::read(&worker, &mut stream, address.ip().to_canonical()).await?;
     let is_one_too_many = {
         let policy = &worker.gate.regime().policy;

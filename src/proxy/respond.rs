@@ -49,6 +49,7 @@ pub(super) mod status {
     pub(in crate::proxy) const CONNECT: HeaderValue = HeaderValue::from_static("tidegate; error=connection_refused");
     pub(in crate::proxy) const CONNECT_TIMEOUT: HeaderValue = HeaderValue::from_static("tidegate; error=connection_timeout");
     pub(in crate::proxy) const UNAVAILABLE: HeaderValue = HeaderValue::from_static("tidegate; error=destination_unavailable");
+    pub(in crate::proxy) const DNS: HeaderValue = HeaderValue::from_static("tidegate; error=dns_error");
     pub(in crate::proxy) const TERMINATED: HeaderValue = HeaderValue::from_static("tidegate; error=connection_terminated");
     pub(in crate::proxy) const TLS_CERTIFICATE: HeaderValue = HeaderValue::from_static("tidegate; error=tls_certificate_error");
     pub(in crate::proxy) const TLS_ALERT: HeaderValue = HeaderValue::from_static("tidegate; error=tls_alert_received");

@@ -38,13 +38,18 @@ use crate::rules::policy::Limits;
 use crate::rules::time::Moment;
 use crate::upstream::BodyFailure;
 
-/// Bytes that may be read in a row without a request, a piece of a body, or an answer to give: as much as the window lets clients send
-/// for requests that were answered without their bodies, and the heads of all those frames.
+/// Bytes that may be read beyond those that a request, a piece of a body, or an answer to give has paid for: as much as the window lets
+/// clients send for requests that were answered without their bodies, and the heads of all those frames.
 const UNPRODUCTIVE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Reads in a row without any of these: each can be a packet with one byte of window. A client that answers a PING every 15 s on a
+/// Reads beyond those that were paid for: each can be a packet with one byte of window. A client that answers a PING every 15 s on a
 /// stream that says nothing has 17 h.
 const UNPRODUCTIVE_READS_MAX: u32 = 4096;
+
+/// What a piece pays for beside its own bytes: a little window given back, a PING, and the heads of frames. Its bytes may have come, or
+/// be acknowledged, in small packets.
+const PIECE_PAYS: usize = 512;
+const BYTES_A_READ: usize = 64;
 
 /// Answers that may go unheard, less those that were heard: two whole pages of requests at once, left before anything had come.
 const UNHEARD_MAX: u32 = 200;
@@ -100,7 +105,8 @@ impl Session {
 
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>, is_head: bool) -> Arc<Stream> {
-        self.progressed();
+        // its head may have been as large as this
+        self.paid(self.peer.state.limits(|limits| limits.header_bytes));
         self.has_begun.store(true, Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
             self.set_deadline();
@@ -197,10 +203,13 @@ impl Session {
         drop(self.newest.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Something was got done.
-    fn progressed(&self) {
-        self.bytes.store(0, Ordering::Relaxed);
-        self.reads.store(0, Ordering::Relaxed);
+    /// So many bytes were of use. All of it does not wipe out what else was read, or a request now and then would pay for any flood.
+    fn paid(&self, bytes: usize) {
+        let bytes = bytes + PIECE_PAYS;
+        let reads = u32::try_from(bytes / BYTES_A_READ).unwrap_or(u32::MAX);
+        // never less than none: nothing else happens to an error
+        let _less = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |read| Some(read.saturating_sub(bytes)));
+        let _less = self.reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |read| Some(read.saturating_sub(reads)));
     }
 
     /// So many bytes have left for the client, and whether more would have if it had taken them.
@@ -324,8 +333,9 @@ impl Stream {
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         if let Poll::Ready(came) = &polled {
-            self.session.progressed();
-            self.came(came.as_ref().and_then(|frame| frame.as_ref().ok()));
+            let frame = came.as_ref().and_then(|frame| frame.as_ref().ok());
+            self.session.paid(data_bytes(frame));
+            self.came(frame);
         } else if self.has_stalled() {
             return Poll::Ready(Some(Err(BodyFailure::Stalled)));
         } else {
@@ -337,8 +347,7 @@ impl Stream {
     /// A frame of the request body has come.
     fn came(&self, frame: Option<&Frame<Bytes>>) {
         let Some(deadline) = self.upload.get() else { return };
-        let bytes = frame.and_then(Frame::data_ref).map_or(0, Bytes::len);
-        self.upload_account.moved(bytes as u64, deadline, self.patience());
+        self.upload_account.moved(data_bytes(frame) as u64, deadline, self.patience());
     }
 
     /// A piece of the answer waits for room with the client.
@@ -388,7 +397,7 @@ impl Stream {
 
     /// As much of it as is handed over at once.
     pub(super) fn piece(&self, mut bytes: Bytes) -> Bytes {
-        self.session.progressed();
+        self.session.paid(bytes.len().min(PIECE_BYTES));
         self.was_handed.store(true, Ordering::Relaxed);
         if bytes.len() > PIECE_BYTES {
             self.session.peer.worker.memory.hold(bytes.len() - PIECE_BYTES);
@@ -428,10 +437,10 @@ impl Stream {
         while let Some((body, left)) = &mut *unread {
             match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.session.progressed();
+                    self.session.paid(data_bytes(Some(&frame)));
                     self.enter(Phase::Body);
                     self.came(Some(&frame));
-                    match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    match left.checked_sub(data_bytes(Some(&frame))) {
                         Some(less) => *left = less,
                         None => *unread = None,
                     }
@@ -491,6 +500,10 @@ impl Drop for Stream {
     fn drop(&mut self) {
         drop(self.take_rest());
     }
+}
+
+fn data_bytes(frame: Option<&Frame<Bytes>>) -> usize {
+    frame.and_then(Frame::data_ref).map_or(0, Bytes::len)
 }
 
 /// Runs a stream to its end, or until its client has let it stand for too long: dropped unfinished, it is reset.

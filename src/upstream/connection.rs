@@ -55,6 +55,9 @@ pub enum ConnectError {
     /// None within `upstream.timeouts.connect`, TLS included, and of HTTP/2 the server's settings.
     #[error("no connection in time")]
     Timeout,
+    /// The server's name has no address, as far as is known.
+    #[error("the name has no address")]
+    NoAddress,
     /// No TCP connection.
     #[error("no connection")]
     Socket(#[source] io::Error),
@@ -359,7 +362,7 @@ pub(super) async fn reach(way: &Way, timeout: Duration) -> Result<Stream, Connec
 }
 
 async fn begin(way: &Way) -> Result<Stream, ConnectError> {
-    let stream = connect(&way.addresses).await.map_err(ConnectError::Socket)?;
+    let stream = connect(&way.addresses).await?;
     stream.set_nodelay(true).map_err(ConnectError::Socket)?;
     let stream = Tcp::new(stream);
     match &way.tls {
@@ -368,13 +371,13 @@ async fn begin(way: &Way) -> Result<Stream, ConnectError> {
     }
 }
 
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut last = None;
+async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+    let mut last = ConnectError::NoAddress;
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+            Err(error) => last = ConnectError::Socket(error),
         }
     }
-    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+    Err(last)
 }

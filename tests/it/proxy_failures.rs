@@ -36,6 +36,21 @@ fn a_site_that_refuses_is_a_bad_gateway() {
 }
 
 #[test]
+fn a_site_whose_name_or_network_is_nowhere_is_a_bad_gateway() {
+    // a name that never exists (RFC 6761), and an address that no connection goes to
+    for (url, error, why) in [
+        ("http://nowhere.invalid:80", "dns_error", "the name has no address"),
+        ("http://255.255.255.255:80", "destination_unavailable", "Network is unreachable"),
+    ] {
+        let world = gate(url, "max_in_flight: 4", "");
+        assert_failed(&world.get("/", &[]), 502, error);
+        assert_eq!(outcome(&world, "connect"), 1.0);
+        let trouble = world.status().pointer("/upstream/0/trouble").unwrap().as_str().unwrap().to_owned();
+        assert!(trouble.contains(why), "{trouble}");
+    }
+}
+
+#[test]
 fn a_site_that_does_not_accept_is_a_timeout() {
     let site = Vacant::new();
     let world = gate(&site.url(), "timeouts: { connect: 100ms }", "");

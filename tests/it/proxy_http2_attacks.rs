@@ -151,6 +151,14 @@ fn frames_that_get_nothing_done() {
 }
 
 #[test]
+fn frames_that_get_nothing_done_with_a_request_now_and_then() {
+    for (kind, payload) in [(SETTINGS, &[][..]), (PING, b"whatever"), (WINDOW_UPDATE, &[0, 0, 0, 1])] {
+        let many: Vec<u8> = (0..9000).flat_map(|_| frame(kind, 0, 0, payload)).collect();
+        cut(ABUSE, streams().take(200).map(|stream| [many.clone(), get(stream)].concat()));
+    }
+}
+
+#[test]
 fn frames_that_get_nothing_done_one_by_one() {
     let site = Upstream::answering("hello");
     let world = world(&site);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use crate::support::{Client, Door, PATIENCE, Upstream, World, ok, request};
+use crate::support::{Client, Door, PATIENCE, Secure, Upstream, World, ok, request};
 
 const EVENTS: usize = 20;
 
@@ -56,11 +56,12 @@ fn chunk(data: &str) -> String {
 
 #[test]
 fn each_event_comes_when_it_is_made() {
-    for (head, frame) in [("Transfer-Encoding: chunked\r\n", chunk as fn(&str) -> String), ("Connection: close\r\n", str::to_owned)] {
+    let framings = [("Transfer-Encoding: chunked\r\n", chunk as fn(&str) -> String), ("Connection: close\r\n", str::to_owned)];
+    for ((head, frame), tls) in framings.into_iter().flat_map(|framing| [(framing, false), (framing, true)]) {
         let heard = Heard::default();
         let site = events(head, &heard, frame);
-        let world = World::open(&site.url(), "");
-        let mut client = world.client();
+        let world = Secure::open(&site.url(), "");
+        let mut client = if tls { world.secured() } else { world.client() };
         client.send(request("GET", "/events", &["Accept: text/event-stream"]));
         let answer = client.head().unwrap();
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")));

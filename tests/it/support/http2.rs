@@ -58,9 +58,18 @@ impl Secure {
         Self { world, authority, connector }
     }
 
-    /// A visitor who speaks HTTP/1.1 within TLS, and whose kernel takes few bytes until they are read.
+    /// A visitor who speaks HTTP/1.1 within TLS.
+    pub(crate) fn secured(&self) -> Client {
+        self.over_tls(Client::connect(self.world.https.unwrap()))
+    }
+
+    /// The same, whose kernel takes few bytes until they are read.
     pub(crate) fn narrow_client(&self) -> Client {
-        Client::connect_narrow(self.world.https.unwrap()).secured(&self.authority.visitor(&[b"http/1.1"]), "test").unwrap()
+        self.over_tls(Client::connect_narrow(self.world.https.unwrap()))
+    }
+
+    fn over_tls(&self, client: Client) -> Client {
+        client.secured(&self.authority.visitor(&[b"http/1.1"]), "test").unwrap()
     }
 
     /// A gate in front of one site that lets everyone in; `more` is further YAML.

@@ -1,7 +1,9 @@
-"""slowhttptest, a tool that others test servers with: whatever it is slow at, the gate answers others and cuts it."""
+"""slowhttptest, a tool that others test servers with: whatever it is slow at, the gate answers others and cuts it. And who is only slow."""
 
 import csv
+import socket
 import subprocess
+import time
 
 from world import LIMIT_S, World, until
 
@@ -44,3 +46,20 @@ class Slow(World):
                 self.assertTrue(available and all(available), available)
         refused = {reason: gate.metric(f'tidegate_requests_refused_total{{reason="{reason}"}}') for reason in ("header_timeout", "body_timeout")}
         self.assertEqual(refused, {"header_timeout": CONNECTIONS, "body_timeout": CONNECTIONS})
+
+    def test_who_takes_its_bytes_is_not_cut_however_long_it_takes(self):
+        self.site.bodies["/large"] = bytes(64 << 20)
+        gate = self.serve(limits="{ body_timeout: 2s }")
+        cookies = "; ".join(f"{name}={value}" for name, value in gate.enter().items())
+        with socket.socket() as client:
+            # a window of a phone's, though the network could carry megabytes at once
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+            client.settimeout(LIMIT_S)
+            client.connect(gate.address)
+            client.sendall(f"GET /large HTTP/1.1\r\nHost: test\r\nCookie: {cookies}\r\n\r\n".encode())
+            # 100 kB/s for four times as long as it has without taking anything
+            for _ in range(160):
+                self.assertTrue(client.recv(5000))
+                time.sleep(0.05)
+            self.assertEqual(gate.metric('tidegate_upstream_outcomes_total{outcome="aborted"}'), 0)
+            self.assertEqual(gate.metric("tidegate_upstream_in_flight"), 1)

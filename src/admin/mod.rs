@@ -18,6 +18,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -118,6 +121,8 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
                     let place = places.take();
                     let connection = connections.spawn(connection(stream, Arc::clone(&state), Arc::clone(&place), closed.clone()));
                     places.hold(place, connection);
+                    // each has its turn before it may have to go for others
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin listener cannot accept");
@@ -147,9 +152,12 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn connection(stream: TcpStream, state: Arc<AdminState>, place: Arc<Place>, mut closed: watch::Receiver<()>) {
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (state, place) = (Arc::clone(&state), Arc::clone(&place));
-        place.works();
+        // who has not asked to the end is idle
+        if request.body().is_end_stream() {
+            place.works();
+        }
         async move {
             let answer = handle::answer(request, &state).await;
             place.rests();

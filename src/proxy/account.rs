@@ -1,12 +1,13 @@
 //! The time that one client still has in one direction of its bytes: [`Patience`] has the rule, and this is where it is kept.
 //!
 //! Its clock is that of the deadlines, which is read ten times a second: what is spent within a tick is nothing, or the whole tick, and
-//! as often one as the other.
+//! as often one as the other. So there is one tick more than the rule has, once: one more for each turn would be all that a client needs
+//! that takes a little in each.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::deadlines::Deadline;
+use crate::deadlines::{Deadline, SWEEP};
 use crate::rules::patience::Patience;
 use crate::rules::time::Moment;
 
@@ -37,14 +38,14 @@ impl Account {
         let now = deadline.now();
         let left = self.settle(now, patience, 0);
         self.since.store(now.as_micros(), Ordering::Relaxed);
-        deadline.set(left);
+        set(deadline, left);
     }
 
     /// The client has moved so many bytes, in its turn or ahead of it.
     pub(super) fn moved(&self, bytes: u64, deadline: &Deadline, patience: Patience) {
         let left = self.settle(deadline.now(), patience, bytes);
         if self.is_awaiting() {
-            deadline.set(left);
+            set(deadline, left);
         }
     }
 
@@ -73,6 +74,7 @@ impl Account {
 
     /// Reckons up to now.
     fn settle(&self, now: Moment, patience: Patience, bytes: u64) -> Duration {
+        let patience = Patience { longest: patience.longest.saturating_add(SWEEP), ..patience };
         let since = self.since.load(Ordering::Relaxed);
         let waited = if since == RESTS { Duration::ZERO } else { now.since(Moment::from_micros(since)) };
         let left = patience.left(Duration::from_micros(self.left.load(Ordering::Relaxed)), waited, bytes);
@@ -84,6 +86,11 @@ impl Account {
         }
         left
     }
+}
+
+/// Until nothing is left. A deadline has a tick beyond what it is set to, which is in the account already.
+fn set(deadline: &Deadline, left: Duration) {
+    deadline.set(left.saturating_sub(SWEEP));
 }
 
 #[cfg(test)]
@@ -123,6 +130,27 @@ mod tests {
         };
         assert_eq!(turns(1), Some(61), "thirty seconds of its turns, and a tick");
         assert_eq!(turns(240), None);
+    }
+
+    #[test]
+    fn turns_of_a_tick_are_added_up_too() {
+        // of who takes a little again and again, and is awaited in between
+        let due_after = |bytes| {
+            let (deadlines, account) = (Deadlines::default(), Account::default());
+            let deadline = deadlines.watch();
+            (0..10_000).find(|tick| {
+                deadlines.sweep(Moment::from_micros(100_000 * tick));
+                let is_due = deadline.has_fired();
+                account.moved(bytes, &deadline, USUAL);
+                account.rests(deadline.now(), USUAL);
+                deadline.clear();
+                account.awaits(&deadline, USUAL);
+                is_due
+            })
+        };
+        assert_eq!(due_after(0), Some(301), "thirty seconds, and a tick");
+        assert_eq!(due_after(12), Some(601), "half of the rate");
+        assert_eq!(due_after(24), None);
     }
 
     #[test]

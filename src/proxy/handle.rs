@@ -580,7 +580,7 @@ fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form
 /// The one place that turns a failure of the upstream into an answer.
 fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, failure: &Failure) -> Answer {
     let (kind, proxy_status) = match failure {
-        Failure::Connect(ConnectError::Timeout) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
+        Failure::Connect(ConnectError::Timeout | ConnectError::Awaited) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
         Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::TimedOut => {
             (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT)
         }

@@ -21,7 +21,7 @@ use super::answering::Answering;
 use super::corked::Corked;
 use super::exchange::Exchange;
 use super::handle::{Entered, Peer};
-use super::streams::{Session, Streams};
+use super::streams::{HEADS, Session, Streams};
 use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
 
@@ -48,10 +48,6 @@ const RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
 /// Streams that a client made the gate reset, in the life of a connection ("MadeYouReset"): a client without a fault makes none, but for
 /// those it opened before it was told [`STREAMS_MAX`].
 const ERROR_RESETS_MAX: usize = STREAMS_MAX as usize;
-
-/// Heads of `limits.header_bytes` that one may take before the h2 crate refuses it: what it does is not told and not counted, so heads
-/// that are a little too large are refused by the gate.
-const HEADS: usize = 2;
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {

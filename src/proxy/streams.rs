@@ -13,8 +13,8 @@
 //!
 //! What the h2 crate bounds by itself: frames of a header block, the block's size, streams at once, streams reset before they were seen,
 //! streams that it has to reset, empty and small DATA frames. What it answers for as long as somebody asks is bounded here: frames
-//! that are no request and no body (PING, SETTINGS, WINDOW_UPDATE, PRIORITY), by their bytes since something was got done; and requests
-//! whose answer nobody waits for.
+//! that are no request and no body (PING, SETTINGS, WINDOW_UPDATE, PRIORITY), by their bytes beyond what requests and bodies have paid for;
+//! and requests whose answer nobody waits for.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -50,6 +50,10 @@ const UNPRODUCTIVE_READS_MAX: u32 = 4096;
 /// be acknowledged, in small packets.
 const PIECE_PAYS: usize = 512;
 const BYTES_A_READ: usize = 64;
+
+/// Heads of `limits.header_bytes` that one may take before the h2 crate refuses it: what it does is not told and not counted, so heads
+/// that are a little too large are refused by the gate.
+pub(super) const HEADS: usize = 2;
 
 /// Answers that may go unheard, less those that were heard: two whole pages of requests at once, left before anything had come.
 const UNHEARD_MAX: u32 = 200;
@@ -106,7 +110,7 @@ impl Session {
     /// A request has come.
     pub(super) fn begin(self: &Arc<Self>, is_head: bool) -> Arc<Stream> {
         // its head may have been as large as this
-        self.paid(self.peer.state.limits(|limits| limits.header_bytes));
+        self.paid(HEADS * self.peer.state.limits(|limits| limits.header_bytes));
         self.has_begun.store(true, Ordering::Relaxed);
         if self.open.fetch_add(1, Ordering::Relaxed) == 0 {
             self.set_deadline();

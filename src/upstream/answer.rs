@@ -181,10 +181,14 @@ impl Future for Sending {
                     Err(unsent) => self.0 = Way::Further(Further::new(|left| again(unsent, left))),
                 },
                 Way::Further(further) => {
-                    let answered = ready!(further.tried.as_mut().poll(cx));
-                    // it is not polled, and goes on, once it is over
+                    // one that has panicked does not go on
+                    let mut tried = std::mem::replace(&mut further.tried, Box::pin(async { None }));
+                    let Poll::Ready(tried) = tried.as_mut().poll(cx) else {
+                        further.tried = tried;
+                        return Poll::Pending;
+                    };
                     self.0 = Way::Due(None);
-                    return answered.map_or(Poll::Pending, Poll::Ready);
+                    return tried.map_or(Poll::Pending, Poll::Ready);
                 }
             }
         }
@@ -234,12 +238,14 @@ async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Tr
             Err(error) => {
                 unreached(&slot, &error);
                 if has_left() {
+                    if error.is_own() {
+                        slot.good(false);
+                    }
                     // another server might have given the answer: nothing to tell the law
-                    slot.good(false);
                     return None;
                 }
                 // once: a request that tried one server after the other would be the more work, the more of them are dead
-                if has_moved || !slot.move_on() {
+                if has_moved || !slot.move_on(error.is_own()) {
                     return Some(Err(unanswered(&mut slot, error)));
                 }
                 has_moved = true;
@@ -256,6 +262,10 @@ async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Tr
         match poll_fn(|cx| exchange.poll(cx)).await {
             Ok(answered) => return Some(answered),
             Err(unsent) => (slot, request, this) = unsent.next().await,
+        }
+        if has_left() {
+            slot.aborted();
+            return None;
         }
     }
 }
@@ -290,20 +300,16 @@ async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, ConnectError>
     let upstream = Arc::clone(&slot.upstream);
     let server = slot.grant.server;
     let Timeouts { connect, response, .. } = slot.settings.timeouts;
-    let began = upstream.clock.moment();
-    let leading = match offer {
-        Offer::Http1 => None,
-        Offer::Http2 => match timeout(connect, join(&upstream, server, slot.worker)).await {
-            Ok(Ok(ride)) => return Ok(Connection::Http2(ride)),
+    let (leading, left) = match offer {
+        Offer::Http1 => (None, connect),
+        Offer::Http2 => match join(&upstream, server, slot.worker, connect).await? {
+            Joined::Rides(ride) => return Ok(Connection::Http2(ride)),
             // dropped, it tells those who wait to look again
-            Ok(Err(leading)) => leading,
-            Err(_) => return Err(ConnectError::Timeout),
+            Joined::Makes(leading, left) => (leading, left),
         },
     };
     let (way, troubled) = upstream.way_to(server, offer);
     let opening = Opened::at(way, response, &upstream.workers[slot.worker].deadlines, slot.worker);
-    // who has waited for another's in vain has no more time than who has not
-    let left = connect.saturating_sub(upstream.clock.moment().since(began));
     match timeout(left, opening).await.unwrap_or(Err(ConnectError::Timeout)) {
         Ok(opened) => {
             let connection = upstream.opened(server, opened, offer, troubled, slot.worker);
@@ -320,18 +326,33 @@ async fn open(slot: &mut Slot, offer: Offer) -> Result<Connection, ConnectError>
     }
 }
 
+/// How a request comes to a connection of HTTP/2.
+enum Joined {
+    Rides(Ride),
+    /// It makes one, with so much time for it; if others wait for that, they are told by this.
+    Makes(Option<watch::Sender<()>>, Duration),
+}
+
 /// A place on a connection that the worker's requests share, once there is one; or else what to hold while one is made.
-async fn join(upstream: &Upstream, server: usize, worker: usize) -> Result<Ride, Option<watch::Sender<()>>> {
+async fn join(upstream: &Upstream, server: usize, worker: usize, connect: Duration) -> Result<Joined, ConnectError> {
+    let mut left = connect;
     loop {
-        match upstream.join(server, worker) {
-            Join::Ride(ride) => return Ok(ride),
-            Join::Lead(leading) => return Err(leading),
-            Join::Wait(mut made) => {
-                // if none could be made, nobody waits for the next who can't: all try at once
-                if made.changed().await.is_ok() {
-                    return Err(None);
-                }
+        let mut made = match upstream.join(server, worker) {
+            Join::Ride(ride) => return Ok(Joined::Rides(ride)),
+            Join::Lead(leading) => return Ok(Joined::Makes(leading, left)),
+            Join::Wait(made) => made,
+        };
+        let began = upstream.clock.moment();
+        match timeout(left, made.changed()).await {
+            // one was made, and may have no room for all: the server takes connections
+            Ok(Err(_)) => left = connect,
+            Ok(Ok(())) => {
+                left = left.saturating_sub(upstream.clock.moment().since(began));
+                // none could be made. Who has waited for it has no more time than who has not, and what is too little proves nothing.
+                // Nobody waits for the next who can't: all try at once
+                return if left * 4 < connect { Err(ConnectError::Awaited) } else { Ok(Joined::Makes(None, left)) };
             }
+            Err(_) => return Err(ConnectError::Awaited),
         }
     }
 }
@@ -339,12 +360,16 @@ async fn join(upstream: &Upstream, server: usize, worker: usize) -> Result<Ride,
 /// No connection could be made to the server of a slot. Each is counted, also one in whose place another gives the answer.
 fn unreached(slot: &Slot, error: &ConnectError) {
     slot.count(OutcomeLabel::Connect);
-    slot.upstream.unreached(slot.grant.server, error);
+    if error.is_own() {
+        slot.upstream.unreached(slot.grant.server, error);
+    }
 }
 
 /// No connection could be made, and the request is over with that: the law is told once for all that was tried.
 fn unanswered(slot: &mut Slot, error: ConnectError) -> Failure {
-    slot.good(false);
+    if error.is_own() {
+        slot.good(false);
+    }
     slot.tell_law(false);
     Failure::Connect(error)
 }

@@ -55,6 +55,9 @@ pub enum ConnectError {
     /// None within `upstream.timeouts.connect`, TLS included, and of HTTP/2 the server's settings.
     #[error("no connection in time")]
     Timeout,
+    /// Nor was that one made in time which another request was making, and which this one has waited for.
+    #[error("no connection in time, of another request's")]
+    Awaited,
     /// The server's name has no address, as far as is known.
     #[error("the name has no address")]
     NoAddress,
@@ -67,6 +70,13 @@ pub enum ConnectError {
     /// TLS, and no HTTP/2 within it, though the server has agreed on it.
     #[error("no HTTP/2")]
     Http2(#[source] h2::Error),
+}
+
+impl ConnectError {
+    /// Whether an attempt of one's own has failed: several who have waited for the same one prove no more than that.
+    pub(super) const fn is_own(&self) -> bool {
+        !matches!(self, Self::Awaited)
+    }
 }
 
 /// What an exchange has ended with.

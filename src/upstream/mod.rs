@@ -346,8 +346,8 @@ impl Slot {
     }
 
     /// Moves to another server, as the one that it is of can't be reached, if there is another that has a slot at once. The lock is held
-    /// from giving one back to having the other.
-    fn move_on(&mut self) -> bool {
+    /// from giving one back to having the other. `is_own`: an attempt of its own has failed.
+    fn move_on(&mut self, is_own: bool) -> bool {
         let Self { upstream, grant, ask, worker, .. } = self;
         let now = upstream.clock.moment();
         let mut inner = upstream.lock();
@@ -358,7 +358,9 @@ impl Slot {
             inner.slots.move_on(*grant, *ask, draws, now)
         };
         let Some(moved) = moved else { return false };
-        inner.failed(grant.server, now);
+        if is_own {
+            inner.failed(grant.server, now);
+        }
         self.connection = upstream.connection_of(&mut inner, moved, *worker);
         (self.grant, self.taken) = (moved, now);
         let granted = upstream.grant(&mut inner, now);

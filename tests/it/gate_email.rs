@@ -104,7 +104,13 @@ fn assert_composed(answer: &Answer) {
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{}", answer.raw);
     assert_eq!(answer.header("x-robots-tag"), Some("noindex"));
     assert_eq!(answer.header("referrer-policy"), Some("strict-origin"));
-    assert_eq!(answer.all("proxy-status").len(), 1);
+    let proxy_status = match answer.status {
+        200 | 303 => "tidegate",
+        429 => "tidegate; error=http_request_denied; details=\"rate\"",
+        503 => "tidegate; error=proxy_internal_error",
+        _ => "tidegate; error=http_request_error",
+    };
+    assert_eq!(answer.all("proxy-status"), [proxy_status], "{}", answer.raw);
     assert!(answer.header("refresh").is_none() && answer.all("set-cookie").is_empty(), "{}", answer.raw);
     if answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
         let policy = answer.header("content-security-policy").unwrap();

@@ -75,7 +75,7 @@ fn unpanicked<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<O
 fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
     let Peer { worker, state, .. } = peer;
     let limit = || regime.map_or_else(|| worker.gate.regime().policy.limits.connections, |regime| regime.policy.limits.connections);
-    let ends = worker.is_draining() || (!state.place.has_pass() && worker.connections.is_reserved(limit()));
+    let ends = exchange.has_unread() || worker.is_draining() || (!state.place.has_pass() && worker.connections.is_reserved(limit()));
     // a connection that switches protocols ends as one of requests anyway, and its `Connection` says so
     if ends && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         respond::close(&mut answer);

@@ -272,6 +272,8 @@ pub(super) struct State {
     stalled: AtomicBool,
     /// The last request had a body, of which some may still be on its way.
     had_body: AtomicBool,
+    /// Not all of it has been read.
+    has_unread: AtomicBool,
     /// A request is here, or something of the answer to it has not left yet.
     is_answering: AtomicBool,
     /// The answer is a stream of events.
@@ -300,6 +302,7 @@ impl State {
             gate,
             stalled: AtomicBool::new(false),
             had_body: AtomicBool::new(false),
+            has_unread: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
             streams: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -337,9 +340,20 @@ impl State {
     pub(super) fn begin(&self, has_body: bool) {
         self.enter(Phase::Busy);
         self.had_body.store(has_body, Ordering::Relaxed);
+        self.has_unread.store(has_body, Ordering::Relaxed);
         self.is_answering.store(true, Ordering::Relaxed);
         self.streams.store(false, Ordering::Relaxed);
         self.asked.store(self.asked().again() as u8, Ordering::Relaxed);
+    }
+
+    /// All of its body is here.
+    pub(super) fn was_uploaded(&self) {
+        self.has_unread.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a part of its body may still come, or be here and not read: its connection ends with the answer.
+    pub(super) fn has_unread(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
     }
 
     /// The answer to it is a stream of events.

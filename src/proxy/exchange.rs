@@ -54,6 +54,14 @@ impl Exchange {
         }
     }
 
+    /// Whether its connection ends with the answer, since a part of the request was not read. A stream takes what is left of it.
+    pub(super) fn has_unread(&self) -> bool {
+        match self {
+            Self::Alone(state) => state.has_unread(),
+            Self::Stream(_) => false,
+        }
+    }
+
     /// A request was not understood, or not read: what follows it on its connection may be a part of it, and is not taken for another.
     /// Streams are told apart whatever is on them.
     pub(super) fn end_in_doubt(&self, answer: &mut Answer) {
@@ -102,10 +110,15 @@ impl Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let Self { body, exchange } = self.get_mut();
         let Some(body) = body else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx).map_err(BodyFailure::Broken);
+        let polled = Pin::new(&mut *body).poll_frame(cx).map_err(BodyFailure::Broken);
         match exchange {
             // its socket sees what comes, and ends what does not
-            Exchange::Alone(_) => polled,
+            Exchange::Alone(state) => {
+                if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && body.is_end_stream()) {
+                    state.was_uploaded();
+                }
+                polled
+            }
             Exchange::Stream(stream) => stream.body_polled(polled, cx),
         }
     }

@@ -9,9 +9,11 @@
 //! read as a request.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +25,8 @@ use super::answering::Answering;
 use super::connections::{Phase, Socket, State};
 use super::exchange::Exchange;
 use super::handle::{Entered, Peer};
+use super::streams::UNREAD_BYTES_MAX;
+use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
 
 /// How hyper's hold on a connection ends.
@@ -52,7 +56,7 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
         http.max_buf_size(header_bytes).max_header_size(header_bytes);
         Box::new(http.serve_connection(TokioIo::new(socket), service).with_upgrades())
     };
-    let ended = loop {
+    let (ended, left) = loop {
         // nothing of hyper's may be left while the connection rests, not even its place on the heap
         let parts = {
             let mut connection = take(socket);
@@ -82,12 +86,12 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
                 if state.may_rest() && !closing && !peer.is_upgrading() { Poll::Ready(Held::Rests) } else { Poll::Pending }
             });
             match held.await {
-                Held::Ended(ended) => break ended,
+                Held::Ended(ended) => break (ended, connection.into_parts()),
                 Held::Cut => return,
                 Held::Rests => connection.into_parts(),
             }
         };
-        let Some(parts) = parts else { break Ok(()) };
+        let Some(parts) = parts else { break (Ok(()), None) };
         socket = parts.io.into_inner();
         socket.unread(parts.read_buf);
         state.rests();
@@ -108,16 +112,58 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
             Rested::Closing => return poll_fn(|cx| poll_close(&mut socket, cx)).await,
         }
     };
-    match ended {
+    match &ended {
         // on the heap, since hardly any connection needs the room
         Ok(()) => {
             if let Some(upgraded) = peer.take_upgraded() {
                 Box::pin(upgraded.run(&peer)).await;
             }
         }
-        Err(error) => count_error(&peer.worker, &state, &error),
+        Err(error) => count_error(&peer.worker, &state, error),
+    }
+    // but for who was too slow with it
+    let has_more = !state.deadline.has_fired() && (state.has_unread() || ended.is_err_and(|error| error.is_parse()));
+    if let Some(parts) = left.filter(|_| has_more) {
+        state.deadline.works();
+        state.deadline.clear();
+        Box::pin(linger(&peer.worker, parts.io.into_inner().wire)).await;
     }
 }
+
+/// Reads on for a while once all has been said, what of a request was not read or not understood. A socket that is closed with something
+/// unread is reset, which takes from the client what it has not read yet, or has its next write fail: balancers then give an error in place of
+/// the answer, and take the gate to be broken.
+async fn linger(worker: &Worker, wire: Wire) {
+    let socket = wire.tcp().socket();
+    // what TLS has in it is not of interest
+    let mut piece = vec![0; PIECE_BYTES];
+    let reading = async {
+        let mut left = UNREAD_BYTES_MAX;
+        // others need the place more
+        while !worker.connections.is_short(worker.gate.regime().policy.limits.connections) {
+            let read = async {
+                loop {
+                    socket.readable().await?;
+                    match socket.try_read(&mut piece) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        read => return read,
+                    }
+                }
+            };
+            match tokio::time::timeout(LINGER, read).await {
+                Ok(Ok(bytes)) if bytes > 0 && bytes <= left => left -= bytes,
+                Ok(Ok(_) | Err(_)) | Err(_) => return,
+            }
+        }
+    };
+    drop(tokio::time::timeout(LINGER_LONGEST, reading).await);
+}
+
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Of a connection that has ended: a phone takes so long for a photograph. Both as nginx has them (`lingering_time`, `lingering_timeout`).
+const LINGER_LONGEST: Duration = Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Says that nothing follows, for as long as the client has time to take it.
 fn poll_close(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<()> {

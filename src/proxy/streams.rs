@@ -59,7 +59,7 @@ pub(super) const HEADS: usize = 2;
 const UNHEARD_MAX: u32 = 200;
 
 /// Bytes of a request body that are read though nobody needs them: a photograph.
-const UNREAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const UNREAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A longer piece of an answer is handed over in several, so that a slow client is seen to take them.
 const PIECE_BYTES: usize = 16 * 1024;

@@ -283,3 +283,40 @@ fn the_site_is_not_asked_for_who_has_left_already() {
     }
     assert_eq!(site.accepted(), 1, "what was to carry them is as good as before");
 }
+
+#[test]
+fn who_sends_on_though_it_is_answered_already_has_its_answer() {
+    // more than all sockets on the way hold, from one that reads nothing before it has sent all, as many programs do
+    const LARGE: usize = 10 << 20;
+    let turning_away = Upstream::raw(|site| {
+        if site.head().is_ok() {
+            site.write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+            site.wait_for_end();
+        }
+    });
+    let waits = format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}", turning_away.url());
+    let enters = format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: open }}", turning_away.url());
+    for (yaml, path, status) in [(&waits, "/", 503), (&waits, "/.tidegate/nothing", 404), (&enters, "/", 413)] {
+        let world = Secure::start(yaml);
+        for tls in [false, true] {
+            let mut client = if tls { world.secured() } else { world.client() };
+            client.send(request("POST", path, &[&format!("Content-Length: {LARGE}")]));
+            client.send(vec![b'x'; LARGE]);
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{path} {tls}");
+            client.assert_ends();
+        }
+    }
+}
+
+#[test]
+fn who_is_not_understood_and_sends_on_has_its_answer() {
+    let site = Upstream::answering("hello");
+    let world = World::open(&site.url(), "");
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\nno colon\r\n\r\n");
+    client.send(vec![b'x'; 10 << 20]);
+    assert_eq!(client.answer().status, 400);
+    client.assert_ends();
+    assert!(site.seen().is_empty());
+}

@@ -227,6 +227,15 @@ class NginxInFront(World):
         self.assertEqual(self.site.requests[-1][1]["Upgrade"], "websocket")
         self.assertEqual(gate.metric('tidegate_upgrades_total{result="switched"}'), 1)
 
+        # who posts much to a gate that keeps everyone out gets the waiting room, and does not open it for others
+        gate.mode("closed")
+        self.site.requests.clear()
+        for size in (30_000, 300_000, 900_000) * 5:
+            answer = ask(front, "/apply", method="POST", body=bytes(size))
+            self.assertEqual((answer.status, Site.TITLE in answer.body), (503, False), size)
+            self.assertEqual(ask(front).status, 503)
+        self.assertEqual(self.site.requests, [])
+
 
 def websocket(address, words):
     """What comes back over a WebSocket for these words, from a client of few words itself."""

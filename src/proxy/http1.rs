@@ -25,6 +25,7 @@ use super::answering::Answering;
 use super::connections::{Phase, Socket, State};
 use super::exchange::Exchange;
 use super::handle::{Entered, Peer};
+use super::http2::LINGER;
 use super::streams::UNREAD_BYTES_MAX;
 use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
@@ -161,9 +162,9 @@ async fn linger(worker: &Worker, wire: Wire) {
 
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Of a connection that has ended: a phone takes so long for a photograph. Both as nginx has them (`lingering_time`, `lingering_timeout`).
+/// Of a connection that has ended, in all; [`LINGER`] is for each pause. A phone takes so long for a photograph, and nginx has it so
+/// (`lingering_time`).
 const LINGER_LONGEST: Duration = Duration::from_secs(30);
-const LINGER: Duration = Duration::from_secs(5);
 
 /// Says that nothing follows, for as long as the client has time to take it.
 fn poll_close(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<()> {

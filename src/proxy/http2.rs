@@ -186,7 +186,7 @@ async fn linger(line: &Line) {
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// As nginx has it (`lingering_timeout`).
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// A client's connection, whose bytes are counted.
 #[derive(Clone)]

@@ -207,7 +207,7 @@ impl Session {
         drop(self.newest.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// So many bytes were of use. All of it does not wipe out what else was read, or a request now and then would pay for any flood.
+    /// So many bytes were of use. They do not wipe out all that was read beside them, or a request now and then would pay for any flood.
     fn paid(&self, bytes: usize) {
         let bytes = bytes + PIECE_PAYS;
         let reads = u32::try_from(bytes / BYTES_A_READ).unwrap_or(u32::MAX);

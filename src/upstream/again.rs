@@ -61,7 +61,7 @@ const BEFORE_HEAD: usize = 512 * 1024;
 #[error("more than {BEFORE_HEAD} bytes of interim answers")]
 pub(super) struct EndlessHead;
 
-/// What is kept of what is written to a stream.
+/// What is kept of what is written to a stream, and how much may be read of it before there is an answer.
 #[derive(Debug)]
 pub(super) struct Kept {
     written: Mutex<Written>,
@@ -142,7 +142,7 @@ impl Kept {
     }
 }
 
-/// A stream that keeps what is written to it for as long as it is told to. What was offered is kept, too, whether it was taken or not: a
+/// A stream that keeps what is written to it for as long as it is told to, and ends where interim answers do not. What was offered is kept, too, whether it was taken or not: a
 /// connection that is closing may take nothing any more.
 #[derive(Debug)]
 pub(super) struct Keeping<S> {

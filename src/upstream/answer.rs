@@ -5,7 +5,7 @@
 //! where the request would be sent: clients that are less patient than `upstream.timeouts.connect` would else hide for ever that a server
 //! takes none.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,7 +104,8 @@ enum Way {
 
 /// A request that takes longer.
 struct Further {
-    tried: Pin<Box<dyn Future<Output = Option<Tried>> + Send>>,
+    /// Until it is over.
+    trying: Option<Pin<Box<dyn Future<Output = Option<Tried>> + Send>>>,
     has_left: Arc<AtomicBool>,
 }
 
@@ -112,10 +113,10 @@ struct Further {
 type Tried = Result<Answered, Failure>;
 
 impl Further {
-    /// `tried` is told whether its client has left.
-    fn new<F: Future<Output = Option<Tried>> + Send + 'static>(tried: impl FnOnce(Arc<AtomicBool>) -> F) -> Self {
+    /// `trying` is told whether its client has left.
+    fn new<F: Future<Output = Option<Tried>> + Send + 'static>(trying: impl FnOnce(Arc<AtomicBool>) -> F) -> Self {
         let has_left = Arc::default();
-        Self { tried: Box::pin(tried(Arc::clone(&has_left))), has_left }
+        Self { trying: Some(Box::pin(trying(Arc::clone(&has_left)))), has_left }
     }
 }
 
@@ -142,10 +143,11 @@ impl Drop for Sending {
         match &mut self.0 {
             // its slot and its connection are as good as before
             Way::Due(Some((slot, ..))) => slot.aborted(),
-            Way::Further(Further { tried, has_left }) => {
-                has_left.store(true, Ordering::Relaxed);
-                let tried = std::mem::replace(tried, Box::pin(pending()));
-                tokio::spawn(async move { drop(tried.await) });
+            Way::Further(Further { trying, has_left }) => {
+                if let Some(trying) = trying.take() {
+                    has_left.store(true, Ordering::Relaxed);
+                    tokio::spawn(async move { drop(trying.await) });
+                }
             }
             Way::Due(None) | Way::Once(_) => {}
         }
@@ -181,13 +183,12 @@ impl Future for Sending {
                     Err(unsent) => self.0 = Way::Further(Further::new(|left| again(unsent, left))),
                 },
                 Way::Further(further) => {
-                    // one that has panicked does not go on
-                    let mut tried = std::mem::replace(&mut further.tried, Box::pin(async { None }));
-                    let Poll::Ready(tried) = tried.as_mut().poll(cx) else {
-                        further.tried = tried;
+                    // taken out meanwhile: one that panics does not go on
+                    let Some(mut trying) = further.trying.take() else { return Poll::Pending };
+                    let Poll::Ready(tried) = trying.as_mut().poll(cx) else {
+                        further.trying = Some(trying);
                         return Poll::Pending;
                     };
-                    self.0 = Way::Due(None);
                     return tried.map_or(Poll::Pending, Poll::Ready);
                 }
             }
@@ -238,9 +239,7 @@ async fn connect(mut slot: Slot, mut request: Request<RequestBody>, mut this: Tr
             Err(error) => {
                 unreached(&slot, &error);
                 if has_left() {
-                    if error.is_own() {
-                        slot.good(false);
-                    }
+                    tell_health(&mut slot, &error);
                     // another server might have given the answer: nothing to tell the law
                     return None;
                 }
@@ -367,11 +366,15 @@ fn unreached(slot: &Slot, error: &ConnectError) {
 
 /// No connection could be made, and the request is over with that: the law is told once for all that was tried.
 fn unanswered(slot: &mut Slot, error: ConnectError) -> Failure {
+    tell_health(slot, &error);
+    slot.tell_law(false);
+    Failure::Connect(error)
+}
+
+fn tell_health(slot: &mut Slot, error: &ConnectError) {
     if error.is_own() {
         slot.good(false);
     }
-    slot.tell_law(false);
-    Failure::Connect(error)
 }
 
 /// A body that streams from the client: the response timeout does not count while the client is waited for, and starts again with each

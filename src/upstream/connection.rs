@@ -108,7 +108,7 @@ impl TransportError {
     pub(super) fn is_of_connection(&self) -> bool {
         match self {
             // an answer that is none has come on a connection that works
-            Self::Http1(error) => !error.is_parse() && !is_endless(error),
+            Self::Http1(_) => !self.is_protocol(),
             Self::Http2(error) => !error.is_reset(),
             Self::Body(_) => false,
         }

@@ -365,9 +365,8 @@ impl Ride {
         *sent.method_mut() = head.method.clone();
         *sent.headers_mut() = head.headers.clone();
         *sent.uri_mut() = to_http2(head.uri.clone(), sent.headers_mut());
-        if let Some(length) = body.size_hint().exact()
+        if let Some(length) = body.size_hint().exact().filter(|length| *length > 0)
             && !sent.headers().contains_key(CONTENT_LENGTH)
-            && length > 0
         {
             sent.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }

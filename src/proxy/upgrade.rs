@@ -94,7 +94,7 @@ impl Upgraded {
         let Some(client) = stream(client).await else { return };
         let stalled = patience().stalled;
         client.0.tcp().give_up_after(Some(stalled));
-        let Some(site) = site.stream(stalled).await else { return };
+        let site = site.stream(stalled);
         peer.state.deadline.works();
         // between two requests it was, and is no more
         peer.state.deadline.has_looked();

@@ -8,6 +8,7 @@ pub mod draw;
 pub mod email;
 pub mod headers;
 pub mod health;
+pub mod http1;
 pub mod invites;
 pub mod keyring;
 pub mod ledger;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either};
@@ -468,15 +468,13 @@ impl Drop for Exchange {
 }
 
 impl Live {
-    fn answered(self, mut answer: Response<SiteBody>) -> Result<Answered, Failure> {
+    fn answered(self, answer: Response<SiteBody>) -> Result<Answered, Failure> {
         let Self { mut slot, connection, started, this } = self;
         let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switches && (this.asked != Asked::WebSocket || !switches_to_websocket(answer.headers())) {
             // what follows is neither HTTP nor what was asked for: a client that got this answer could talk to the site past the gate
             slot.good(false);
             slot.observe(OutcomeLabel::Error, false);
-            // it has the socket
-            drop(answer);
             slot.finish_closed(connection);
             return Err(Failure::Switched);
         }
@@ -485,7 +483,6 @@ impl Live {
         let waited = now.since(started);
         let shard = &slot.upstream.workers[slot.worker].shard;
         shard.observe(Timing::FirstByte, waited);
-        let switched = switches.then(|| Switched::of(&mut answer));
         let (head, body) = answer.into_parts();
         let good = !head.status.is_server_error();
         slot.good(good);
@@ -494,22 +491,18 @@ impl Live {
             true => OutcomeLabel::Ok,
             false => OutcomeLabel::Error,
         };
-        if switched.is_some() {
+        if switches {
             // the request is over, and the slot free; the connection is nobody else's any more
             connection.deadline().clear();
-            connection.hand_over();
             slot.observe(outcome, good);
-            return Ok(Answered { head, body: AnswerBody::Piece(None), switched });
+            return Ok(Answered { head, body: AnswerBody::Piece(None), switched: connection.switched() });
         }
-        // 1.0 servers, and those that say so, end the connection with the answer
-        let closes = head.version == Version::HTTP_10
-            || head.headers.get_all(header::CONNECTION).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
         if body.is_end_stream() {
             connection.deadline().clear();
         }
-        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good, reusable: !closes }, &head.headers)
-            .map_err(Failure::Upstream)?;
-        Ok(Answered { head, body, switched })
+        let body = relay::answer_body(body, relay::Held { slot, connection, outcome, good }, &head.headers)
+            .map_err(|error| if error.is_clients() { Failure::Client(error) } else { Failure::Upstream(error) })?;
+        Ok(Answered { head, body, switched: None })
     }
 
     /// What is to be sent again.

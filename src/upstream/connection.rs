@@ -1,9 +1,8 @@
 //! How a server is reached, and what carries one request to it: a connection of HTTP/1.1 that is its own meanwhile (`http1.rs`), or a
 //! stream of one of HTTP/2 that it shares (`http2.rs`).
 
-use std::error::Error;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,15 +14,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Empty, Full};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::again::{EndlessHead, Keeping};
-use super::http1::Http1;
+use super::http1::{Http1, Http1Error};
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
 use crate::tcp::Tcp;
@@ -47,6 +42,9 @@ pub enum BodyFailure {
     /// No piece of it came in time.
     #[error("the request body stood still")]
     Stalled,
+    /// It ended before its length.
+    #[error("the request body is shorter than its Content-Length")]
+    Short,
 }
 
 /// Why a connection could not be made.
@@ -84,7 +82,7 @@ impl ConnectError {
 pub enum TransportError {
     /// On a connection of its own.
     #[error(transparent)]
-    Http1(hyper::Error),
+    Http1(Http1Error),
     /// On a stream.
     #[error(transparent)]
     Http2(h2::Error),
@@ -98,7 +96,7 @@ impl TransportError {
     #[must_use]
     pub fn is_protocol(&self) -> bool {
         match self {
-            Self::Http1(error) => error.is_parse() || is_endless(error),
+            Self::Http1(error) => error.is_protocol(),
             Self::Http2(error) => error.is_library(),
             Self::Body(_) => false,
         }
@@ -124,28 +122,9 @@ impl TransportError {
 
     /// Whether the request body, streamed from the client, is what failed.
     #[must_use]
-    pub fn is_clients(&self) -> bool {
-        match self {
-            Self::Http1(error) => {
-                let mut source = error.source();
-                while let Some(error) = source {
-                    if error.is::<BodyFailure>() {
-                        return true;
-                    }
-                    source = error.source();
-                }
-                false
-            }
-            Self::Http2(_) => false,
-            Self::Body(_) => true,
-        }
+    pub const fn is_clients(&self) -> bool {
+        matches!(self, Self::Body(_))
     }
-}
-
-/// Whether it was given up because of [`EndlessHead`].
-fn is_endless(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<EndlessHead>())
 }
 
 /// How a server is reached.
@@ -162,6 +141,59 @@ pub(super) enum Stream {
     Plain(Tcp),
     /// On the heap, so that plaintext costs no more than without it.
     Tls(Box<TlsStream<Tcp>>),
+}
+
+impl Stream {
+    /// What it is a connection of.
+    fn tcp(&self) -> &Tcp {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
 }
 
 /// What a new connection speaks.
@@ -200,7 +232,7 @@ impl Opened {
             (Stream::Tls(stream), tls) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
                 Http2::begin(stream, tls, deadline, patience, worker).await.map(Self::Http2)
             }
-            (stream, tls) => Http1::begin(stream, tls, deadline, worker).await.map(|begun| Self::Http1(Box::new(begun))),
+            (stream, tls) => Ok(Self::Http1(Box::new(Http1::begin(stream, tls, deadline, worker)))),
         }
     }
 }
@@ -233,11 +265,11 @@ impl Connection {
     }
 
     /// The request is over, and what is left is not a connection of requests any more.
-    pub(super) fn hand_over(self) {
+    pub(super) fn switched(self) -> Option<Switched> {
         match self {
-            Self::Http1(connection) => connection.hand_over(),
+            Self::Http1(connection) => Some(connection.switched()),
             // a stream switches to nothing
-            Self::Http2(_) => {}
+            Self::Http2(_) => None,
         }
     }
 
@@ -250,7 +282,7 @@ impl Connection {
     }
 
     /// Goes on with what is under way, but for the answer.
-    pub(super) fn drive(&mut self, cx: &Context<'_>) {
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::Http1(connection) => connection.drive(cx),
             // its task does
@@ -269,8 +301,14 @@ impl Connection {
     /// The next piece of the body of that answer.
     pub(super) fn poll_body(&mut self, body: &mut SiteBody, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
         match (self, body) {
-            (Self::Http1(connection), SiteBody::Http1(body)) => connection.poll_body(body, cx).map_err(TransportError::Http1),
-            (_, body) => Pin::new(body).poll_frame(cx),
+            (Self::Http1(connection), SiteBody::Http1 { left }) => {
+                let piece = connection.poll_body(cx);
+                *left = connection.left();
+                piece
+            }
+            (Self::Http2(_), SiteBody::Http2(body)) => Pin::new(body).poll_frame(cx).map_err(TransportError::Http2),
+            // an answer comes on what has carried its request
+            (Self::Http1(_), SiteBody::Http2(_)) | (Self::Http2(_), SiteBody::Http1 { .. }) => Poll::Ready(None),
         }
     }
 
@@ -301,40 +339,42 @@ impl Connection {
 /// The body of an answer, as it comes from a server.
 #[derive(Debug)]
 pub(super) enum SiteBody {
-    Http1(Incoming),
+    /// It is read from the connection.
+    Http1 {
+        /// Bytes that are still to come, if that is known.
+        left: Option<u64>,
+    },
     Http2(Http2Body),
 }
 
-impl Body for SiteBody {
-    type Data = Bytes;
-    type Error = TransportError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TransportError>>> {
-        match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(TransportError::Http1),
-            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(TransportError::Http2),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
+impl SiteBody {
+    /// Whether nothing more will come.
+    pub(super) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(body) => body.is_end_stream(),
+            Self::Http1 { left } => *left == Some(0),
             Self::Http2(body) => body.is_end_stream(),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(body) => body.size_hint(),
+            Self::Http1 { left } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Http2(body) => body.size_hint(),
         }
     }
 }
 
 /// A connection to a server that has switched protocols: it is no longer one of requests, and holds no slot. Dropping it closes it.
-#[derive(Debug)]
 pub struct Switched {
-    upgrade: OnUpgrade,
+    pub(super) stream: Stream,
+    /// What the server has sent straight after its answer.
+    pub(super) rest: Bytes,
+}
+
+impl std::fmt::Debug for Switched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
 }
 
 /// What such a connection is carried by, within TLS or not.
@@ -343,25 +383,15 @@ pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Carrier for S {}
 
 impl Switched {
-    pub(super) fn of(answer: &mut Response<SiteBody>) -> Self {
-        Self { upgrade: hyper::upgrade::on(answer) }
-    }
-
-    /// The connection, and what the server has sent on it straight after its answer; `None` if it has closed meanwhile. It ends by itself
-    /// if the server takes nothing: [`Tcp::give_up_after`].
-    pub async fn stream(self, patience: Duration) -> Option<(Box<dyn Carrier>, Bytes)> {
-        match self.upgrade.await.ok()?.downcast::<TokioIo<Keeping<Tcp>>>() {
-            Ok(parts) => {
-                let tcp = parts.io.into_inner().into_inner();
-                tcp.give_up_after(Some(patience));
-                Some((Box::new(tcp), parts.read_buf))
-            }
-            Err(upgraded) => {
-                let parts = upgraded.downcast::<TokioIo<Keeping<Box<TlsStream<Tcp>>>>>().ok()?;
-                let tls = parts.io.into_inner().into_inner();
-                tls.get_ref().0.give_up_after(Some(patience));
-                Some((tls, parts.read_buf))
-            }
+    /// The connection, and what the server has sent on it straight after its answer. It ends by itself if the server takes nothing:
+    /// [`Tcp::give_up_after`].
+    #[must_use]
+    pub fn stream(self, patience: Duration) -> (Box<dyn Carrier>, Bytes) {
+        let Self { stream, rest } = self;
+        stream.tcp().give_up_after(Some(patience));
+        match stream {
+            Stream::Plain(tcp) => (Box::new(tcp), rest),
+            Stream::Tls(tls) => (tls, rest),
         }
     }
 }

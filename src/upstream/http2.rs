@@ -28,8 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::again::may_be_repeated;
 use super::connection::{ConnectError, RequestBody, SendError, Sent, SiteBody, TransportError};
+use super::http1::may_be_repeated;
 use super::upload::Upload;
 use crate::deadlines::Deadline;
 use crate::rules::headers::http2::to_http2;
@@ -39,8 +39,7 @@ use crate::tls::client::{HandshakeError, ServerTls};
 /// Streams of a connection at once, if the server takes more: what most servers take, and a bound to what hangs on one connection.
 const STREAMS_MAX: u32 = 100;
 
-/// Bytes of one answer on the way, beside what is read ahead of its visitor: at 5 ms, 50 MB/s. Less than hyper may hold of an
-/// answer of HTTP/1 (400 KiB).
+/// Bytes of one answer on the way, beside what is read ahead of its visitor: at 5 ms, 50 MB/s.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// Bytes of all answers on the way: as many as all streams may have.

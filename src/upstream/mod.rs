@@ -12,7 +12,6 @@
 //! (Apache refuses HTTP/2 under prefork). So those are beside the slots, and bounded by themselves: they are never more than the slots,
 //! but that each worker may keep one. A worker's requests share one for as long as the server takes more on it.
 
-mod again;
 mod answer;
 mod connection;
 mod http1;
@@ -39,6 +38,7 @@ use crate::tls::client::{ClientTls, Offer};
 
 pub use answer::{Answered, Asked, Failure, Sending, send};
 pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError, no_body};
+pub use http1::Http1Error;
 pub use pieces::Pieces;
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};

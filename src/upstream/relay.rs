@@ -92,7 +92,6 @@ pub(super) struct Held {
     pub(super) slot: Slot,
     pub(super) outcome: OutcomeLabel,
     pub(super) good: bool,
-    pub(super) reusable: bool,
 }
 
 /// The body of an answer whose head has just come.
@@ -109,7 +108,7 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
     let mut cx = Context::from_waker(Waker::noop());
     let mut frames = VecDeque::new();
     loop {
-        match Pin::new(&mut body).poll_frame(&mut cx) {
+        match held.connection.poll_body(&mut body, &mut cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let over = body.is_end_stream();
                 if over && frames.is_empty() && frame.is_data() {
@@ -128,7 +127,11 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
             }
             Poll::Ready(Some(Err(error))) => {
                 let memory = held.slot.upstream.memory.clone();
-                held.broke();
+                if error.is_clients() {
+                    held.cut();
+                } else {
+                    held.broke();
+                }
                 if frames.is_empty() {
                     return Err(error);
                 }
@@ -201,9 +204,9 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, of_events
                 shared.push(frame);
                 consume_budget().await;
             }
-            (Some(Err(_)), drained) => {
+            (Some(Err(error)), drained) => {
                 shared.end(Err(BrokenOff));
-                return if drained.is_some() { held.cut() } else { held.broke() };
+                return if drained.is_some() || error.is_clients() { held.cut() } else { held.broke() };
             }
             (None, _) => {
                 shared.end(Ok(()));
@@ -218,7 +221,7 @@ impl Held {
     fn done(mut self) {
         self.slot.observe(self.outcome, self.good);
         self.connection.deadline().clear();
-        if !self.reusable || self.connection.is_closed() {
+        if self.connection.is_closed() {
             return self.slot.finish_closed(self.connection);
         }
         if self.connection.is_ready() {

@@ -146,7 +146,7 @@ impl Upload {
 }
 
 /// What the error of a body is, whose kind is lost on the way. One that is in memory has none.
-fn failure(error: Box<dyn Error + Send + Sync>) -> BodyFailure {
+pub(super) fn failure(error: Box<dyn Error + Send + Sync>) -> BodyFailure {
     error.downcast::<BodyFailure>().map_or(BodyFailure::Stalled, |failure| *failure)
 }
 

@@ -305,6 +305,56 @@ fn a_1_0_site_that_keeps_alive_is_not_relied_on() {
 }
 
 #[test]
+fn nobody_goes_over_a_connection_by_which_the_site_knows_a_visitor() {
+    for (asked, answered) in [
+        ("Authorization: NTLM TlRMTVNTUAAD", "X-None: 1"),
+        ("Authorization: Negotiate YII", "X-None: 1"),
+        ("X-None: 1", "Persistent-Auth: true"),
+        ("X-None: 1", "WWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM"),
+    ] {
+        let site = Upstream::start(move |_, site| site.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{answered}\r\n\r\nhi")));
+        let world = World::open(&site.url(), "");
+        for headers in [&[asked][..], &[]] {
+            assert_eq!(world.get("/", headers).text(), "hi");
+        }
+        assert_eq!(site.accepted(), 2, "{asked}, {answered}");
+    }
+}
+
+#[test]
+fn what_a_site_sends_beyond_its_answer_reaches_nobody() {
+    let site = Upstream::start(|_, site| {
+        site.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+    });
+    let world = World::open(&site.url(), "");
+    let mut client = world.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/", &[]).text(), "hi");
+    }
+    assert_eq!(site.accepted(), 3);
+}
+
+#[test]
+fn an_answer_in_a_coding_that_nobody_asked_for_is_none() {
+    for coding in ["gzip", "gzip, chunked"] {
+        let site = Upstream::start(move |_, site| {
+            site.write(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\nConnection: close\r\n\r\n2\r\nhi\r\n0\r\n\r\n"))
+        });
+        let world = World::open(&site.url(), "");
+        let answer = world.get("/", &[]);
+        assert_eq!((answer.status, answer.header("proxy-status")), (502, Some("tidegate; error=http_protocol_error")), "{coding}");
+    }
+}
+
+#[test]
+fn heads_of_many_lines_go_through() {
+    let lines = "X-Line: x\r\n".repeat(200);
+    let site = Upstream::start(move |_, site| site.write(format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nhi")));
+    let world = World::open(&site.url(), "");
+    assert_eq!(world.get("/", &[]).all("x-line").len(), 200);
+}
+
+#[test]
 fn the_body_is_asked_for_only_when_it_is_wanted() {
     let site = Upstream::answering("stored");
     let world = World::open(&site.url(), "");

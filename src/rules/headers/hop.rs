@@ -23,7 +23,7 @@ use super::check::is_token;
 ///
 /// `Content-Length` loses zeros in front, for which some would read it as octal.
 ///
-/// Without `Transfer-Encoding`, hyper's client sends no body of unknown length under GET or HEAD: who forwards such a body puts it back.
+/// `Transfer-Encoding` goes: who forwards a body says anew where it ends.
 pub fn strip_request(headers: &mut HeaderMap) {
     let mut found = Found::default();
     for (name, value) in &*headers {
@@ -215,7 +215,8 @@ const WITH_DASHES: [&str; 8] = [
 ];
 
 /// Strips the trailers of a request. Some sites make headers of them, long after ours were checked: whatever could frame the request,
-/// say who the client is, or show a pass, goes, and so does what is no name in HTTP/1.1. What must not be a trailer anyway (RFC 9110, section 6.5.1) hyper leaves out.
+/// say who the client is, or show a pass, goes, and so does what is no name in HTTP/1.1.
+/// What must not be a trailer anyway (RFC 9110, section 6.5.1) is not written as one ([`crate::rules::http1::request`]).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     remove_where(trailers, |name| {
         let is_plain = matches!(
@@ -248,7 +249,7 @@ fn strip_zeros(headers: &mut HeaderMap) {
     }
 }
 
-/// Leaves one `Content-Length` of several, or of a list. hyper's client has checked that all are equal.
+/// Leaves one `Content-Length` of several, or of a list. All are equal, or it would be no answer ([`crate::rules::http1`]).
 fn merge_lengths(headers: &mut HeaderMap) {
     let first = headers.get(CONTENT_LENGTH).and_then(|first| options(first).next());
     let number = first.and_then(|number| HeaderValue::from_bytes(number).ok());

@@ -21,7 +21,9 @@
 //! A WebSocket that is asked for, and one that the site has switched to, get their `Upgrade` back as the last step:
 //! [`upgrade::set_websocket`].
 //!
-//! Absent: body framing (hyper's).
+//! [`personal`] says after which requests and answers a connection to a server is one visitor's.
+//!
+//! Absent: body framing (of clients hyper's, of servers [`super::http1`]).
 
 /// A pattern: headers that nearly every request holds, and that nothing here is done about. They are known by their number, without a look
 /// at their letters.
@@ -50,6 +52,7 @@ pub mod forwarded;
 pub mod head;
 pub mod hop;
 pub mod http2;
+pub mod personal;
 pub mod upgrade;
 
 use http::HeaderName;

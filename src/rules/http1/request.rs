@@ -1,0 +1,238 @@
+//! A request, as it is written to a server.
+
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use memchr::memmem;
+
+use super::answer::content_length;
+
+/// How it is told where the body of a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length: so many bytes are still to be sent.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// Settles how a body is framed, and says so in the headers. A length that the client has named stands. `exact` is the length of the body
+/// if it is known.
+pub fn frame(headers: &mut HeaderMap, exact: Option<u64>) -> Framing {
+    let named = content_length(headers).ok().flatten().filter(|_| !headers.contains_key(TRANSFER_ENCODING));
+    match named.or(exact.filter(|_| !headers.contains_key(TRANSFER_ENCODING))) {
+        Some(length) => {
+            if named.is_none() {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            Framing::Length(length)
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            Framing::Chunked
+        }
+    }
+}
+
+/// Writes the head of a request.
+pub fn write_head(out: &mut Vec<u8>, method: &Method, uri: &Uri, headers: &HeaderMap) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    // in origin form: with an authority, the target of a proxy's request, a server would take it for another host's
+    out.extend_from_slice(uri.path().as_bytes());
+    if let Some(query) = uri.query() {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_fields(out, headers);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_fields<'a>(out: &mut Vec<u8>, fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) {
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// What comes after the data of a chunk.
+pub const CHUNK_END: &[u8] = b"\r\n";
+
+/// Writes what comes before the data of a chunk. One of nothing would be the last.
+pub fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = (bytes.max(1).ilog2() / 4) + 1;
+    out.extend((0..digits).rev().map(|place| DIGITS[(bytes >> (4 * place)) & 0xf]));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes what ends a body in chunks.
+pub fn write_last_chunk(out: &mut Vec<u8>, trailers: Option<(&HeaderMap, &[HeaderName])>) {
+    out.extend_from_slice(b"0\r\n");
+    if let Some((trailers, announced)) = trailers {
+        write_fields(out, trailers.iter().filter(|(name, _)| announced.contains(name) && may_trail(name)));
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The trailers that a request has announced: others are not sent, since servers are to make of them what they like.
+#[must_use]
+pub fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(TRAILER).iter();
+    let names = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+}
+
+/// Whether a field may come after the body (RFC 9110, section 6.5.1): not one by which the message is framed, routed, allowed or read.
+fn may_trail(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        AUTHORIZATION
+            | CACHE_CONTROL
+            | CONTENT_ENCODING
+            | CONTENT_LENGTH
+            | CONTENT_RANGE
+            | CONTENT_TYPE
+            | HOST
+            | MAX_FORWARDS
+            | SET_COOKIE
+            | TE
+            | TRAILER
+            | TRANSFER_ENCODING
+    )
+}
+
+/// The head that was written so; `None` if it is not all of one.
+#[must_use]
+pub fn read_back(head: &[u8]) -> Option<(Method, Uri, HeaderMap)> {
+    let lines = head.strip_suffix(b"\r\n")?;
+    let (first, mut lines) = split_at(lines, b"\r\n")?;
+    let (method, rest) = split_at(first, b" ")?;
+    let (target, version) = split_at(rest, b" ")?;
+    if version != b"HTTP/1.1" {
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    while !lines.is_empty() {
+        let (line, rest) = split_at(lines, b"\r\n")?;
+        let (name, value) = split_at(line, b": ")?;
+        headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        lines = rest;
+    }
+    Some((Method::from_bytes(method).ok()?, Uri::try_from(target).ok()?, headers))
+}
+
+/// What comes before the first of these bytes, and what after.
+fn split_at<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = memmem::find(bytes, separator)?;
+    Some((&bytes[..at], &bytes[at + separator.len()..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        let named =
+            |&(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        list.iter().map(named).collect()
+    }
+
+    fn written(method: &str, target: &str, headers: &HeaderMap) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_head(&mut out, &method.parse().unwrap(), &target.parse().unwrap(), headers);
+        out
+    }
+
+    #[test]
+    fn a_head_is_written_in_origin_form() {
+        let some = headers(&[("host", "a:1"), ("x-empty", ""), ("cookie", "a=b; c=d")]);
+        let expected = "GET /a//..;?b=c HTTP/1.1\r\nhost: a:1\r\nx-empty: \r\ncookie: a=b; c=d\r\n\r\n";
+        assert_eq!(String::from_utf8(written("GET", "/a//..;?b=c", &some)).unwrap(), expected);
+        for (target, line) in
+            [("*", "*"), ("/", "/"), ("/?", "/?"), ("http://elsewhere/b", "/b"), ("http://elsewhere", "/"), ("/%C3%BC", "/%C3%BC")]
+        {
+            let expected = format!("OPTIONS {line} HTTP/1.1\r\n\r\n");
+            assert_eq!(String::from_utf8(written("OPTIONS", target, &HeaderMap::new())).unwrap(), expected);
+        }
+        let of_query = Uri::from("?a".parse::<http::uri::PathAndQuery>().unwrap());
+        let mut out = Vec::new();
+        write_head(&mut out, &Method::GET, &of_query, &HeaderMap::new());
+        assert_eq!(out, b"GET /?a HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_the_same() {
+        let long = "l".repeat(5000);
+        let some = headers(&[
+            ("host", "a:1"),
+            ("x-two", "1"),
+            ("x-empty", ""),
+            ("cookie", "a=b; c=\u{fc}:\t\"d\": "),
+            ("x-two", "2"),
+            ("x-long", &long),
+        ]);
+        for target in ["/", "/a?b=c:d", "*", "/%C3%BC//..;?"] {
+            let (method, uri, headers) = read_back(&written("PUT", target, &some)).unwrap();
+            assert_eq!((method, uri.to_string()), (Method::PUT, target.to_owned()));
+            assert_eq!(headers, some);
+        }
+    }
+
+    #[test]
+    fn half_a_head_is_no_request() {
+        const HEAD: &[u8] = b"GET /a HTTP/1.1\r\nhost: b\r\n\r\n";
+        for end in 0..HEAD.len() {
+            assert!(read_back(&HEAD[..end]).is_none(), "{}", HEAD[..end].escape_ascii());
+        }
+        assert!(read_back(HEAD).is_some());
+        for other in
+            ["GET /a HTTP/1.0\r\n\r\n", "GET /a b HTTP/1.1\r\n\r\n", "GET /a HTTP/1.1\r\nhost:b\r\n\r\n", "GET /a HTTP/1.1\r\n: b\r\n\r\n"]
+        {
+            assert!(read_back(other.as_bytes()).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_framed_in_one_way() {
+        let framed = |list: &[(&'static str, &str)], exact| {
+            let mut headers = headers(list);
+            let framing = frame(&mut headers, exact);
+            let said = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (framing, said("content-length"), said("transfer-encoding"))
+        };
+        let chunked = || (Framing::Chunked, None, Some("chunked".to_owned()));
+        let length = |length: u64| (Framing::Length(length), Some(length.to_string()), None);
+        assert_eq!(framed(&[], None), chunked());
+        assert_eq!(framed(&[], Some(3)), length(3));
+        assert_eq!(framed(&[("content-length", "5")], None), length(5));
+        assert_eq!(framed(&[("content-length", "5")], Some(5)), length(5));
+        assert_eq!(framed(&[("content-length", "x")], None), chunked());
+        assert_eq!(framed(&[("transfer-encoding", "chunked")], Some(3)), chunked());
+        assert_eq!(framed(&[("transfer-encoding", "gzip"), ("content-length", "5")], None), chunked());
+    }
+
+    #[test]
+    fn chunks() {
+        for bytes in [1, 9, 10, 15, 16, 255, 256, 4095, 4096, 0xdead_beef, usize::MAX] {
+            let mut out = Vec::new();
+            write_chunk_size(&mut out, bytes);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{bytes:x}\r\n"));
+        }
+        let last = |trailers| {
+            let mut out = Vec::new();
+            write_last_chunk(&mut out, trailers);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(last(None), "0\r\n\r\n");
+        let announced = announced(&headers(&[("trailer", "X-Sum, content-length,,"), ("trailer", "x-other")]));
+        let trailers = headers(&[("x-sum", "1"), ("x-sum", "2"), ("content-length", "5"), ("x-unknown", "3")]);
+        assert_eq!(last(Some((&trailers, &announced))), "0\r\nx-sum: 1\r\nx-sum: 2\r\n\r\n");
+    }
+}

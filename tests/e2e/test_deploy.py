@@ -1,7 +1,9 @@
 """What deploy/ says is what the gate and systemd understand."""
 
+import json
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -55,19 +57,35 @@ class Examples(unittest.TestCase):
                 checked = subprocess.run([binary(), "check", "--config", str(file)], capture_output=True, text=True, timeout=LIMIT_S)
                 self.assertEqual(checked.returncode, 0, checked.stderr)
 
+    def verified(self, change=lambda text: text):
+        """Copies of the units, changed, of which systemd has nothing to say."""
+        directory = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-e2e-"))
+        self.addCleanup(shutil.rmtree, directory, ignore_errors=True)
+        units = {}
+        for unit in (DEPLOY / "systemd").iterdir():
+            units[unit.name] = directory / unit.name
+            units[unit.name].write_text(change(unit.read_text().replace("/usr/local/bin/tidegate", binary())))
+        command = ["systemd-analyze", "verify", "--man=no", *map(str, units.values())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        # of the machine's own units it may say more
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "tidegate" in line]
+        self.assertEqual((done.returncode, said), (0, []))
+        return units
+
     def test_the_units_are_what_systemd_understands(self):
-        with tempfile.TemporaryDirectory() as directory:
-            units = []
-            for unit in (DEPLOY / "systemd").iterdir():
-                text = unit.read_text().replace("/usr/local/bin/tidegate", binary())
-                units.append(pathlib.Path(directory) / unit.name)
-                units[-1].write_text(text)
-            verified = subprocess.run(
-                ["systemd-analyze", "verify", "--man=no", *map(str, units)], capture_output=True, text=True, timeout=LIMIT_S
-            )
-            # of the machine's own units it may say more
-            said = [line for line in (verified.stdout + verified.stderr).splitlines() if "tidegate" in line]
-            self.assertEqual((verified.returncode, said), (0, []))
+        self.verified()
+
+    def test_the_unit_may_have_ports_below_1024_when_its_two_lines_are_uncommented(self):
+        def capabilities(units):
+            command = ["systemd-analyze", "security", "--offline=true", "--json=short", str(units["tidegate.service"])]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+            # `set` is of what it is kept from
+            return {entry["name"] for entry in json.loads(done.stdout) if "Capabilit" in entry["name"] and not entry["set"]}
+
+        self.assertEqual(capabilities(self.verified()), set())
+        uncommented = self.verified(lambda text: re.sub(r"^#(\w+=CAP_NET_BIND_SERVICE)$", r"\1", text, flags=re.MULTILINE))
+        wanted = {"AmbientCapabilities=", "CapabilityBoundingSet=~CAP_NET_(BIND_SERVICE|BROADCAST|RAW)"}
+        self.assertEqual(capabilities(uncommented), wanted)
 
     def test_the_commands_of_the_unit_and_the_image_exist(self):
         unit = (DEPLOY / "systemd" / "tidegate.service").read_text()

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -195,10 +196,11 @@ class HaproxyInFront(World):
     def test_it_sends_visitors_to_the_gate_and_round_it_when_it_is_gone(self):
         gate = self.serve(admission="{ mode: closed }", client="{ trusted_proxies: [127.0.0.1/32] }")
         front = ("127.0.0.1", free_port())
-        config = self.directory / "haproxy.cfg"
+        config, commands = self.directory / "haproxy.cfg", self.directory / "haproxy.sock"
         text = (DEPLOY / "front" / "haproxy.cfg").read_text()
         replaced = {
             "maxconn 20000": "maxconn 1000",
+            "socket /run/haproxy.sock": f"socket {commands}",
             "bind :80\n": f"bind 127.0.0.1:{front[1]}\n",
             ":8080": f":{gate.address[1]}",
             ":3000": f":{self.site.address[1]}",
@@ -220,6 +222,18 @@ class HaproxyInFront(World):
         until(lambda: Site.TITLE in (through() or waits).body, "visitors reach the site without the gate")
         gate.start()
         until(lambda: Site.TITLE not in (through() or waits).body, "the gate is in use again")
+
+        # a restart that nobody uses to get round it: the gate drains, and its health is down
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(commands))
+            connection.sendall(b"disable server gate/site\n")
+            self.assertEqual(connection.recv(4096).strip(), b"")
+        gate.write(admission="{ mode: closed }", client="{ trusted_proxies: [127.0.0.1/32] }", shutdown="{ delay: 60s }")
+        gate.operate("/reload", "POST")
+        self.site.requests.clear()
+        gate.process.send_signal(signal.SIGTERM)
+        until(lambda: "Proxy-Status" not in (through() or waits).headers, "haproxy sends nobody to a gate that drains")
+        self.assertEqual((through().status, self.site.requests), (503, []))
 
 
 class NginxInFront(World):

@@ -1,5 +1,6 @@
 """What deploy/ says is what the gate and systemd understand."""
 
+import http.client
 import json
 import pathlib
 import re
@@ -40,9 +41,9 @@ def in_front(test, command, front):
     test.addCleanup(process.wait, LIMIT_S)
     test.addCleanup(process.terminate)
 
-    def through():
+    def through(**how):
         try:
-            return ask(front)
+            return ask(front, **how)
         except OSError:
             test.assertIsNone(process.poll(), f"{program} has ended")
             return None
@@ -237,8 +238,8 @@ class HaproxyInFront(World):
 
 
 class NginxInFront(World):
-    def test_it_passes_on_pages_and_websockets(self):
-        gate = self.serve(client="{ trusted_proxies: [127.0.0.1/32] }")
+    def nginx(self, gate):
+        """Its address, and what asks through it."""
         front = ("127.0.0.1", free_port())
         text = (DEPLOY / "front" / "nginx.conf").read_text()
         replaced = {
@@ -251,7 +252,12 @@ class NginxInFront(World):
             text = text.replace(written, here)
         (self.directory / "gate.conf").write_text(text)
         command = nginx(self.directory, f"include {self.directory / 'gate.conf'};")
-        page = until(in_front(self, command, front), "nginx answers")
+        return front, in_front(self, command, front)
+
+    def test_it_passes_on_pages_and_websockets(self):
+        gate = self.serve(client="{ trusted_proxies: [127.0.0.1/32] }")
+        front, through = self.nginx(gate)
+        page = until(through, "nginx answers")
         self.assertIn(Site.TITLE, page.body)
         self.assertIn("tidegate_pass", page.cookies())
         self.assertIsNone(self.site.requests[-1][1]["Upgrade"])
@@ -267,6 +273,49 @@ class NginxInFront(World):
             self.assertEqual((answer.status, Site.TITLE in answer.body), (503, False), size)
             self.assertEqual(ask(front).status, 503)
         self.assertEqual(self.site.requests, [])
+
+    def test_it_passes_on_uploads_and_events_one_by_one(self):
+        arrived, heard = [], threading.Event()
+        self.addCleanup(heard.set)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                arrived.append(len(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                self.wfile.write(b"data: first\n\n")
+                heard.wait(LIMIT_S)
+                self.wfile.write(b"data: last\n\n")
+
+            def log_message(self, *_):
+                pass
+
+        site = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=site.serve_forever, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(site.server_close)
+        self.addCleanup(site.shutdown)
+        upstream = f"{{ servers: ['http://127.0.0.1:{site.server_address[1]}'], max_in_flight: 8 }}"
+        gate = self.serve(upstream=upstream, client="{ trusted_proxies: [127.0.0.1/32] }")
+        front, through = self.nginx(gate)
+        until(lambda: through(method="POST"), "nginx answers")
+        arrived.clear()
+        self.assertEqual(through(method="POST", body=bytes(5_000_000)).status, 200)
+        self.assertEqual(arrived, [5_000_000])
+
+        connection = http.client.HTTPConnection(*front, timeout=LIMIT_S)
+        self.addCleanup(connection.close)
+        connection.request("GET", "/events")
+        events = connection.getresponse()
+        self.assertEqual(events.readline(), b"data: first\n")
+        heard.set()
+        self.assertEqual(events.read(), b"\ndata: last\n\n")
 
 
 def websocket(address, words):

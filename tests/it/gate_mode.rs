@@ -148,6 +148,8 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
     let status = until("the site to be up", || Some(status(&world)).filter(|status| status["site"] == "up"));
     for key in [
         "summary",
+        "site_summary",
+        "gate_summary",
         "site",
         "mode",
         "limiting",

@@ -297,6 +297,7 @@ fn an_answer_of_a_1_0_site_ends_with_its_connection() {
 fn a_1_0_site_that_keeps_alive_is_not_relied_on() {
     let site = Upstream::start(|_, site| site.write("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi"));
     let world = World::open(&site.url(), "");
+    assert_eq!(site.accepted(), 3, "a connection each");
     let mut client = world.client();
     for _ in 0..3 {
         let answer = client.get("/", &[]);

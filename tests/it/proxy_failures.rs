@@ -115,7 +115,7 @@ fn a_client_that_left_holds_its_slot_until_the_timeout_at_most() {
         }
         site.write(ok("hello"))
     });
-    let world = gate(&site.url(), "max_in_flight: 1, queue: { deadline: 30s }, timeouts: { response: 200ms }", "");
+    let world = gate(&site.url(), "max_in_flight: 1, queue: { deadline: 30s }, timeouts: { response: 2s }", "");
     let mut client = world.client();
     client.send(request("GET", "/never", &[]));
     site.requests(1);
@@ -414,10 +414,9 @@ fn the_body_timeout_is_over_when_the_body_has_come() {
         opened.wait();
         site.write(ok("stored"))
     });
-    let world = gate(&site.url(), "buffer: { request: 16KiB }", "limits: { body_timeout: 200ms }");
+    let world = gate(&site.url(), "buffer: { request: 16KiB }", "limits: { body_timeout: 2s }");
     let mut upload = world.client();
-    upload.send(request("POST", "/", &["Content-Length: 300000"]));
-    upload.send(vec![b'x'; 300_000]);
+    upload.send(request("POST", "/", &["Content-Length: 300000"]) + &"x".repeat(300_000));
     site.requests(1);
     // when this one, which began later, is told that its body takes too long, the time is over for the first one, too
     for _ in 0..2 {
@@ -437,7 +436,7 @@ fn the_response_timeout_does_not_count_while_the_client_is_waited_for() {
         }
         site.write(ok("stored"))
     });
-    let world = gate(&site.url(), "buffer: { request: 16KiB }, timeouts: { response: 200ms }", "");
+    let world = gate(&site.url(), "buffer: { request: 16KiB }, timeouts: { response: 2s }", "");
     let mut upload = world.client();
     upload.send(request("POST", "/", &["Content-Length: 300000"]));
     upload.send(vec![b'x'; 100_000]);

@@ -992,7 +992,7 @@ fn those_who_wait_for_a_connection_that_can_not_be_made_share_one_to_another_ser
     let setting = Setting::new();
     let site = Http2Site::start(setting.tls(), telling(|arrived| arrived.path().to_owned()));
     let silent = Http2Site::raw(setting.tls(), |mut raw| Box::pin(async move { raw.wait_for_end().await }));
-    let world = setting.gate(&format!("{}, {}", silent.url(), site.url()), "max_in_flight: 100, timeouts: { connect: 300ms }");
+    let world = setting.gate(&format!("{}, {}", silent.url(), site.url()), "max_in_flight: 100, timeouts: { connect: 2s }");
     let mut asked = 0;
     until("the server to be ejected", || {
         for (number, client) in asking(&world, 8).iter_mut().enumerate() {

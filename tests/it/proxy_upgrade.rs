@@ -643,7 +643,8 @@ fn process(site: &Upstream, shutdown: &str) -> String {
 fn a_gate_that_ends_closes_them_within_its_time() {
     let site = echoing();
     let scratch = Scratch::new();
-    let gate = Gate::serve(&scratch.write("gate.yaml", &process(&site, "delay: 0s, deadline: 2s")));
+    // half of the deadline is theirs
+    let gate = Gate::serve(&scratch.write("gate.yaml", &process(&site, "delay: 0s, deadline: 8s")));
     let mut clients: Vec<Client> = (0..4)
         .map(|_| {
             let mut client = gate.client();

@@ -465,6 +465,21 @@ fn a_failure_of_one_request_is_no_other_ones() {
     good.send(request("GET", "/good", &[]));
     site.requests(1);
     let mut client = world.client();
+
+#[test]
+fn an_answer_that_is_good_and_late_is_counted_as_slow() {
+    let door = Door::default();
+    let site = Upstream::behind(&door, "hello");
+    let world = gate(&site.url(), "max_in_flight: 4", "limits: { header_timeout: 3s }");
+    let mut client = world.client();
+    client.send(request("GET", "/", &[]));
+    site.requests(1);
+    // one who says nothing is closed after longer than what is called slow
+    world.client().assert_ends();
+    door.open();
+    assert_eq!(client.answer().text(), "hello");
+    assert_eq!((world.outcomes("slow"), world.outcomes("ok")), (1, 0));
+}
     assert_eq!(client.get("/bad", &[]).status, 502);
     release.send(()).unwrap();
     assert_eq!(good.answer().text(), "good");

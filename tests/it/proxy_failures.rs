@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::mpsc::channel;
 use std::sync::{Barrier, Mutex};
 
-use crate::support::{Answer, Client, Door, Upstream, Vacant, World, ok, request};
+use crate::support::{Client, Door, Upstream, Vacant, World, assert_failed, ok, request};
 
 /// A gate that gives up fast where a test wants it to.
 fn gate(url: &str, upstream: &str, more: &str) -> World {
@@ -13,12 +13,6 @@ fn gate(url: &str, upstream: &str, more: &str) -> World {
 
 fn outcome(world: &World, outcome: &str) -> f64 {
     world.until_metric(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"), |count| count > 0.0)
-}
-
-#[track_caller]
-fn assert_failed(answer: &Answer, status: u16, error: &str) {
-    assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
 
 #[test]
@@ -465,6 +459,12 @@ fn a_failure_of_one_request_is_no_other_ones() {
     good.send(request("GET", "/good", &[]));
     site.requests(1);
     let mut client = world.client();
+    assert_eq!(client.get("/bad", &[]).status, 502);
+    release.send(()).unwrap();
+    assert_eq!(good.answer().text(), "good");
+    release.send(()).unwrap();
+    assert_eq!(client.get("/good", &[]).text(), "good", "the client's connection stays");
+}
 
 #[test]
 fn an_answer_that_is_good_and_late_is_counted_as_slow() {
@@ -479,10 +479,4 @@ fn an_answer_that_is_good_and_late_is_counted_as_slow() {
     door.open();
     assert_eq!(client.answer().text(), "hello");
     assert_eq!((world.outcomes("slow"), world.outcomes("ok")), (1, 0));
-}
-    assert_eq!(client.get("/bad", &[]).status, 502);
-    release.send(()).unwrap();
-    assert_eq!(good.answer().text(), "good");
-    release.send(()).unwrap();
-    assert_eq!(client.get("/good", &[]).text(), "good", "the client's connection stays");
 }

@@ -10,8 +10,8 @@ use h2::Reason;
 use rustls::ServerConfig;
 
 use crate::support::{
-    Answer, Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
-    Upstream, World, frame, http2_request, request, send_all, until,
+    Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
+    Upstream, World, assert_failed, frame, http2_request, request, send_all, until,
 };
 
 /// One authority that the gate trusts, in `ca.pem`, and a site that it has signed.
@@ -66,11 +66,6 @@ fn telling(tell: impl Fn(&Arrived) -> String + Send + Sync + 'static) -> impl Fn
             arrived.answer(200, body);
         })
     }
-}
-
-#[track_caller]
-fn assert_failed(answer: &Answer, status: u16, error: &str) {
-    assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
 }
 
 /// Waits until what was sent on a stream has left.

@@ -8,7 +8,6 @@ mod account;
 mod answering;
 mod body;
 mod clients;
-mod common;
 mod connections;
 mod corked;
 mod email;
@@ -18,6 +17,7 @@ mod form;
 mod handle;
 mod http1;
 mod http2;
+mod interned;
 mod invitation;
 mod preamble;
 mod refusal;
@@ -56,9 +56,9 @@ use crate::{tcp, tls};
 
 pub use connections::Connections;
 
-use common::Common;
 use connections::{Place, Socket, State};
 use handle::Peer;
+use interned::Interned;
 use preamble::Named;
 use respond::PageCache;
 use verified::Verified;
@@ -90,7 +90,7 @@ pub struct Worker {
     /// How far the end has come.
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
-    common: Common,
+    interned: Interned,
     random: AtomicU64,
 }
 
@@ -138,7 +138,7 @@ impl Worker {
             invitations,
             stage,
             pages: PageCache::default(),
-            common: Common::default(),
+            interned: Interned::default(),
             random: AtomicU64::new(seed),
         }
     }

@@ -474,7 +474,7 @@ impl Stream {
         if answer.headers_mut().remove(CONNECTION).is_some() {
             self.session.leave();
         }
-        self.session.peer.worker.common.detach(answer.headers_mut());
+        self.session.peer.worker.interned.detach(answer.headers_mut());
         if self.is_head { super::respond::without_body(answer) } else { answer }
     }
 

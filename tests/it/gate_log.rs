@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Gate, PATIENCE, Scratch, Upstream, request, until};
+use crate::support::{Gate, PATIENCE, Scratch, Upstream, own_ports, request, until};
 
 const BROWSER: &str = "Accept: text/html";
 
@@ -92,7 +92,7 @@ fn every_line_is_json_and_none_holds_a_secret() {
 fn the_access_log_is_off_unless_it_is_asked_for() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     let gate = Gate::serve(&file);
     for _ in 0..10 {
         gate.get("/", &[BROWSER]);
@@ -106,7 +106,7 @@ fn the_access_log_is_off_unless_it_is_asked_for() {
 fn a_rejected_policy_is_logged_with_its_place() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     let gate = Gate::serve(&file);
     scratch.write("gate.yaml", "upstream:\n  servers: 1\nsession: { rate: x }\n");
     assert_eq!(gate.admin_post("/reload", "").status, 422);
@@ -124,9 +124,25 @@ fn a_level_that_is_none_is_told() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
     let mut command = crate::support::tidegate();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     command.arg("serve").arg("--config").arg(file).env("TIDEGATE_LOG", "loud=very");
     let said = crate::support::run_command(command);
     assert_eq!(said.status, Some(1));
     assert!(said.err.contains("TIDEGATE_LOG"), "{}", said.err);
+}
+
+#[test]
+fn of_a_share_of_the_requests_the_access_log_has_some_and_not_all() {
+    const MANY: usize = 200;
+    let upstream = Upstream::answering("x");
+    let scratch = Scratch::new();
+    let yaml = own_ports(&upstream.url()).replace("log: { format: json", "admission: { mode: open }\nlog: { format: json, access: 0.5");
+    let gate = Gate::serve(&scratch.write("gate.yaml", &yaml));
+    let mut client = gate.client();
+    for _ in 0..MANY {
+        assert_eq!(client.get("/", &[]).status, 200);
+    }
+    let logged = gate.end().iter().filter(|line| line.contains("\"access\"")).count();
+    // either would be one time in 2^200
+    assert!((1..MANY).contains(&logged), "{logged}");
 }

@@ -148,6 +148,8 @@ fn the_status_says_how_the_site_is_and_what_the_gate_does() {
     let status = until("the site to be up", || Some(status(&world)).filter(|status| status["site"] == "up"));
     for key in [
         "summary",
+        "site_summary",
+        "gate_summary",
         "site",
         "mode",
         "limiting",
@@ -311,4 +313,43 @@ fn every_metric_of_the_contract_is_there() {
     assert_eq!(world.count("tidegate_requests_total{verdict=\"admit\"}"), 1);
     assert_eq!(world.outcomes("ok"), 1);
     assert_eq!(world.count("tidegate_upstream_first_byte_seconds_count"), 1);
+}
+
+/// A site that fails whatever it is asked, and a gate before it which takes it to have four good answers a second for as long as the law has
+/// heard of none. `/quiet` does not count, and `/free` is open.
+fn failing() -> (Upstream, World) {
+    let upstream = Upstream::start(|_, site| site.write("HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nmine"));
+    let world = World::start(&format!(
+        "upstream: {{ servers: [{}], max_in_flight: 4 }}\nroutes: [{{ path: /quiet, signal: false }}, {{ path: /free, gate: open }}]",
+        upstream.url()
+    ));
+    (upstream, world)
+}
+
+/// More answers than the law needs to say what a site can do.
+const MANY: usize = 30;
+
+#[test]
+fn the_law_hears_of_answers_that_are_not_good() {
+    let (_upstream, world) = failing();
+    let pass = world.pass();
+    for _ in 0..MANY {
+        assert_eq!(world.get("/", &[&pass]).status, 500);
+    }
+    until("the law to see that nothing is answered well", || (status(&world)["capacity"] == 0.0).then_some(()));
+}
+
+#[test]
+fn the_law_hears_nothing_of_open_routes_and_of_those_that_are_no_signal() {
+    let (_upstream, world) = failing();
+    let pass = world.get("/quiet", &[BROWSER]).pass();
+    for _ in 0..MANY {
+        assert_eq!(world.get("/quiet", &[&pass]).status, 500);
+        assert_eq!(world.get("/free", &[]).status, 500);
+    }
+    // a point each two ticks: by the second the law has seen all of it
+    let points = || status(&world)["history"].as_array().unwrap().len();
+    let before = points();
+    until("two more points", || (points() >= before + 2).then_some(()));
+    assert_eq!(status(&world)["capacity"], 4.0, "as it is assumed");
 }

@@ -174,7 +174,7 @@ fn tls_can_be_switched_on_and_off_by_a_restart_alone() {
 #[test]
 fn a_handshake_that_fails_or_hangs_is_counted_and_closed() {
     let site = Upstream::answering("hello");
-    let (world, authority) = gate(&site, "", "limits: { handshake_timeout: 300ms, header_timeout: 400ms }");
+    let (world, authority) = gate(&site, "", "limits: { handshake_timeout: 2s, header_timeout: 2s }");
     let refused = |reason: &str| world.count(&format!("tidegate_requests_refused_total{{reason=\"{reason}\"}}"));
     let address = world.https.unwrap();
 
@@ -188,9 +188,12 @@ fn a_handshake_that_fails_or_hangs_is_counted_and_closed() {
     until("the failure to be counted", || (refused("tls_handshake") == 2).then_some(()));
 
     // neither a byte, nor half a greeting
-    for hello in [&b""[..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]] {
+    let silent = [&b""[..], &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]].map(|hello| {
         let mut silent = Client::connect(address);
         silent.send(hello);
+        silent
+    });
+    for mut silent in silent {
         silent.assert_ends();
     }
     until("the timeouts to be counted", || (refused("handshake_timeout") == 2).then_some(()));

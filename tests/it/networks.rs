@@ -156,15 +156,19 @@ fn broken(world: &World, what: &str, statuses: &[u16]) {
 
 #[test]
 fn an_answer_that_falls_silent_is_ended_by_the_gate() {
-    for (length, is_begun) in [(0, false), (1, false), (30, false), (38, true), (40, true)] {
+    // all at the same time, since each takes a while
+    let silent = [(0, false), (1, false), (30, false), (38, true), (40, true)].map(|(length, is_begun)| {
         let site = Upstream::start(|_, site| site.write(WHOLE[0]));
         let relay = Relay::before(site.address, Carries::Whole, Carries::Until(length, Cut::Silence));
         let world = World::start(&format!(
-            "upstream: {{ servers: [\"{}\"], timeouts: {{ response: 200ms }} }}\nadmission: {{ mode: open }}\n{FREE}",
+            "upstream: {{ servers: [\"{}\"], timeouts: {{ response: 2s }} }}\nadmission: {{ mode: open }}\n{FREE}",
             relay.url()
         ));
         let mut client = world.client();
         client.send(UPLOAD);
+        (length, is_begun, client, world, relay, site)
+    });
+    for (length, is_begun, mut client, world, ..) in silent {
         match client.try_answer("POST") {
             Ok(answer) => assert!(!is_begun && answer.status == 504, "after {length}: {}", answer.raw),
             Err(error) => assert!(is_begun, "after {length}: {error}"),
@@ -204,7 +208,7 @@ fn a_request_that_breaks_off_on_its_way_to_the_site_is_never_whole() {
 #[test]
 fn a_request_that_breaks_off_on_its_way_to_the_gate_reaches_nobody() {
     let site = Upstream::answering("hello");
-    let world = World::open(&site.url(), &format!("{FREE}limits: {{ header_timeout: 200ms, body_timeout: 200ms, idle_timeout: 200ms }}\n"));
+    let world = World::open(&site.url(), &format!("{FREE}limits: {{ header_timeout: 2s, body_timeout: 2s, idle_timeout: 2s }}\n"));
     for cut in [Cut::End, Cut::Reset, Cut::Silence] {
         let step = if cut == Cut::Silence { 7 } else { 1 };
         // those that fall silent take a while: they do so at the same time

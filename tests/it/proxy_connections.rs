@@ -1,6 +1,8 @@
 //! The limit of connections: who waits must not crowd out those who may enter.
 
-use crate::support::{Client, Door, Http2, Secure, Upstream, World, ok, request};
+use crate::support::{
+    Client, Door, END_HEADERS, END_STREAM, Frames, GET, GOAWAY, HEADERS, Http2, Secure, Upstream, World, frame, ok, request, until,
+};
 
 const LIMIT: usize = 20;
 
@@ -126,22 +128,26 @@ fn a_crowd_that_waits_leaves_room_for_those_inside() {
     let site = Upstream::answering("hello");
     let (world, pass) = gate(&site, "");
     let http = world.http;
+    // each comes again and again, until it may keep its connection
     let crowd: Vec<_> = (0..40)
         .map(|_| {
             std::thread::spawn(move || {
-                for _ in 0..20 {
+                (0..20).find_map(|_| {
                     let mut client = Client::connect(http);
-                    assert_eq!(client.get("/", &["Accept: text/html", "Connection: close"]).status, 503);
-                }
+                    let answer = client.get("/", &["Accept: text/html"]);
+                    assert_eq!(answer.status, 503);
+                    answer.header("connection").is_none().then_some(client)
+                })
             })
         })
         .collect();
     for _ in 0..50 {
         assert_eq!(world.get("/", &[&pass]).text(), "hello");
     }
-    for one in crowd {
-        one.join().unwrap();
-    }
+    let _kept: Vec<_> = crowd.into_iter().map(|one| one.join().unwrap()).collect();
+    until("half of the places to be free", || {
+        world.status().pointer("/connections/open").unwrap().as_u64().filter(|&open| open <= LIMIT as u64 / 2)
+    });
     assert_eq!(site.seen().len(), 51);
 }
 
@@ -227,6 +233,7 @@ fn the_longest_idle_make_room_for_who_comes() {
         stranger.assert_ends();
         world.until_status("/connections/open", 18);
     }
+    assert_eq!(world.count("tidegate_idle_connections_closed_total"), 5);
     door.open();
     assert_eq!(busy.answer().text(), "hello");
     beginning.send("Host: test\r\n\r\n");
@@ -264,6 +271,26 @@ fn who_makes_room_is_told_so_over_http_2() {
     assert!(asked.ended_by_the_gate() && silent.ended_by_the_gate(), "not by an error");
     assert_eq!(world.count("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 0);
     drop(crowd);
+}
+
+#[test]
+fn who_is_told_to_make_room_over_http_2_and_stays_is_closed() {
+    let site = Upstream::answering("hello");
+    let world = Secure::open(&site.url(), &format!("limits: {{ connections: {LIMIT}{PATIENT} }}"));
+    let mut deaf = Frames::connect(&world, &[]);
+    deaf.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET));
+    while !deaf.next().is_ok_and(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0) {}
+    let _crowd: Vec<Client> = (1..LIMIT)
+        .map(|_| {
+            let mut client = world.client();
+            client.send("GET /");
+            client
+        })
+        .collect();
+    // it neither answers to what it is told nor goes
+    let told: Vec<u8> = std::iter::from_fn(|| deaf.next().ok()).map(|frame| frame.kind).collect();
+    assert!(told.contains(&GOAWAY), "{told:?}");
+    world.until_status("/connections/open", LIMIT as u64 - 1);
 }
 
 /// A visitor who gave up before the gate came to read: the request and the end of the connection are there at once.
@@ -319,4 +346,42 @@ fn who_is_not_understood_and_sends_on_has_its_answer() {
     assert_eq!(client.answer().status, 400);
     client.assert_ends();
     assert!(site.seen().is_empty());
+}
+
+/// A client that has been turned away, and has not sent the body of its request yet.
+#[track_caller]
+fn turned_away(world: &World, length: usize) -> Client {
+    let mut client = world.client();
+    client.send(request("POST", "/", &[&format!("Content-Length: {length}")]));
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    client
+}
+
+#[test]
+fn who_sends_on_without_end_though_it_is_answered_is_cut() {
+    // 16 MiB are read, and what the sockets on the way hold is less than as much
+    const LARGE: usize = 48 << 20;
+    let site = Upstream::answering("hello");
+    let (world, _) = gate(&site, "");
+    let mut client = turned_away(&world, LARGE);
+    assert!(client.try_send(vec![b'x'; LARGE]).is_err());
+    world.until_status("/connections/open", 0);
+}
+
+#[test]
+fn who_sends_on_though_it_is_answered_is_cut_when_others_need_the_place() {
+    let site = Upstream::answering("hello");
+    let (world, _) = gate(&site, ", header_timeout: 1h");
+    let mut client = turned_away(&world, 1 << 20);
+    let _crowd: Vec<Client> = (0..LIMIT / 2)
+        .map(|_| {
+            let mut client = world.client();
+            client.send("GET /");
+            client
+        })
+        .collect();
+    world.until_status("/connections/open", LIMIT as u64 / 2 + 1);
+    until("the gate to take no more", || client.try_send("x").is_err().then_some(()));
+    world.until_status("/connections/open", LIMIT as u64 / 2);
 }

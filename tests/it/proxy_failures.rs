@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::mpsc::channel;
 use std::sync::{Barrier, Mutex};
 
-use crate::support::{Answer, Client, Door, Upstream, Vacant, World, ok, request};
+use crate::support::{Client, Door, Upstream, Vacant, World, assert_failed, ok, request};
 
 /// A gate that gives up fast where a test wants it to.
 fn gate(url: &str, upstream: &str, more: &str) -> World {
@@ -13,12 +13,6 @@ fn gate(url: &str, upstream: &str, more: &str) -> World {
 
 fn outcome(world: &World, outcome: &str) -> f64 {
     world.until_metric(&format!("tidegate_upstream_outcomes_total{{outcome=\"{outcome}\"}}"), |count| count > 0.0)
-}
-
-#[track_caller]
-fn assert_failed(answer: &Answer, status: u16, error: &str) {
-    assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
 }
 
 #[test]
@@ -115,7 +109,7 @@ fn a_client_that_left_holds_its_slot_until_the_timeout_at_most() {
         }
         site.write(ok("hello"))
     });
-    let world = gate(&site.url(), "max_in_flight: 1, queue: { deadline: 30s }, timeouts: { response: 200ms }", "");
+    let world = gate(&site.url(), "max_in_flight: 1, queue: { deadline: 30s }, timeouts: { response: 2s }", "");
     let mut client = world.client();
     client.send(request("GET", "/never", &[]));
     site.requests(1);
@@ -414,10 +408,9 @@ fn the_body_timeout_is_over_when_the_body_has_come() {
         opened.wait();
         site.write(ok("stored"))
     });
-    let world = gate(&site.url(), "buffer: { request: 16KiB }", "limits: { body_timeout: 200ms }");
+    let world = gate(&site.url(), "buffer: { request: 16KiB }", "limits: { body_timeout: 2s }");
     let mut upload = world.client();
-    upload.send(request("POST", "/", &["Content-Length: 300000"]));
-    upload.send(vec![b'x'; 300_000]);
+    upload.send(request("POST", "/", &["Content-Length: 300000"]) + &"x".repeat(300_000));
     site.requests(1);
     // when this one, which began later, is told that its body takes too long, the time is over for the first one, too
     for _ in 0..2 {
@@ -437,7 +430,7 @@ fn the_response_timeout_does_not_count_while_the_client_is_waited_for() {
         }
         site.write(ok("stored"))
     });
-    let world = gate(&site.url(), "buffer: { request: 16KiB }, timeouts: { response: 200ms }", "");
+    let world = gate(&site.url(), "buffer: { request: 16KiB }, timeouts: { response: 2s }", "");
     let mut upload = world.client();
     upload.send(request("POST", "/", &["Content-Length: 300000"]));
     upload.send(vec![b'x'; 100_000]);
@@ -471,4 +464,19 @@ fn a_failure_of_one_request_is_no_other_ones() {
     assert_eq!(good.answer().text(), "good");
     release.send(()).unwrap();
     assert_eq!(client.get("/good", &[]).text(), "good", "the client's connection stays");
+}
+
+#[test]
+fn an_answer_that_is_good_and_late_is_counted_as_slow() {
+    let door = Door::default();
+    let site = Upstream::behind(&door, "hello");
+    let world = gate(&site.url(), "max_in_flight: 4", "limits: { header_timeout: 3s }");
+    let mut client = world.client();
+    client.send(request("GET", "/", &[]));
+    site.requests(1);
+    // one who says nothing is closed after longer than what is called slow
+    world.client().assert_ends();
+    door.open();
+    assert_eq!(client.answer().text(), "hello");
+    assert_eq!((world.outcomes("slow"), world.outcomes("ok")), (1, 0));
 }

@@ -46,7 +46,7 @@ fn one_that_has_sent_nothing_yet_rests_too() {
 #[test]
 fn a_head_that_comes_in_pieces_wakes_it() {
     let site = Upstream::answering("hello");
-    let world = gate(&site, "limits: { header_timeout: 1s }");
+    let world = gate(&site, "limits: { header_timeout: 4s }");
     let mut client = world.client();
     assert_eq!(client.get("/", &[]).status, 200);
     for _ in 0..2 {

@@ -4,12 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use crate::support::{Door, Seen, Upstream, World, ok, request};
-
-/// Bytes in which a piece that is missing, doubled or moved shows.
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect()
-}
+use crate::support::{Door, Seen, Upstream, World, ok, pattern, request};
 
 fn chunked(pieces: &[&[u8]], trailers: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -302,6 +297,7 @@ fn a_1_0_site_that_keeps_alive_is_not_relied_on() {
         let answer = client.get("/", &[]);
         assert_eq!((answer.text().as_str(), answer.header("connection")), ("hi", None));
     }
+    assert_eq!(site.accepted(), 3, "a connection each");
 }
 
 #[test]

@@ -257,3 +257,49 @@ fn who_leaves_while_another_server_is_tried_gives_its_slot_back() {
         world.until_status("/slots/in_flight", 0);
     });
 }
+
+#[test]
+fn a_server_that_takes_requests_and_has_no_whole_answer_is_left_out() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
+    for (what, begins, is_silent) in [
+        ("never answers", "", true),
+        ("closes without an answer", "", false),
+        ("breaks off in its answers", half, false),
+        ("stands still in its answers", half, true),
+    ] {
+        let bad = Upstream::start(move |_, site| {
+            site.write(begins);
+            if is_silent {
+                site.wait_for_end();
+            }
+            false
+        });
+        let spare = Upstream::answering("spare");
+        let world = gate(&[bad.url(), spare.url()], "max_in_flight: 4, timeouts: { response: 300ms }");
+        until(&format!("one that {what} to be ejected"), || {
+            // whatever comes of it
+            asking(&world).try_answer("GET").ok();
+            (world.status().pointer("/upstream/0/up").unwrap() == false).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_law_is_told_once_of_a_request_that_two_servers_failed() {
+    let vacant: Vec<Vacant> = (0..2).map(|_| Vacant::new()).collect();
+    let urls = vacant.iter().map(Vacant::url).collect::<Vec<_>>().join(", ");
+    let world = World::start(&format!("upstream: {{ servers: [{urls}], max_in_flight: 4 }}"));
+    let pass = world.pass();
+    let fail = |count: usize| (0..count).for_each(|_| assert_eq!(world.get("/", &[&pass]).status, 502));
+    fail(16);
+    // of twenty the law would say that nothing is answered well, and the first four at least have tried both servers
+    let tried = world.outcomes("connect");
+    assert!(tried >= 17 + 4, "{tried}");
+    // a point each two ticks: by the second the law has seen all of it
+    let points = || world.status()["history"].as_array().unwrap().len();
+    let before = points();
+    until("two more points", || (points() >= before + 2).then_some(()));
+    assert!(world.status()["capacity"].as_f64().unwrap() > 0.0);
+    fail(10);
+    until("the law to see that nothing is answered well", || (world.status()["capacity"] == 0.0).then_some(()));
+}

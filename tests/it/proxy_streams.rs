@@ -122,7 +122,7 @@ fn a_long_poll_is_answered_when_there_is_something() {
         }
         site.write(ok(&seen.target))
     });
-    let world = World::open(&site.url(), "limits: { header_timeout: 100ms, body_timeout: 100ms, idle_timeout: 100ms }");
+    let world = World::open(&site.url(), "limits: { header_timeout: 2s, body_timeout: 2s, idle_timeout: 2s }");
     let mut client = world.client();
     client.send(request("GET", "/poll", &[]));
     site.requests(1);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Answer, Authority, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, Vacant, World, ok, request, until};
+use crate::support::{
+    Answer, Authority, Client, Door, Gate, PATIENCE, Scratch, Seen, Site, Upstream, Vacant, World, ok, pattern, request, until,
+};
 
 /// What a browser sends.
 const ASK: [&str; 4] =
@@ -64,10 +66,6 @@ fn open(world: &World) -> Client {
 fn assert_echoes(client: &mut Client, words: &str) {
     client.send(words);
     assert_eq!(String::from_utf8_lossy(&client.take(words.len()).unwrap()), words);
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect()
 }
 
 #[test]
@@ -643,7 +641,8 @@ fn process(site: &Upstream, shutdown: &str) -> String {
 fn a_gate_that_ends_closes_them_within_its_time() {
     let site = echoing();
     let scratch = Scratch::new();
-    let gate = Gate::serve(&scratch.write("gate.yaml", &process(&site, "delay: 0s, deadline: 2s")));
+    // half of the deadline is theirs
+    let gate = Gate::serve(&scratch.write("gate.yaml", &process(&site, "delay: 0s, deadline: 8s")));
     let mut clients: Vec<Client> = (0..4)
         .map(|_| {
             let mut client = gate.client();

@@ -10,7 +10,8 @@ use tidegate::rules::policy::{CertificateFiles, UpstreamTls};
 use tidegate::tls::client::ClientTls;
 
 use crate::support::{
-    Answer, Authority, Door, Gate, Process, Scratch, Site, Upstream, World, ok, own_ports, request, run, run_command, tidegate, until,
+    Authority, Door, Gate, Process, Scratch, Site, Upstream, World, assert_failed, ok, own_ports, request, run, run_command, tidegate,
+    until,
 };
 
 /// What is true of most tests: one authority that the gate trusts, in `ca.pem`.
@@ -55,11 +56,6 @@ fn site(tls: Arc<ServerConfig>, handler: impl Fn(&Site) -> String + Send + Sync 
 
 fn answering(tls: Arc<ServerConfig>, body: &'static str) -> Upstream {
     site(tls, move |_| body.to_owned())
-}
-
-#[track_caller]
-fn assert_failed(answer: &Answer, status: u16, error: &str) {
-    assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
 }
 
 fn trouble(world: &World) -> String {

@@ -252,6 +252,18 @@ impl Client {
     }
 }
 
+/// Whether this is the gate's own answer of this failure of the site, which nobody keeps.
+#[track_caller]
+pub(crate) fn assert_failed(answer: &Answer, status: u16, error: &str) {
+    assert_eq!((answer.status, answer.header("proxy-status")), (status, Some(format!("tidegate; error={error}").as_str())));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+}
+
+/// Bytes in which a piece that is missing, doubled or moved shows.
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect()
+}
+
 /// The text of a body in gzip.
 #[track_caller]
 pub(crate) fn unzipped(body: &[u8]) -> String {

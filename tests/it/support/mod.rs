@@ -15,7 +15,7 @@ mod world;
 
 use std::time::Duration;
 
-pub(crate) use client::{Answer, Client, request, unzipped};
+pub(crate) use client::{Answer, Client, assert_failed, pattern, request, unzipped};
 pub(crate) use http2::*;
 pub(crate) use http2_site::*;
 pub(crate) use process::{Gate, Process, Said, Scratch, own_ports, run, run_command, tidegate};

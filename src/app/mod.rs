@@ -27,11 +27,11 @@ use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
-use crate::reload::{self, Parts, Reloader, Seen, SeenFile};
-use crate::rules::policy::{Mode, Policy};
+use crate::reload::{self, Follow, Parts, Reloader, Seen, SeenFile};
+use crate::rules::policy::{Mode, Policy, Server};
 use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
 use crate::tls;
-use crate::upstream::{BufferMemory, Upstream};
+use crate::upstream::{self, BufferMemory, Found, Upstream};
 
 use control::History;
 use status::Snapshot;
@@ -152,6 +152,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let keys = Arc::new(store.keys(clock.now().wall)?);
     let seen = seen.map(|seen| seen.with_keys(&policy));
     let remembered = remembered(&store, &policy, &clock)?;
+    let found = look_up(upstream::named(&policy.upstream.servers))?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
     let addresses = Arc::default();
@@ -177,16 +178,12 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream =
         Upstream::new(&policy, upstream_tls.as_ref(), Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
+    upstream.know(found);
     let reloader = file.zip(seen).map(|((path, _), seen)| {
-        let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
             tls: tls.clone(),
-            follow: Arc::new(move |policy, upstream_tls| {
-                memory.set_limit(policy.limits.buffer_memory);
-                site.apply(policy, upstream_tls);
-                mail.apply(&policy.email_queue);
-            }),
+            follow: follow(&upstream, &memory, &mail),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
@@ -383,6 +380,32 @@ fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Option<Admin
         runtime.block_on(admin::serve(listener, state, async move { drop(stage.wait_for(|stage| *stage >= Stage::Closed).await) }));
     })?;
     Ok(thread)
+}
+
+/// What follows a policy beside the gate.
+fn follow(upstream: &Arc<Upstream>, memory: &Arc<BufferMemory>, mail: &Arc<Mail>) -> Follow {
+    let (upstream, memory, mail) = (Arc::clone(upstream), Arc::clone(memory), Arc::clone(mail));
+    Arc::new(move |policy, upstream_tls| {
+        let found = look_up(upstream.unknown(&policy.upstream.servers)).map_err(|error| format!("no thread to look up names: {error}"))?;
+        let (policy, upstream, memory, mail) = (Arc::clone(policy), Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
+        Ok(Box::new(move || {
+            memory.set_limit(policy.limits.buffer_memory);
+            upstream.apply(&policy, upstream_tls.as_ref(), found);
+            mail.apply(&policy.email_queue);
+        }))
+    })
+}
+
+/// Looks up servers before they are in use. Blocks for as long as a look-up may take.
+fn look_up(servers: Vec<Server>) -> std::io::Result<Found> {
+    if servers.is_empty() {
+        return Ok(Found::default());
+    }
+    let runtime = runtime()?;
+    let found = runtime.block_on(upstream::find(servers));
+    // a thread that hangs in the resolver is left to it
+    runtime.shutdown_background();
+    Ok(found)
 }
 
 fn admin_token(policy: &Policy) -> Result<Option<AdminToken>, StartError> {

@@ -17,6 +17,7 @@ mod answer;
 mod connection;
 mod http1;
 mod http2;
+mod names;
 mod pieces;
 mod relay;
 mod servers;
@@ -39,6 +40,7 @@ use crate::tls::client::{ClientTls, Offer};
 
 pub use answer::{Answered, Asked, Failure, Sending, send};
 pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError, no_body};
+pub use names::{Found, find, named};
 pub use pieces::Pieces;
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};
@@ -138,8 +140,9 @@ impl Upstream {
         Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
     }
 
-    /// Takes over a new policy, and what its TLS needs; requests under way finish where they are.
-    pub fn apply(self: &Arc<Self>, policy: &policy::Policy, tls: Option<&ClientTls>) {
+    /// Takes over a new policy, what its TLS needs, and where those of its servers are that were [`Upstream::unknown`]; requests under way
+    /// finish where they are.
+    pub fn apply(self: &Arc<Self>, policy: &policy::Policy, tls: Option<&ClientTls>, found: Found) {
         let now = self.clock.moment();
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
@@ -156,6 +159,7 @@ impl Upstream {
             peer.live = true;
             peer.follow(tls);
         }
+        inner.know(found, now);
         inner.settings = settings(policy);
         let offer = inner.settings.offer;
         for peer in &mut inner.peers {

@@ -1,16 +1,16 @@
 //! The servers behind the gate: their addresses, their idle connections, their way back after an ejection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::sync::watch;
 
 use super::Upstream;
 use super::connection::{ConnectError, Connection, Opened, Way, reach};
 use super::http1::Http1;
 use super::http2::{Http2, Ride};
+use super::names;
 use crate::deadlines::Deadlines;
 use crate::rules::policy::Server;
 use crate::rules::time::Moment;
@@ -21,7 +21,8 @@ use crate::tls::client::{ClientTls, Offer, ServerTls};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) server: Server,
-    addresses: Arc<[SocketAddr]>,
+    /// None of a name that was not found yet.
+    pub(super) addresses: Arc<[SocketAddr]>,
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
@@ -34,7 +35,8 @@ pub(super) struct Peer {
     speaks: Option<Protocol>,
     /// Still named by the policy.
     pub(super) live: bool,
-    resolved: Option<Moment>,
+    /// When its name was looked up; `None` if that is due.
+    pub(super) resolved: Option<Moment>,
     busy_with_probe: bool,
     /// Why no connection could be made to it; `None` since one was.
     trouble: Option<String>,
@@ -96,22 +98,18 @@ pub struct ServerStatus {
     pub trouble: Option<String>,
 }
 
-/// How often a name is looked up again, as most resolvers' least time to live.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-
 /// How often the log says that a server can't be reached, and why: each request finds it out anew.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Characters of the reason why a server can't be reached.
 const WHY_CHARS_MAX: usize = 500;
 
-/// How long a look-up or a probe may take.
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Peer {
     pub(super) fn new(server: Server, tls: Option<&ClientTls>) -> Self {
-        let literal = server.host.parse::<IpAddr>().ok();
-        let addresses = literal.map(|ip| SocketAddr::new(ip, server.port)).into_iter().collect();
+        let addresses = names::literal(&server).into_iter().collect();
         let tls = tls.map(|tls| Arc::new(tls.towards(&server.host)));
         Self {
             server,
@@ -191,10 +189,6 @@ impl Peer {
     /// Keeps a connection for the next who needs one.
     pub(super) fn put_idle(&mut self, connection: Box<Http1>) {
         self.idle.push(Idle { worker: connection.worker, connection });
-    }
-
-    fn is_literal(&self) -> bool {
-        self.server.host.parse::<IpAddr>().is_ok()
     }
 }
 
@@ -317,18 +311,6 @@ impl Upstream {
         }
     }
 
-    fn names_to_look_up(&self, now: Moment) -> Vec<(usize, String, u16)> {
-        let mut inner = self.lock();
-        let due = inner.peers.iter_mut().enumerate().filter(|(_, peer)| {
-            peer.live && !peer.is_literal() && peer.resolved.is_none_or(|resolved| now.since(resolved) >= RESOLVE_EVERY)
-        });
-        due.map(|(place, peer)| {
-            peer.resolved = Some(now);
-            (place, peer.server.host.clone(), peer.server.port)
-        })
-        .collect()
-    }
-
     fn servers_to_probe(&self, now: Moment) -> Vec<(usize, Way)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -341,24 +323,6 @@ impl Upstream {
             }
         }
         due
-    }
-
-    fn looked_up(&self, place: usize, found: std::io::Result<Vec<SocketAddr>>) {
-        let mut inner = self.lock();
-        let peer = &mut inner.peers[place];
-        match found {
-            // a name that vanished keeps its last addresses: a resolver's bad minute is not the site's
-            Ok(addresses) if !addresses.is_empty() => {
-                peer.addresses = addresses.into();
-                return;
-            }
-            Ok(_) => tracing::warn!(server = peer.server.label, "the name has no address"),
-            Err(error) => tracing::warn!(server = peer.server.label, %error, "the name could not be looked up"),
-        }
-        if peer.addresses.is_empty() {
-            // a server that was never found is looked for at each tick
-            peer.resolved = None;
-        }
     }
 
     fn probed(self: &Arc<Self>, place: usize, connected: &Result<(), ConnectError>) {
@@ -380,14 +344,7 @@ impl Upstream {
 pub fn maintain(upstream: &Arc<Upstream>) {
     let now = upstream.clock.moment();
     upstream.close_idle(now);
-    for (place, host, port) in upstream.names_to_look_up(now) {
-        let upstream = Arc::clone(upstream);
-        tokio::spawn(async move {
-            let found = tokio::time::timeout(PROBE_TIMEOUT, lookup_host((host.as_str(), port))).await;
-            let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            upstream.looked_up(place, found.map(Iterator::collect));
-        });
-    }
+    names::keep(upstream, now);
     for (place, way) in upstream.servers_to_probe(now) {
         let upstream = Arc::clone(upstream);
         tokio::spawn(async move {

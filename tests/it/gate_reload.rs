@@ -211,6 +211,39 @@ fn servers_change_and_nobody_notices() {
 }
 
 #[test]
+fn a_server_is_in_use_only_once_its_name_was_looked_up() {
+    let sites: Vec<Upstream> = ["first", "second", "third"].into_iter().map(Upstream::answering).collect();
+    let yaml = |place: usize| {
+        format!("upstream: {{ servers: [\"http://localhost:{}\"] }}\nadmission: {{ mode: open }}\n", sites[place].address.port())
+    };
+    let world = World::start(&yaml(0));
+    assert_eq!(world.get("/", &[]).text(), "first", "after the start");
+    apply(&world, &yaml(1));
+    assert_eq!(world.get("/", &[]).text(), "second", "after a reload by hand");
+    write(&world, &yaml(2));
+    until("the new policy", || {
+        let answer = world.get("/", &[]);
+        assert_eq!(answer.status, 200, "after a reload that came by itself");
+        (answer.text() == "third").then_some(())
+    });
+    assert_eq!(world.outcomes("connect"), 0);
+}
+
+#[test]
+fn a_name_that_is_not_found_keeps_neither_a_start_nor_a_reload_from_going_on() {
+    let site = Upstream::answering("found");
+    let yaml = |more: &str| format!("upstream: {{ servers: [{more}] }}\nadmission: {{ mode: open }}\n");
+    // never found (RFC 6761)
+    let nowhere = "http://nowhere.invalid:80";
+    let world = World::start(&yaml(nowhere));
+    assert_eq!(world.get("/", &[]).header("proxy-status"), Some("tidegate; error=dns_error"));
+    apply(&world, &yaml(&format!("http://localhost:{}", site.address.port())));
+    assert_eq!(world.get("/", &[]).text(), "found");
+    apply(&world, &yaml(&format!("{nowhere}, {}", site.url())));
+    assert_eq!(world.get("/", &[]).text(), "found");
+}
+
+#[test]
 fn a_reload_under_load_fails_no_request_and_drops_no_connection() {
     const CLIENTS: usize = 4;
     const RELOADS: usize = 12;

@@ -171,6 +171,7 @@ impl Upstream {
                 peer.shared.clear();
             }
         }
+        inner.close_idle_above_slots();
         let granted = self.grant(&mut inner, now);
         drop(inner);
         hand_out(granted);
@@ -227,10 +228,7 @@ impl Upstream {
         if !inner.slots.limit(limit) {
             return;
         }
-        let Inner { slots, peers, .. } = &mut *inner;
-        for (place, peer) in peers.iter_mut().enumerate() {
-            peer.close_idle_above(slots.room(place));
-        }
+        inner.close_idle_above_slots();
         let granted = self.grant(&mut inner, self.clock.moment());
         drop(inner);
         hand_out(granted);
@@ -318,6 +316,15 @@ impl Inner {
         self.draws ^= self.draws << 17;
         #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
         [self.draws as u32, (self.draws >> 32) as u32]
+    }
+
+    /// Closes the idle connections that are too many, now that there may be fewer slots.
+    fn close_idle_above_slots(&mut self) {
+        for (place, peer) in self.peers.iter_mut().enumerate() {
+            let room = self.slots.room(place);
+            peer.close_idle_above(room);
+            peer.close_shared_above(room);
+        }
     }
 
     /// A request at a server has failed.

@@ -156,9 +156,7 @@ impl Peer {
         if !left.is_idle() {
             return;
         }
-        let is_only = self.shared.iter().filter(|shared| shared.worker == left.worker).nth(1).is_none();
-        let idle = self.shared.iter().filter(|shared| shared.is_idle()).count();
-        if left.is_doubtful() || (!is_only && idle > room as usize) {
+        if left.is_doubtful() || (self.idle_shared() > room as usize && !self.is_only_of_worker(left)) {
             self.shared.retain(|shared| !Arc::ptr_eq(shared, left));
         }
     }
@@ -166,6 +164,26 @@ impl Peer {
     /// Closes idle connections of HTTP/1 that are too many: each holds a worker.
     pub(super) fn close_idle_above(&mut self, room: u32) {
         self.idle.drain(..self.idle.len().saturating_sub(room as usize));
+    }
+
+    /// Closes idle connections of HTTP/2 that are too many, as when they are left one by one.
+    pub(super) fn close_shared_above(&mut self, room: u32) {
+        let mut too_many = self.idle_shared().saturating_sub(room as usize);
+        for place in (0..self.shared.len()).rev() {
+            if too_many > 0 && self.shared[place].is_idle() && !self.is_only_of_worker(&self.shared[place]) {
+                self.shared.remove(place);
+                too_many -= 1;
+            }
+        }
+    }
+
+    /// Connections of HTTP/2 without a request.
+    fn idle_shared(&self) -> usize {
+        self.shared.iter().filter(|shared| shared.is_idle()).count()
+    }
+
+    fn is_only_of_worker(&self, one: &Http2) -> bool {
+        self.shared.iter().filter(|shared| shared.worker == one.worker).nth(1).is_none()
     }
 
     /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection. Those that are found to
@@ -201,7 +219,7 @@ impl Upstream {
             label: peer.server.label.clone(),
             up: inner.slots.is_up(place),
             in_flight: inner.slots.busy(place),
-            idle: peer.idle.len() + peer.shared.iter().filter(|shared| shared.is_idle()).count(),
+            idle: peer.idle.len() + peer.idle_shared(),
             protocol: match inner.settings.offer {
                 Offer::Http1 => Some(Protocol::Http1),
                 Offer::Http2 => peer.speaks,

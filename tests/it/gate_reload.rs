@@ -244,6 +244,28 @@ fn a_name_that_is_not_found_keeps_neither_a_start_nor_a_reload_from_going_on() {
 }
 
 #[test]
+fn fewer_slots_leave_no_more_idle_connections_than_there_are() {
+    let door = crate::support::Door::default();
+    let site = Upstream::behind(&door, "the site");
+    let yaml = |slots: u32| format!("upstream: {{ servers: [\"{}\"], max_in_flight: {slots} }}\nadmission: {{ mode: open }}\n", site.url());
+    let world = World::start(&yaml(8));
+    let mut clients: Vec<Client> = (0..8).map(|_| world.client()).collect();
+    for client in &mut clients {
+        client.send(crate::support::request("GET", "/", &[]));
+    }
+    site.requests(8);
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    world.until_status("/upstream/0/idle", 8);
+    apply(&world, &yaml(2));
+    assert_eq!(world.status()["upstream"][0]["idle"], 2);
+    assert_eq!(world.get("/", &[]).status, 200);
+    assert_eq!(site.accepted(), 8, "those that are left are used");
+}
+
+#[test]
 fn a_reload_under_load_fails_no_request_and_drops_no_connection() {
     const CLIENTS: usize = 4;
     const RELOADS: usize = 12;

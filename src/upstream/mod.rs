@@ -327,6 +327,13 @@ impl Inner {
         }
     }
 
+    /// A request at a server has ended well.
+    fn went_well(&mut self, server: usize) {
+        if self.slots.health(server).good() {
+            tracing::info!(server = self.peers[server].server.label, "server is back");
+        }
+    }
+
     /// A request at a server has failed.
     fn failed(&mut self, server: usize, now: Moment) {
         if self.slots.health(server).bad(now) {
@@ -410,7 +417,7 @@ impl Drop for Slot {
         let server = grant.server;
         inner.slots.release(*grant, *ask, *outcome == Some(true), now);
         match outcome {
-            Some(true) => inner.slots.health(server).good(),
+            Some(true) => inner.went_well(server),
             Some(false) => inner.failed(server, now),
             None => {}
         }

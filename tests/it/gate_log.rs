@@ -2,15 +2,14 @@
 
 use serde_json::Value;
 
-use crate::support::{Gate, PATIENCE, Scratch, Upstream, request, until};
+use crate::support::{Gate, PATIENCE, Scratch, Upstream, Vacant, ok, own_ports, request, until};
 
 const BROWSER: &str = "Accept: text/html";
 
 #[test]
 fn every_line_is_json_and_none_holds_a_secret() {
-    let upstream = Upstream::start(|seen, site| {
-        site.write(if seen.target.starts_with("/broken") { "nonsense\r\n\r\n".to_owned() } else { crate::support::ok("x") })
-    });
+    let upstream =
+        Upstream::start(|seen, site| site.write(if seen.target.starts_with("/broken") { "nonsense\r\n\r\n".to_owned() } else { ok("x") }));
     let scratch = Scratch::new();
     let yaml = format!(
         "listen: {{ http: 127.0.0.1:0, workers: 1 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -92,7 +91,7 @@ fn every_line_is_json_and_none_holds_a_secret() {
 fn the_access_log_is_off_unless_it_is_asked_for() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     let gate = Gate::serve(&file);
     for _ in 0..10 {
         gate.get("/", &[BROWSER]);
@@ -106,7 +105,7 @@ fn the_access_log_is_off_unless_it_is_asked_for() {
 fn a_rejected_policy_is_logged_with_its_place() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     let gate = Gate::serve(&file);
     scratch.write("gate.yaml", "upstream:\n  servers: 1\nsession: { rate: x }\n");
     assert_eq!(gate.admin_post("/reload", "").status, 422);
@@ -120,11 +119,38 @@ fn a_rejected_policy_is_logged_with_its_place() {
 }
 
 #[test]
+fn a_server_that_is_left_out_and_one_that_is_back_are_told_of_once_each() {
+    let vacant = Vacant::new();
+    let scratch = Scratch::new();
+    let file = scratch.write("gate.yaml", &format!("{}admission: {{ mode: open }}\n", own_ports(&vacant.url())));
+    let gate = Gate::serve(&file);
+    let server = vacant.url();
+    let up = |gate: &Gate| gate.status()["upstream"][0]["up"] == true;
+    until("the ejection", || {
+        gate.get("/", &[]);
+        (!up(&gate)).then_some(())
+    });
+    let _site = vacant.start(|_, site| site.write(ok("back")));
+    for _ in 0..10 {
+        assert_eq!(gate.get("/", &[]).text(), "back");
+    }
+    until("the way back", || up(&gate).then_some(()));
+    let log = gate.end();
+    let told = |message: &str| -> Vec<Value> {
+        let lines = log.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["message"] == message).collect()
+    };
+    let (ejected, back) = (told("server ejected"), told("server is back"));
+    assert_eq!((ejected.len(), back.len()), (1, 1), "{log:#?}");
+    assert_eq!((back[0]["server"].as_str(), back[0]["level"].as_str()), (Some(server.as_str()), Some("INFO")));
+}
+
+#[test]
 fn a_level_that_is_none_is_told() {
     let upstream = Upstream::answering("x");
     let scratch = Scratch::new();
     let mut command = crate::support::tidegate();
-    let file = scratch.write("gate.yaml", &crate::support::own_ports(&upstream.url()));
+    let file = scratch.write("gate.yaml", &own_ports(&upstream.url()));
     command.arg("serve").arg("--config").arg(file).env("TIDEGATE_LOG", "loud=very");
     let said = crate::support::run_command(command);
     assert_eq!(said.status, Some(1));

@@ -166,7 +166,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Invite(Invite::Status(file)) => with_policy(file, |policy, _| invite::status(&policy, &policy.data, &mut out)),
         Command::Invite(Invite::Pause(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, true, &mut out)),
         Command::Invite(Invite::Resume(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, false, &mut out)),
-        Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
+        Command::Healthcheck(file) => healthcheck::check(&file.config).map(|()| ExitCode::SUCCESS),
     }
 }
 

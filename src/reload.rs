@@ -1,4 +1,5 @@
-//! Reload: reads gate.yaml, the templates, the certificates and the keys again, and publishes them together, or not at all.
+//! Reload: reads gate.yaml, the templates, the certificates, the keys and the admin token again, and publishes them together, or not at
+//! all.
 //!
 //! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
 //! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
@@ -96,6 +97,7 @@ pub struct Seen {
     certificates: Option<u64>,
     upstream_tls: Option<u64>,
     keys: Option<u64>,
+    token: Option<u64>,
 }
 
 /// How the last reload ended.
@@ -238,6 +240,7 @@ impl Seen {
             certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
             upstream_tls: policy.upstream.tls.as_ref().map(|tls| hash(&upstream_tls_files(tls).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
+            token: policy.admin.token_file.as_deref().and_then(fingerprint),
         }
     }
 

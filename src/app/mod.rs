@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -143,7 +144,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, https, admin } = start;
     let seen = file.as_ref().map(|(_, file)| Seen::of(*file, &policy));
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
-    let token = admin_token(&policy)?;
+    let token = Arc::new(ArcSwapOption::from_pointee(admin_token(&policy)?));
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
     let certificates = reload::load_certificates(&policy).map_err(StartError::Policy)?;
     let tls = certificates.map(tls::server::Server::new).transpose()?.map(Arc::new);
@@ -183,7 +184,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         let parts = Parts {
             gate: Arc::clone(&gate),
             tls: tls.clone(),
-            follow: follow(&upstream, &memory, &mail),
+            follow: follow(&upstream, &memory, &mail, &token),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
@@ -360,7 +361,7 @@ fn worker_thread(
     Ok(thread)
 }
 
-fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Option<AdminToken>) -> Result<JoinHandle<()>, StartError> {
+fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Arc<ArcSwapOption<AdminToken>>) -> Result<JoinHandle<()>, StartError> {
     let runtime = runtime()?;
     let listener = {
         let _inside = runtime.enter();
@@ -383,15 +384,18 @@ fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Option<Admin
 }
 
 /// What follows a policy beside the gate.
-fn follow(upstream: &Arc<Upstream>, memory: &Arc<BufferMemory>, mail: &Arc<Mail>) -> Follow {
-    let (upstream, memory, mail) = (Arc::clone(upstream), Arc::clone(memory), Arc::clone(mail));
+fn follow(upstream: &Arc<Upstream>, memory: &Arc<BufferMemory>, mail: &Arc<Mail>, token: &Arc<ArcSwapOption<AdminToken>>) -> Follow {
+    let (upstream, memory, mail, token) = (Arc::clone(upstream), Arc::clone(memory), Arc::clone(mail), Arc::clone(token));
     Arc::new(move |policy, upstream_tls| {
+        let new_token = admin_token(policy).map_err(|error| error.to_string())?.map(Arc::new);
         let found = look_up(upstream.unknown(&policy.upstream.servers)).map_err(|error| format!("no thread to look up names: {error}"))?;
-        let (policy, upstream, memory, mail) = (Arc::clone(policy), Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
+        let (policy, token) = (Arc::clone(policy), Arc::clone(&token));
+        let (upstream, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         Ok(Box::new(move || {
             memory.set_limit(policy.limits.buffer_memory);
             upstream.apply(&policy, upstream_tls.as_ref(), found);
             mail.apply(&policy.email_queue);
+            token.store(new_token);
         }))
     })
 }
@@ -408,7 +412,11 @@ fn look_up(servers: Vec<Server>) -> std::io::Result<Found> {
     Ok(found)
 }
 
-fn admin_token(policy: &Policy) -> Result<Option<AdminToken>, StartError> {
+/// The token of a policy's `admin.token_file`, if it names one.
+///
+/// # Errors
+/// Why the file can't be used.
+pub fn admin_token(policy: &Policy) -> Result<Option<AdminToken>, StartError> {
     let Some(path) = &policy.admin.token_file else { return Ok(None) };
     let fail = |reason: String| StartError::Token { path: path.display().to_string(), reason };
     let content = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;

@@ -78,6 +78,7 @@ pub fn needs_restart(old: &Policy, new: &Policy) -> Vec<String> {
         ("listen.workers", workers(old), workers(new)),
         ("admin.listen", old.admin.listen.to_string(), new.admin.listen.to_string()),
         ("data", old.data.display().to_string(), new.data.display().to_string()),
+        ("log.format", old.log.format.name().to_owned(), new.log.format.name().to_owned()),
     ]
     .into_iter()
     .filter(|(_, old, new)| old != new)

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rules::policy::{
-    Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security,
-    Shutdown, SlotQueue, UpstreamHttp2, UpstreamTls,
+    Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security, Shutdown,
+    SlotQueue, UpstreamHttp2, UpstreamTls,
 };
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
@@ -810,7 +810,7 @@ fn where_the_operator_comes_in_is_known_of_a_faulty_file_too() {
 fn only_what_a_running_gate_cannot_follow_needs_a_restart() {
     let old = policy(LEAST);
     assert_eq!(needs_restart(&old, &policy(&format!("{LEAST}log: {{ access: all }}\n"))), Vec::<String>::new());
-    let text = "listen: { http: 127.0.0.1:81, workers: 2 }\nadmin: { listen: 127.0.0.1:82 }\ndata: other\n";
+    let text = "listen: { http: 127.0.0.1:81, workers: 2 }\nadmin: { listen: 127.0.0.1:82 }\ndata: other\nlog: { format: json }\n";
     assert_eq!(
         needs_restart(&old, &policy(&format!("{text}{LEAST}"))),
         [
@@ -818,6 +818,7 @@ fn only_what_a_running_gate_cannot_follow_needs_a_restart() {
             "listen.workers: auto → 2 needs a restart",
             "admin.listen: 127.0.0.1:9090 → 127.0.0.1:82 needs a restart",
             "data: /etc/gate/data → /etc/gate/other needs a restart",
+            "log.format: auto → json needs a restart",
         ]
     );
 }

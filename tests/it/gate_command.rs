@@ -82,9 +82,15 @@ fn an_operators_listener_that_all_can_reach_needs_a_token() {
     scratch.write("token", "short\n");
     let file = scratch
         .write("gate.yaml", &format!("{SITE}listen: {{ http: 127.0.0.1:0 }}\nadmin: {{ listen: \"0.0.0.0:0\", token_file: token }}\n"));
-    let said = run(&["serve"], &file);
-    assert_eq!(said.status, Some(1), "{}", said.err);
-    assert!(said.err.contains("token") && !said.err.contains("short\n"), "{}", said.err);
+    for (command, status) in [("check", 2), ("serve", 1)] {
+        let said = run(&[command], &file);
+        assert_eq!((said.status, said.out.as_str()), (Some(status), ""), "{}", said.err);
+        assert!(
+            said.err.contains("admin.token_file: ") && said.err.contains("5 characters") && !said.err.contains("short"),
+            "{}",
+            said.err
+        );
+    }
 }
 
 #[test]

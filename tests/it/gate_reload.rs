@@ -110,14 +110,44 @@ fn what_needs_a_restart_is_rejected_whole() {
         ("listen: { workers: 7 }", "listen.workers"),
         ("admin: { listen: 127.0.0.1:9091 }", "admin.listen"),
         ("data: elsewhere", "data"),
+        ("log: { format: json }", "log.format"),
     ] {
         let errors = reject(&world, &closed(&upstream.url(), &format!("{yaml}\nwaiting_room: {{ status: 429 }}")));
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains(key) && errors[0].contains("needs a restart"), "{errors:?}");
         assert_eq!(world.get("/", &[BROWSER]).status, 503);
     }
-    assert_eq!(world.count("tidegate_config_reloads_total{result=\"rejected\"}"), 4);
+    assert_eq!(world.count("tidegate_config_reloads_total{result=\"rejected\"}"), 5);
     assert!(!world.directory().join("elsewhere").exists());
+}
+
+#[test]
+fn an_admin_token_that_was_replaced_holds_no_longer() {
+    let upstream = Upstream::answering("x");
+    let token = |world: &World, token: &str| fs::write(world.directory().join("token"), token).unwrap();
+    let world = World::prepared(&closed(&upstream.url(), "admin: { token_file: token }"), |directory| {
+        fs::write(directory.join("token"), "the-first-of-the-tokens\n").unwrap();
+    });
+    let status_by = |token: &str| Client::connect(world.admin).get("/status", &[&format!("Authorization: Bearer {token}")]);
+    let (first, second) = ("the-first-of-the-tokens", "the-second-of-the-tokens");
+    assert_eq!((status_by(first).status, status_by(second).status), (200, 401));
+    token(&world, second);
+    until("the second token", || (status_by(second).status == 200).then_some(()));
+    assert_eq!(status_by(first).status, 401);
+    // one that is none is not taken in, and is told of without being repeated
+    let rejected = |count| world.until_metric("tidegate_config_reloads_total{result=\"rejected\"}", |found| found == count);
+    token(&world, "too-short");
+    rejected(1.0);
+    let status = status_by(second);
+    assert_eq!(status.status, 200);
+    let errors = serde_json::from_slice::<Value>(&status.body).unwrap()["config"]["errors"].to_string();
+    assert!(errors.contains("admin.token_file: ") && errors.contains("9 characters") && !errors.contains("too-short"), "{errors}");
+    fs::remove_file(world.directory().join("token")).unwrap();
+    rejected(2.0);
+    assert_eq!((status_by(second).status, world.admin("/status").status), (200, 401));
+    // nor is it needed any more once the file of the policy says so
+    write(&world, &closed(&upstream.url(), ""));
+    until("no token to be needed", || (world.admin("/status").status == 200).then_some(()));
 }
 
 #[test]

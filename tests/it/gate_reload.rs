@@ -296,6 +296,15 @@ fn fewer_slots_leave_no_more_idle_connections_than_there_are() {
 }
 
 #[test]
+fn an_email_queue_that_is_turned_on_can_be_written_before_anybody_posts() {
+    let upstream = Upstream::answering("x");
+    let world = World::start(&closed(&upstream.url(), "email_queue: { enabled: false }"));
+    assert_eq!(world.metric("tidegate_email_writable"), 0.0);
+    apply(&world, &closed(&upstream.url(), "email_queue: { enabled: true }"));
+    world.until_metric("tidegate_email_writable", |writable| writable == 1.0);
+}
+
+#[test]
 fn a_reload_under_load_fails_no_request_and_drops_no_connection() {
     const CLIENTS: usize = 4;
     const RELOADS: usize = 12;

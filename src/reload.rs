@@ -1,4 +1,5 @@
-//! Reload: reads gate.yaml, the templates, the certificates and the keys again, and publishes them together, or not at all.
+//! Reload: reads gate.yaml, the templates, the certificates, the keys and the admin token again, and publishes them together, or not at
+//! all.
 //!
 //! Content is polled, not watched: a watch on a file that is swapped by a symbolic link (a Kubernetes ConfigMap) fires once and never
 //! again, and none works on NFS. A content counts once it was read twice the same, so that half a file is not taken for a policy.
@@ -33,6 +34,8 @@ pub struct Reloader {
     path: PathBuf,
     parts: Parts,
     state: Mutex<State>,
+    /// Apart from the state, which is held for as long as a reload takes: who asks how the last one ended waits for none.
+    outcome: Mutex<Outcome>,
 }
 
 /// What a new policy is published to.
@@ -42,7 +45,7 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// What shows certificates to visitors.
     pub tls: Option<Arc<tls::server::Server>>,
-    /// What else follows the policy: told after the gate has it. Given by who wires, since siblings don't know each other.
+    /// What else follows the policy. Given by who wires, since siblings don't know each other.
     pub follow: Follow,
     /// Where reloads are counted.
     pub metrics: Arc<Metrics>,
@@ -50,8 +53,12 @@ pub struct Parts {
     pub clock: Arc<Clock>,
 }
 
-/// Takes over a policy that is in force, and what its TLS to the site needs.
-pub type Follow = Arc<dyn Fn(&Policy, Option<&ClientTls>) + Send + Sync>;
+/// Gets ready for a policy, and what its TLS to the site needs, before the gate has it: whatever takes a while, or may fail. What is
+/// returned takes it over, and is called once the gate has it.
+pub type Follow = Arc<dyn Fn(&Arc<Policy>, Option<ClientTls>) -> Result<TakeOver, String> + Send + Sync>;
+
+/// See [`Follow`].
+pub type TakeOver = Box<dyn FnOnce()>;
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -67,7 +74,6 @@ struct State {
     settled: Seen,
     /// What the last poll saw.
     seen: Seen,
-    outcome: Outcome,
 }
 
 /// What a policy's file looked like. Taken before it is read: what changes while it is read is taken in next.
@@ -91,6 +97,7 @@ pub struct Seen {
     certificates: Option<u64>,
     upstream_tls: Option<u64>,
     keys: Option<u64>,
+    token: Option<u64>,
 }
 
 /// How the last reload ended.
@@ -110,7 +117,7 @@ impl Reloader {
         parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
         let read = Arc::clone(&parts.gate.regime().policy);
         let outcome = Outcome { applied_at, errors: Vec::new() };
-        Self { path, parts, state: Mutex::new(State { read, settled: seen, seen, outcome }) }
+        Self { path, parts, state: Mutex::new(State { read, settled: seen, seen }), outcome: Mutex::new(outcome) }
     }
 
     /// The file.
@@ -122,12 +129,12 @@ impl Reloader {
     /// How the last reload ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        self.state().outcome.clone()
+        self.last().clone()
     }
 
     /// Reloads if the files have changed since they were last taken in, and have settled.
     pub fn poll(&self) {
-        // not while the state is held: who asks for the outcome does not wait for a disk
+        // not while the state is held: who reloads by hand meanwhile does not wait for it
         let read = Arc::clone(&self.state().read);
         let now = Seen::of(SeenFile::now(&self.path), &read);
         let mut state = self.state();
@@ -166,13 +173,13 @@ impl Reloader {
         match &result {
             Ok(()) => {
                 let applied_at = self.parts.clock.now().wall;
-                state.outcome = Outcome { applied_at, errors: Vec::new() };
+                *self.last() = Outcome { applied_at, errors: Vec::new() };
                 shard.count(Count::Reload(ReloadResult::Applied));
                 self.parts.metrics.set(Gauge::ConfigLastApplied, seconds(applied_at));
                 tracing::info!(path = %self.path.display(), "policy applied");
             }
             Err(errors) => {
-                state.outcome.errors.clone_from(errors);
+                self.last().errors.clone_from(errors);
                 shard.count(Count::Reload(ReloadResult::Rejected));
                 for error in errors {
                     tracing::error!(error, "policy rejected, the last good one serves on");
@@ -192,12 +199,13 @@ impl Reloader {
         let certificates = load_certificates(policy).map_err(|error| vec![error])?;
         let upstream_tls = load_upstream_tls(policy).map_err(|error| vec![error])?;
         make_room_for_connections(policy).map_err(|error| vec![error])?;
+        let take_over = (self.parts.follow)(policy, upstream_tls).map_err(|error| vec![error])?;
         let keys = self.keys(policy);
         self.parts.gate.publish(Arc::clone(policy), keys, Arc::new(pages), self.parts.clock.now());
         if let Some((tls, certificates)) = self.parts.tls.as_ref().zip(certificates) {
             tls.show(certificates);
         }
-        (self.parts.follow)(policy, upstream_tls.as_ref());
+        take_over();
         Ok(())
     }
 
@@ -215,6 +223,10 @@ impl Reloader {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn last(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Seen {
@@ -228,6 +240,7 @@ impl Seen {
             certificates: policy.listen.https.as_ref().map(|https| hash(&certificate_files(https).map(fingerprint).collect::<Vec<_>>())),
             upstream_tls: policy.upstream.tls.as_ref().map(|tls| hash(&upstream_tls_files(tls).map(fingerprint).collect::<Vec<_>>())),
             keys: store::keys_fingerprint(&policy.data).ok(),
+            token: policy.admin.token_file.as_deref().and_then(fingerprint),
         }
     }
 
@@ -381,7 +394,7 @@ mod tests {
     }
 
     /// A gate that tells `follow` of each policy that it takes in. `meanwhile` happens when it has read its files, and before it runs.
-    fn reloader(directory: &Scratch, meanwhile: impl FnOnce(), follow: impl Fn() + Send + Sync + 'static) -> Reloader {
+    fn reloader(directory: &Scratch, meanwhile: impl FnOnce(), follow: impl Fn() + Clone + Send + Sync + 'static) -> Reloader {
         let yaml = "upstream: { servers: [http://127.0.0.1:9] }\nwaiting_room: { template: room.html }\n";
         let path = write(directory, "gate.yaml", yaml);
         let file = SeenFile::now(&path);
@@ -394,7 +407,7 @@ mod tests {
         let gate = Gate::new(Arc::new(policy), Arc::new(keys), Arc::new(pages), Remembered::default(), 1, clock.now());
         let metrics = Arc::new(Metrics::new(1).unwrap());
         meanwhile();
-        let follow: Follow = Arc::new(move |_, _| follow());
+        let follow: Follow = Arc::new(move |_, _| Ok(Box::new(follow.clone())));
         Reloader::new(path, seen, Parts { gate: Arc::new(gate), tls: None, follow, metrics, clock })
     }
 

@@ -28,7 +28,8 @@ pub(super) async fn answer(request: Request<Incoming>, state: &Arc<AdminState>) 
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let public = matches!(path, "/metrics" | "/healthz" | "/readyz");
-    let guard = Guard { token: state.token.as_ref(), hosts: &state.hosts };
+    let token = state.token.load_full();
+    let guard = Guard { token: token.as_deref(), hosts: &state.hosts };
     if let Err(denied) = guard.check(&head.uri, &head.headers, public) {
         return turned_away(denied);
     }

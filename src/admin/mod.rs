@@ -18,6 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::Request;
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -58,8 +59,8 @@ pub struct AdminState {
     pub clock: Arc<Clock>,
     /// The gate.
     pub backend: Arc<dyn AdminBackend>,
-    /// Required, if set, for all but `/metrics`, `/healthz` and `/readyz`.
-    pub token: Option<AdminToken>,
+    /// Required, if there is one, for all but `/metrics`, `/healthz` and `/readyz`. Each request is held to the one of its time.
+    pub token: Arc<ArcSwapOption<AdminToken>>,
     /// DNS names that are taken in `Host` without a token, beside `localhost`; without ports.
     pub hosts: Vec<String>,
 }

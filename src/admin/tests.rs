@@ -72,7 +72,7 @@ impl World {
             metrics,
             clock: Arc::new(Clock::start()),
             backend: Arc::clone(&gate) as Arc<dyn AdminBackend>,
-            token: token.map(|token| AdminToken::new(token).unwrap()),
+            token: Arc::new(ArcSwapOption::from_pointee(token.map(|token| AdminToken::new(token).unwrap()))),
             hosts: Vec::new(),
         };
         let (stop, stopped) = oneshot::channel();

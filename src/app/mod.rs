@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -27,11 +28,11 @@ use crate::gate::{ByHand, Gate, Regime, Remembered, RememberedLine};
 use crate::mail::{self, Invitations, InviterParts, Mail};
 use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
-use crate::reload::{self, Parts, Reloader, Seen, SeenFile};
-use crate::rules::policy::{Mode, Policy};
+use crate::reload::{self, Follow, Parts, Reloader, Seen, SeenFile};
+use crate::rules::policy::{Mode, Policy, Server};
 use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
 use crate::tls;
-use crate::upstream::{BufferMemory, Upstream};
+use crate::upstream::{self, BufferMemory, Found, Upstream};
 
 use control::History;
 use status::Snapshot;
@@ -143,7 +144,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let Start { policy, file, clock, http, https, admin } = start;
     let seen = file.as_ref().map(|(_, file)| Seen::of(*file, &policy));
     reload::make_room_for_connections(&policy).map_err(StartError::Policy)?;
-    let token = admin_token(&policy)?;
+    let token = Arc::new(ArcSwapOption::from_pointee(admin_token(&policy)?));
     let pages = Arc::new(reload::load_pages(&policy).map_err(StartError::Policy)?);
     let certificates = reload::load_certificates(&policy).map_err(StartError::Policy)?;
     let tls = certificates.map(tls::server::Server::new).transpose()?.map(Arc::new);
@@ -152,6 +153,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let keys = Arc::new(store.keys(clock.now().wall)?);
     let seen = seen.map(|seen| seen.with_keys(&policy));
     let remembered = remembered(&store, &policy, &clock)?;
+    let found = look_up(upstream::named(&policy.upstream.servers))?;
     let workers = http.len();
     let metrics = Arc::new(Metrics::new(workers)?);
     let addresses = Arc::default();
@@ -177,16 +179,12 @@ pub fn start(start: Start) -> Result<Running, StartError> {
     let deadlines: Vec<Arc<Deadlines>> = (0..workers).map(|_| Arc::default()).collect();
     let upstream =
         Upstream::new(&policy, upstream_tls.as_ref(), Arc::clone(&gate), Arc::clone(&clock), &metrics, &deadlines, Arc::clone(&memory));
+    upstream.know(found);
     let reloader = file.zip(seen).map(|((path, _), seen)| {
-        let (site, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
         let parts = Parts {
             gate: Arc::clone(&gate),
             tls: tls.clone(),
-            follow: Arc::new(move |policy, upstream_tls| {
-                memory.set_limit(policy.limits.buffer_memory);
-                site.apply(policy, upstream_tls);
-                mail.apply(&policy.email_queue);
-            }),
+            follow: follow(&upstream, &memory, &mail, &token),
             metrics: Arc::clone(&metrics),
             clock: Arc::clone(&clock),
         };
@@ -363,7 +361,7 @@ fn worker_thread(
     Ok(thread)
 }
 
-fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Option<AdminToken>) -> Result<JoinHandle<()>, StartError> {
+fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Arc<ArcSwapOption<AdminToken>>) -> Result<JoinHandle<()>, StartError> {
     let runtime = runtime()?;
     let listener = {
         let _inside = runtime.enter();
@@ -385,7 +383,40 @@ fn admin_thread(shared: &Arc<Shared>, listener: TcpListener, token: Option<Admin
     Ok(thread)
 }
 
-fn admin_token(policy: &Policy) -> Result<Option<AdminToken>, StartError> {
+/// What follows a policy beside the gate.
+fn follow(upstream: &Arc<Upstream>, memory: &Arc<BufferMemory>, mail: &Arc<Mail>, token: &Arc<ArcSwapOption<AdminToken>>) -> Follow {
+    let (upstream, memory, mail, token) = (Arc::clone(upstream), Arc::clone(memory), Arc::clone(mail), Arc::clone(token));
+    Arc::new(move |policy, upstream_tls| {
+        let new_token = admin_token(policy).map_err(|error| error.to_string())?.map(Arc::new);
+        let found = look_up(upstream.unknown(&policy.upstream.servers)).map_err(|error| format!("no thread to look up names: {error}"))?;
+        let (policy, token) = (Arc::clone(policy), Arc::clone(&token));
+        let (upstream, memory, mail) = (Arc::clone(&upstream), Arc::clone(&memory), Arc::clone(&mail));
+        Ok(Box::new(move || {
+            memory.set_limit(policy.limits.buffer_memory);
+            upstream.apply(&policy, upstream_tls.as_ref(), found);
+            mail.apply(&policy.email_queue);
+            token.store(new_token);
+        }))
+    })
+}
+
+/// Looks up servers before they are in use. Blocks for as long as a look-up may take.
+fn look_up(servers: Vec<Server>) -> std::io::Result<Found> {
+    if servers.is_empty() {
+        return Ok(Found::default());
+    }
+    let runtime = runtime()?;
+    let found = runtime.block_on(upstream::find(servers));
+    // a thread that hangs in the resolver is left to it
+    runtime.shutdown_background();
+    Ok(found)
+}
+
+/// The token of a policy's `admin.token_file`, if it names one.
+///
+/// # Errors
+/// Why the file can't be used.
+pub fn admin_token(policy: &Policy) -> Result<Option<AdminToken>, StartError> {
     let Some(path) = &policy.admin.token_file else { return Ok(None) };
     let fail = |reason: String| StartError::Token { path: path.display().to_string(), reason };
     let content = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;

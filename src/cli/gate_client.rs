@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::rules::policy::Policy;
+use crate::rules::policy::Admin;
 
 /// Longer than a gate that lives ever takes.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,11 +22,11 @@ pub(super) struct Answer {
     pub(super) body: String,
 }
 
-/// Asks for a path; with the admin token, if the policy has one that can be read.
-pub(super) fn get(policy: &Policy, path: &str) -> anyhow::Result<Answer> {
-    let address = reachable(policy.admin.listen);
+/// Asks for a path; with the admin token, if there is one that can be read.
+pub(super) fn get(admin: &Admin, path: &str) -> anyhow::Result<Answer> {
+    let address = reachable(admin.listen);
     let url = format!("http://{address}{path}");
-    let token = policy.admin.token_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    let token = admin.token_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let authorization = token.map(|token| format!("Authorization: Bearer {}\r\n", token.trim())).unwrap_or_default();
     let answer = ask(address, path, &authorization).with_context(|| url.clone())?;
     let status = answer.split(' ').nth(1).with_context(|| format!("{url}: what answers there is not HTTP"))?.to_owned();

@@ -87,7 +87,7 @@ fn batches(ledger: &Ledger) -> BTreeMap<u32, (u64, u64)> {
 
 /// What the gate that runs does.
 fn now_of_gate(policy: &Policy) -> String {
-    let answer = match gate_client::get(policy, "/status") {
+    let answer = match gate_client::get(&policy.admin, "/status") {
         Ok(answer) if answer.status == "200" => answer,
         Ok(answer) => return format!("not known: {} answers {}", answer.url, answer.status),
         Err(error) => return format!("no gate answers: {error:#}"),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app;
 use crate::clock::Clock;
 use crate::config;
 use crate::mail;
@@ -150,7 +151,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(file) => check(&file, &mut out),
         Command::Demo => {
             drop(out);
-            crate::app::demo::run(clock)?;
+            app::demo::run(clock)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Simulate(options) => simulate::simulate(&options, &mut out),
@@ -166,17 +167,18 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Invite(Invite::Status(file)) => with_policy(file, |policy, _| invite::status(&policy, &policy.data, &mut out)),
         Command::Invite(Invite::Pause(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, true, &mut out)),
         Command::Invite(Invite::Resume(file)) => with_policy(file, |policy, _| invite::pause(&policy.data, false, &mut out)),
-        Command::Healthcheck(file) => with_policy(file, |policy, _| healthcheck::check(&policy)),
+        Command::Healthcheck(file) => healthcheck::check(&file.config).map(|()| ExitCode::SUCCESS),
     }
 }
 
-/// Prints the policy of a file, or every error of the file, of the templates and certificates that it names, and of the password for the
-/// mail server.
+/// Prints the policy of a file, or every error of the file, of the templates and certificates that it names, of the admin token, and of the
+/// password for the mail server.
 fn check(file: &ConfigFile, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let checked = config::load(&file.config).map_err(|errors| errors.to_string());
     let checked = checked.and_then(|policy| reload::load_pages(&policy).map(|_| policy));
     let checked = checked.and_then(|policy| reload::load_certificates(&policy).map(|_| policy));
     let checked = checked.and_then(|policy| reload::load_upstream_tls(&policy).map(|_| policy));
+    let checked = checked.and_then(|policy| app::admin_token(&policy).map(|_| policy).map_err(|error| error.to_string()));
     match checked.and_then(|policy| mail::check(&policy.invitations).map(|()| policy)) {
         Ok(policy) => {
             out.write_all(config::effective(&policy).as_bytes())?;

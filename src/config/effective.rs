@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::rules::policy::{
-    Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, LogFormat,
-    Login, MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls,
-    WaitingRoom,
+    Admin, Admission, Buffer, Bypass, CertificateFiles, Client, Delivery, EmailQueue, Https, Invitations, Limits, Listen, Log, Login,
+    MailServer, MaxInFlight, Mode, Policy, Revoked, Sender, Session, Shutdown, SlotQueue, Timeouts, Upstream, UpstreamTls, WaitingRoom,
 };
 use crate::rules::routes::{Route, Routes};
 use crate::rules::time::UnixTime;
@@ -251,18 +250,13 @@ fn print_shutdown(yaml: &mut Yaml, Shutdown { delay, deadline }: Shutdown) {
 }
 
 fn print_log(yaml: &mut Yaml, Log { format, access }: Log) {
-    let format = match format {
-        LogFormat::Auto => "auto",
-        LogFormat::Json => "json",
-        LogFormat::Text => "text",
-    };
     let access = match access {
         share if share <= 0.0 => "off".to_owned(),
         share if share >= 1.0 => "all".to_owned(),
         share => share.to_string(),
     };
     yaml.section("log", |yaml| {
-        yaml.key("format", format);
+        yaml.key("format", format.name());
         yaml.key("access", access);
     });
 }

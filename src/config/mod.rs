@@ -1,4 +1,5 @@
-//! gate.yaml → [`Policy`]. Nothing leaves this room but a policy that holds in every respect, or every fault of the file at once.
+//! gate.yaml → [`Policy`]. Nothing leaves this room but a policy that holds in every respect, or every fault of the file at once; and where
+//! the operator comes in, which is needed of a faulty file, too ([`admin`]).
 //!
 //! The file is read twice. `locate.rs` finds where everything stands and refuses what would cost or mislead the second reader;
 //! `mirror.rs` reads what was written, without judgement; `validate.rs` names every key with its default and bound and builds the
@@ -22,7 +23,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::rules::policy::Policy;
+use crate::rules::policy::{Admin, Policy};
 
 use locate::Places;
 use mirror::Written;
@@ -40,12 +41,21 @@ pub const FILE_BYTES_MAX: usize = 1 << 20;
 /// Why it can't be read, or every fault in it.
 pub fn load(path: &Path) -> Result<Policy, Errors> {
     let file = path.display().to_string();
-    let bytes = read_capped(path).map_err(|error| Errors::one(&file, None, String::new(), format!("can't be read: {error}")))?;
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        let place = place_of_byte(&bytes, error.valid_up_to());
-        Errors::one(&file, Some(place), String::new(), "is not UTF-8".to_owned())
-    })?;
-    parse(text, &file, path.parent().unwrap_or_else(|| Path::new("")))
+    parse(&text(path, &file)?, &file, directory(path))
+}
+
+/// `admin` of a file, and what is wrong with that file. Of what can't be read of it, the defaults: who asks a gate that runs must find it
+/// while somebody mends its file, since it serves on.
+#[must_use]
+pub fn admin(path: &Path) -> (Admin, Option<Errors>) {
+    let file = path.display().to_string();
+    let (places, written, unreadable) = match text(path, &file).and_then(|text| read(&text, &file)) {
+        Ok((places, written)) => (places, written, None),
+        Err(errors) => (Places::default(), Written::Null, Some(errors)),
+    };
+    let mut reading = Reading::new(&file, places);
+    let admin = validate::sections(&mut reading, &written, directory(path)).admin;
+    (admin, unreadable.or_else(|| reading.finish().err()))
 }
 
 /// Reads the text of a file. `file` is the name that errors show; relative paths in the text are taken from `base_dir`.
@@ -68,6 +78,7 @@ pub fn needs_restart(old: &Policy, new: &Policy) -> Vec<String> {
         ("listen.workers", workers(old), workers(new)),
         ("admin.listen", old.admin.listen.to_string(), new.admin.listen.to_string()),
         ("data", old.data.display().to_string(), new.data.display().to_string()),
+        ("log.format", old.log.format.name().to_owned(), new.log.format.name().to_owned()),
     ]
     .into_iter()
     .filter(|(_, old, new)| old != new)
@@ -86,6 +97,20 @@ fn read(text: &str, file: &str) -> Result<(Places, Written), Errors> {
     let Some(places) = places else { return Ok((Places::default(), Written::Null)) };
     let written = mirror::read(text).map_err(|error| Errors::one(file, error.place.or(Some(Place::START)), error.path, error.text))?;
     Ok((places, written))
+}
+
+/// What is written in a file, which errors call `file`.
+fn text(path: &Path, file: &str) -> Result<String, Errors> {
+    let bytes = read_capped(path).map_err(|error| Errors::one(file, None, String::new(), format!("can't be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let place = place_of_byte(error.as_bytes(), error.utf8_error().valid_up_to());
+        Errors::one(file, Some(place), String::new(), "is not UTF-8".to_owned())
+    })
+}
+
+/// What relative paths in a file are taken from.
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new(""))
 }
 
 fn read_capped(path: &Path) -> std::io::Result<Vec<u8>> {

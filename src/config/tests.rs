@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::rules::policy::{
-    Admin, Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security,
-    Shutdown, SlotQueue, UpstreamHttp2, UpstreamTls,
+    Buffer, CertificateFiles, Delivery, Https, Listen, Log, LogFormat, MaxInFlight, Mode, Order, RedirectHost, Revoked, Security, Shutdown,
+    SlotQueue, UpstreamHttp2, UpstreamTls,
 };
 use crate::rules::routes::Route;
 use crate::rules::time::UnixTime;
@@ -787,13 +787,30 @@ fn a_file_that_is_too_large_is_refused() {
     assert!(load(&directory.write(&text)).unwrap_err().to_string().contains("above 1048576"));
 }
 
+#[test]
+fn where_the_operator_comes_in_is_known_of_a_faulty_file_too() {
+    let directory = Directory::new("admin");
+    let admin_of = |text: &str| {
+        let (admin, errors) = admin(&directory.write(text));
+        (admin.listen.to_string(), errors.map_or(0, |errors| errors.problems().len()))
+    };
+    let own = "admin: { listen: 127.0.0.1:9191 }\n";
+    assert_eq!(admin_of(&format!("{LEAST}{own}")), ("127.0.0.1:9191".to_owned(), 0));
+    assert_eq!(admin_of(&format!("{own}upstream: {{ servers: [] }}\nadmission: {{ mode: ajar }}\nspeling: 1\n")).0, "127.0.0.1:9191");
+    assert_eq!(admin_of(&format!("{LEAST}admin: {{ listen: here }}\n")), ("127.0.0.1:9090".to_owned(), 1));
+    assert_eq!(admin_of(&format!("{own}upstream: [\n")), ("127.0.0.1:9090".to_owned(), 1));
+    fs::remove_file(directory.0.join("gate.yaml")).unwrap();
+    let (admin, errors) = admin(&directory.0.join("gate.yaml"));
+    assert_eq!((admin.listen.to_string().as_str(), errors.is_some()), ("127.0.0.1:9090", true));
+}
+
 // restarts
 
 #[test]
 fn only_what_a_running_gate_cannot_follow_needs_a_restart() {
     let old = policy(LEAST);
     assert_eq!(needs_restart(&old, &policy(&format!("{LEAST}log: {{ access: all }}\n"))), Vec::<String>::new());
-    let text = "listen: { http: 127.0.0.1:81, workers: 2 }\nadmin: { listen: 127.0.0.1:82 }\ndata: other\n";
+    let text = "listen: { http: 127.0.0.1:81, workers: 2 }\nadmin: { listen: 127.0.0.1:82 }\ndata: other\nlog: { format: json }\n";
     assert_eq!(
         needs_restart(&old, &policy(&format!("{text}{LEAST}"))),
         [
@@ -801,6 +818,7 @@ fn only_what_a_running_gate_cannot_follow_needs_a_restart() {
             "listen.workers: auto → 2 needs a restart",
             "admin.listen: 127.0.0.1:9090 → 127.0.0.1:82 needs a restart",
             "data: /etc/gate/data → /etc/gate/other needs a restart",
+            "log.format: auto → json needs a restart",
         ]
     );
 }

@@ -96,12 +96,6 @@ impl Window {
         self.counts.within_1s as f64 / self.seconds.max(1) as f64
     }
 
-    /// Pages a second within 2 s of their intended start.
-    #[must_use]
-    pub fn goodput_2s(&self) -> f64 {
-        self.counts.within_2s as f64 / self.seconds.max(1) as f64
-    }
-
     fn add(&mut self, other: &Self) {
         self.seconds += other.seconds;
         self.counts.add(&other.counts);

@@ -17,7 +17,7 @@ mod transport;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,9 +47,17 @@ pub struct Mail {
 }
 
 /// What of the policy the thread follows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Settings {
+    enabled: AtomicBool,
     retention_s: AtomicU64,
+}
+
+impl Settings {
+    fn follow(&self, policy: &EmailQueue) {
+        self.enabled.store(policy.enabled, Ordering::Relaxed);
+        self.retention_s.store(policy.retention.as_secs(), Ordering::Relaxed);
+    }
 }
 
 /// What the thread works with.
@@ -104,15 +112,16 @@ impl Mail {
     /// If the system gives no thread.
     pub fn start(parts: Parts, policy: &EmailQueue) -> std::io::Result<Self> {
         let (posts, commands) = sync_channel(POSTS_MAX);
-        let settings = Arc::new(Settings { retention_s: AtomicU64::new(policy.retention.as_secs()) });
-        let writer = Writer::new(parts, Arc::clone(&settings), policy.enabled);
+        let settings = Arc::<Settings>::default();
+        settings.follow(policy);
+        let writer = Writer::new(parts, Arc::clone(&settings));
         let thread = std::thread::Builder::new().name("tidegate-mail".to_owned()).spawn(move || writer.run(&commands))?;
         Ok(Self { posts, settings, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Takes over a new policy.
+    /// Takes over a new policy. The thread sees it when it looks around next, within a second.
     pub fn apply(&self, policy: &EmailQueue) {
-        self.settings.retention_s.store(policy.retention.as_secs(), Ordering::Relaxed);
+        self.settings.follow(policy);
     }
 
     /// Takes an address. When this returns, it is on disk; an address that is there already is taken once. `per_ticket` is

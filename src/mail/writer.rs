@@ -53,8 +53,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 
 impl Writer {
-    pub(super) fn new(parts: Parts, settings: Arc<Settings>, enabled: bool) -> Self {
-        let wanted = enabled || directory_of(&parts.data).exists();
+    pub(super) fn new(parts: Parts, settings: Arc<Settings>) -> Self {
+        let wanted = directory_of(&parts.data).exists();
         Self { parts, settings, queue: None, wanted, tickets: Tickets::default(), failing: Failing::default(), expired: None }
     }
 
@@ -122,6 +122,8 @@ impl Writer {
     }
 
     fn look_around(&mut self) {
+        // turned on by a reload, the queue has to be ready before somebody posts
+        self.wanted |= self.settings.enabled.load(Ordering::Relaxed);
         if !self.wanted {
             return;
         }

@@ -121,8 +121,6 @@ labels! {
         Revoked => "revoked",
         /// A ticket that was not seen for too long.
         Void => "void",
-        /// Says that it was issued in the future.
-        Future => "future",
     }
 }
 

@@ -60,9 +60,11 @@ impl Health {
         matches!(self.state, State::Up)
     }
 
-    /// A request ended well.
-    pub const fn good(&mut self) {
+    /// A request ended well. Returns whether the server is back by it.
+    pub const fn good(&mut self) -> bool {
+        let was_up = self.is_up();
         *self = Self { failures: 0, ejections: 0, state: State::Up };
+        !was_up
     }
 
     /// A request failed (5xx, connect error, reset, timeout). Returns whether this ejects the server.
@@ -118,7 +120,7 @@ mod tests {
         for _ in 0..4 {
             assert!(!health.bad(at(1)));
         }
-        health.good();
+        assert!(!health.good(), "it was not gone");
         for _ in 0..4 {
             assert!(!health.bad(at(2)));
         }
@@ -136,8 +138,9 @@ mod tests {
         assert!(health.wants_probe(at(11)));
         health.probed(true, at(11));
         assert_eq!(health.takes(), Takes::One);
-        health.good();
+        assert!(health.good());
         assert!(health.is_up());
+        assert!(!health.good(), "it is back but once");
     }
 
     #[test]

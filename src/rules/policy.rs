@@ -500,3 +500,15 @@ pub enum LogFormat {
     /// Readable.
     Text,
 }
+
+impl LogFormat {
+    /// As it is written in gate.yaml.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}

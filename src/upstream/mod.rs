@@ -16,6 +16,7 @@ mod answer;
 mod connection;
 mod http1;
 mod http2;
+mod names;
 mod pieces;
 mod relay;
 mod servers;
@@ -39,6 +40,7 @@ use crate::tls::client::{ClientTls, Offer};
 pub use answer::{Answered, Asked, Failure, Sending, send};
 pub use connection::{BodyFailure, Carrier, ConnectError, RequestBody, Switched, TransportError, no_body};
 pub use http1::Http1Error;
+pub use names::{Found, find, named};
 pub use pieces::Pieces;
 pub use relay::{AnswerBody, BrokenOff, BufferMemory};
 pub use servers::{Protocol, ServerStatus, maintain};
@@ -138,8 +140,9 @@ impl Upstream {
         Arc::new(Self { inner: Mutex::new(inner), gate, clock, workers, memory })
     }
 
-    /// Takes over a new policy, and what its TLS needs; requests under way finish where they are.
-    pub fn apply(self: &Arc<Self>, policy: &policy::Policy, tls: Option<&ClientTls>) {
+    /// Takes over a new policy, what its TLS needs, and where those of its servers are that were [`Upstream::unknown`]; requests under way
+    /// finish where they are.
+    pub fn apply(self: &Arc<Self>, policy: &policy::Policy, tls: Option<&ClientTls>, found: Found) {
         let now = self.clock.moment();
         let mut inner = self.lock();
         let kept: Vec<Option<usize>> =
@@ -156,6 +159,7 @@ impl Upstream {
             peer.live = true;
             peer.follow(tls);
         }
+        inner.know(found, now);
         inner.settings = settings(policy);
         let offer = inner.settings.offer;
         for peer in &mut inner.peers {
@@ -167,6 +171,7 @@ impl Upstream {
                 peer.shared.clear();
             }
         }
+        inner.close_idle_above_slots();
         let granted = self.grant(&mut inner, now);
         drop(inner);
         hand_out(granted);
@@ -223,10 +228,7 @@ impl Upstream {
         if !inner.slots.limit(limit) {
             return;
         }
-        let Inner { slots, peers, .. } = &mut *inner;
-        for (place, peer) in peers.iter_mut().enumerate() {
-            peer.close_idle_above(slots.room(place));
-        }
+        inner.close_idle_above_slots();
         let granted = self.grant(&mut inner, self.clock.moment());
         drop(inner);
         hand_out(granted);
@@ -316,6 +318,22 @@ impl Inner {
         [self.draws as u32, (self.draws >> 32) as u32]
     }
 
+    /// Closes the idle connections that are too many, now that there may be fewer slots.
+    fn close_idle_above_slots(&mut self) {
+        for (place, peer) in self.peers.iter_mut().enumerate() {
+            let room = self.slots.room(place);
+            peer.close_idle_above(room);
+            peer.close_shared_above(room);
+        }
+    }
+
+    /// A request at a server has ended well.
+    fn went_well(&mut self, server: usize) {
+        if self.slots.health(server).good() {
+            tracing::info!(server = self.peers[server].server.label, "server is back");
+        }
+    }
+
     /// A request at a server has failed.
     fn failed(&mut self, server: usize, now: Moment) {
         if self.slots.health(server).bad(now) {
@@ -399,7 +417,7 @@ impl Drop for Slot {
         let server = grant.server;
         inner.slots.release(*grant, *ask, *outcome == Some(true), now);
         match outcome {
-            Some(true) => inner.slots.health(server).good(),
+            Some(true) => inner.went_well(server),
             Some(false) => inner.failed(server, now),
             None => {}
         }

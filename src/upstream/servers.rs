@@ -1,16 +1,16 @@
 //! The servers behind the gate: their addresses, their idle connections, their way back after an ejection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::sync::watch;
 
 use super::Upstream;
 use super::connection::{ConnectError, Connection, Opened, Way, reach};
 use super::http1::Http1;
 use super::http2::{Http2, Ride};
+use super::names;
 use crate::deadlines::Deadlines;
 use crate::rules::policy::Server;
 use crate::rules::time::Moment;
@@ -21,7 +21,8 @@ use crate::tls::client::{ClientTls, Offer, ServerTls};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) server: Server,
-    addresses: Arc<[SocketAddr]>,
+    /// None of a name that was not found yet.
+    pub(super) addresses: Arc<[SocketAddr]>,
     /// `None` if it is spoken to in plaintext.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Oldest first; the newest is used first, so that the oldest can fall idle.
@@ -34,7 +35,8 @@ pub(super) struct Peer {
     speaks: Option<Protocol>,
     /// Still named by the policy.
     pub(super) live: bool,
-    resolved: Option<Moment>,
+    /// When its name was looked up; `None` if that is due.
+    pub(super) resolved: Option<Moment>,
     busy_with_probe: bool,
     /// Why no connection could be made to it; `None` since one was.
     trouble: Option<String>,
@@ -96,22 +98,18 @@ pub struct ServerStatus {
     pub trouble: Option<String>,
 }
 
-/// How often a name is looked up again, as most resolvers' least time to live.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-
 /// How often the log says that a server can't be reached, and why: each request finds it out anew.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Characters of the reason why a server can't be reached.
 const WHY_CHARS_MAX: usize = 500;
 
-/// How long a look-up or a probe may take.
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Peer {
     pub(super) fn new(server: Server, tls: Option<&ClientTls>) -> Self {
-        let literal = server.host.parse::<IpAddr>().ok();
-        let addresses = literal.map(|ip| SocketAddr::new(ip, server.port)).into_iter().collect();
+        let addresses = names::literal(&server).into_iter().collect();
         let tls = tls.map(|tls| Arc::new(tls.towards(&server.host)));
         Self {
             server,
@@ -158,9 +156,7 @@ impl Peer {
         if !left.is_idle() {
             return;
         }
-        let is_only = self.shared.iter().filter(|shared| shared.worker == left.worker).nth(1).is_none();
-        let idle = self.shared.iter().filter(|shared| shared.is_idle()).count();
-        if left.is_doubtful() || (!is_only && idle > room as usize) {
+        if left.is_doubtful() || (self.idle_shared() > room as usize && !self.is_only_of_worker(left)) {
             self.shared.retain(|shared| !Arc::ptr_eq(shared, left));
         }
     }
@@ -168,6 +164,26 @@ impl Peer {
     /// Closes idle connections of HTTP/1 that are too many: each holds a worker.
     pub(super) fn close_idle_above(&mut self, room: u32) {
         self.idle.drain(..self.idle.len().saturating_sub(room as usize));
+    }
+
+    /// Closes idle connections of HTTP/2 that are too many, as when they are left one by one.
+    pub(super) fn close_shared_above(&mut self, room: u32) {
+        let mut too_many = self.idle_shared().saturating_sub(room as usize);
+        for place in (0..self.shared.len()).rev() {
+            if too_many > 0 && self.shared[place].is_idle() && !self.is_only_of_worker(&self.shared[place]) {
+                self.shared.remove(place);
+                too_many -= 1;
+            }
+        }
+    }
+
+    /// Connections of HTTP/2 without a request.
+    fn idle_shared(&self) -> usize {
+        self.shared.iter().filter(|shared| shared.is_idle()).count()
+    }
+
+    fn is_only_of_worker(&self, one: &Http2) -> bool {
+        self.shared.iter().filter(|shared| shared.worker == one.worker).nth(1).is_none()
     }
 
     /// An idle connection for a worker: its own newest; another's, if there is no room for one more connection. Those that are found to
@@ -192,10 +208,6 @@ impl Peer {
     pub(super) fn put_idle(&mut self, connection: Box<Http1>) {
         self.idle.push(Idle { worker: connection.worker, connection });
     }
-
-    fn is_literal(&self) -> bool {
-        self.server.host.parse::<IpAddr>().is_ok()
-    }
 }
 
 impl Upstream {
@@ -207,7 +219,7 @@ impl Upstream {
             label: peer.server.label.clone(),
             up: inner.slots.is_up(place),
             in_flight: inner.slots.busy(place),
-            idle: peer.idle.len() + peer.shared.iter().filter(|shared| shared.is_idle()).count(),
+            idle: peer.idle.len() + peer.idle_shared(),
             protocol: match inner.settings.offer {
                 Offer::Http1 => Some(Protocol::Http1),
                 Offer::Http2 => peer.speaks,
@@ -317,18 +329,6 @@ impl Upstream {
         }
     }
 
-    fn names_to_look_up(&self, now: Moment) -> Vec<(usize, String, u16)> {
-        let mut inner = self.lock();
-        let due = inner.peers.iter_mut().enumerate().filter(|(_, peer)| {
-            peer.live && !peer.is_literal() && peer.resolved.is_none_or(|resolved| now.since(resolved) >= RESOLVE_EVERY)
-        });
-        due.map(|(place, peer)| {
-            peer.resolved = Some(now);
-            (place, peer.server.host.clone(), peer.server.port)
-        })
-        .collect()
-    }
-
     fn servers_to_probe(&self, now: Moment) -> Vec<(usize, Way)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -341,24 +341,6 @@ impl Upstream {
             }
         }
         due
-    }
-
-    fn looked_up(&self, place: usize, found: std::io::Result<Vec<SocketAddr>>) {
-        let mut inner = self.lock();
-        let peer = &mut inner.peers[place];
-        match found {
-            // a name that vanished keeps its last addresses: a resolver's bad minute is not the site's
-            Ok(addresses) if !addresses.is_empty() => {
-                peer.addresses = addresses.into();
-                return;
-            }
-            Ok(_) => tracing::warn!(server = peer.server.label, "the name has no address"),
-            Err(error) => tracing::warn!(server = peer.server.label, %error, "the name could not be looked up"),
-        }
-        if peer.addresses.is_empty() {
-            // a server that was never found is looked for at each tick
-            peer.resolved = None;
-        }
     }
 
     fn probed(self: &Arc<Self>, place: usize, connected: &Result<(), ConnectError>) {
@@ -380,14 +362,7 @@ impl Upstream {
 pub fn maintain(upstream: &Arc<Upstream>) {
     let now = upstream.clock.moment();
     upstream.close_idle(now);
-    for (place, host, port) in upstream.names_to_look_up(now) {
-        let upstream = Arc::clone(upstream);
-        tokio::spawn(async move {
-            let found = tokio::time::timeout(PROBE_TIMEOUT, lookup_host((host.as_str(), port))).await;
-            let found = found.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            upstream.looked_up(place, found.map(Iterator::collect));
-        });
-    }
+    names::keep(upstream, now);
     for (place, way) in upstream.servers_to_probe(now) {
         let upstream = Arc::clone(upstream);
         tokio::spawn(async move {

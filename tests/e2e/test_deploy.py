@@ -54,10 +54,16 @@ def in_front(test, command, front):
 class Examples(unittest.TestCase):
     def test_each_example_is_a_policy(self):
         files = [REPOSITORY / "gate.yaml", DEPLOY / "gate.yaml", DEPLOY / "compose" / "gate" / "gate.yaml"]
-        for file in files:
-            with self.subTest(file=file):
-                checked = subprocess.run([binary(), "check", "--config", str(file)], capture_output=True, text=True, timeout=LIMIT_S)
-                self.assertEqual(checked.returncode, 0, checked.stderr)
+        with tempfile.TemporaryDirectory() as directory:
+            # which compose puts where the gate finds it
+            token = pathlib.Path(directory) / "token"
+            token.write_text("a-token-for-the-test-0123456789\n")
+            for file in files:
+                with self.subTest(file=file):
+                    copy = pathlib.Path(directory) / "gate.yaml"
+                    copy.write_text(file.read_text().replace("/run/secrets/admin_token", str(token)))
+                    checked = subprocess.run([binary(), "check", "--config", str(copy)], capture_output=True, text=True, timeout=LIMIT_S)
+                    self.assertEqual(checked.returncode, 0, checked.stderr)
 
     def verified(self, change=lambda text: text):
         """Copies of the units, changed, of which systemd has nothing to say."""

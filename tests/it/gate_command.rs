@@ -34,7 +34,7 @@ fn every_error_is_told_at_once_with_its_place() {
         assert!(line.starts_with(&format!("{}{place}", file.display())), "{line}");
     }
     // whatever it is asked to do with it
-    for command in [&["serve"][..], &["keys", "list"], &["mint", "--for", "1h", "--note", "x"], &["healthcheck"]] {
+    for command in [&["serve"][..], &["keys", "list"], &["mint", "--for", "1h", "--note", "x"]] {
         let said = run(command, &file);
         assert_eq!(said.status, Some(2), "{command:?}: {}", said.err);
         assert_eq!(said.err.lines().count(), 5, "{command:?}: {}", said.err);
@@ -82,9 +82,15 @@ fn an_operators_listener_that_all_can_reach_needs_a_token() {
     scratch.write("token", "short\n");
     let file = scratch
         .write("gate.yaml", &format!("{SITE}listen: {{ http: 127.0.0.1:0 }}\nadmin: {{ listen: \"0.0.0.0:0\", token_file: token }}\n"));
-    let said = run(&["serve"], &file);
-    assert_eq!(said.status, Some(1), "{}", said.err);
-    assert!(said.err.contains("token") && !said.err.contains("short\n"), "{}", said.err);
+    for (command, status) in [("check", 2), ("serve", 1)] {
+        let said = run(&[command], &file);
+        assert_eq!((said.status, said.out.as_str()), (Some(status), ""), "{}", said.err);
+        assert!(
+            said.err.contains("admin.token_file: ") && said.err.contains("5 characters") && !said.err.contains("short"),
+            "{}",
+            said.err
+        );
+    }
 }
 
 #[test]
@@ -127,8 +133,15 @@ fn a_healthcheck_says_by_its_status_whether_the_gate_takes_traffic() {
     let file = scratch.write("check.yaml", &format!("{SITE}admin: {{ listen: {} }}\n", gate.admin));
     let said = run(&["healthcheck"], &file);
     assert_eq!((said.status, said.out.as_str(), said.err.as_str()), (Some(0), "", ""));
+    // a gate serves on while its file has a mistake; that is told, and no reason to end it
+    let faulty = scratch.write("faulty.yaml", &format!("upstream: {{ servers: [] }}\nspeling: 1\nadmin: {{ listen: {} }}\n", gate.admin));
+    let said = run(&["healthcheck"], &faulty);
+    assert_eq!((said.status, said.out.as_str()), (Some(0), ""), "{}", said.err);
+    assert!(said.err.contains(":1:22: upstream.servers: ") && said.err.contains(":2:1: speling: "), "{}", said.err);
     gate.end();
-    let said = run(&["healthcheck"], &file);
-    assert_eq!(said.status, Some(1));
-    assert!(said.err.contains("/healthz"), "{}", said.err);
+    for file in [&file, &faulty] {
+        let said = run(&["healthcheck"], file);
+        assert_eq!(said.status, Some(1));
+        assert!(said.err.contains("/healthz"), "{}", said.err);
+    }
 }

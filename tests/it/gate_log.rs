@@ -2,15 +2,14 @@
 
 use serde_json::Value;
 
-use crate::support::{Gate, PATIENCE, Scratch, Upstream, own_ports, request, until};
+use crate::support::{Gate, PATIENCE, Scratch, Upstream, Vacant, ok, own_ports, request, until};
 
 const BROWSER: &str = "Accept: text/html";
 
 #[test]
 fn every_line_is_json_and_none_holds_a_secret() {
-    let upstream = Upstream::start(|seen, site| {
-        site.write(if seen.target.starts_with("/broken") { "nonsense\r\n\r\n".to_owned() } else { crate::support::ok("x") })
-    });
+    let upstream =
+        Upstream::start(|seen, site| site.write(if seen.target.starts_with("/broken") { "nonsense\r\n\r\n".to_owned() } else { ok("x") }));
     let scratch = Scratch::new();
     let yaml = format!(
         "listen: {{ http: 127.0.0.1:0, workers: 1 }}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -117,6 +116,33 @@ fn a_rejected_policy_is_logged_with_its_place() {
     for (line, place) in rejected.iter().zip([":2:12: upstream.servers", ":3:18: session.rate"]) {
         assert!(line["error"].as_str().unwrap().contains(place), "{line}");
     }
+}
+
+#[test]
+fn a_server_that_is_left_out_and_one_that_is_back_are_told_of_once_each() {
+    let vacant = Vacant::new();
+    let scratch = Scratch::new();
+    let file = scratch.write("gate.yaml", &format!("{}admission: {{ mode: open }}\n", own_ports(&vacant.url())));
+    let gate = Gate::serve(&file);
+    let server = vacant.url();
+    let up = |gate: &Gate| gate.status()["upstream"][0]["up"] == true;
+    until("the ejection", || {
+        gate.get("/", &[]);
+        (!up(&gate)).then_some(())
+    });
+    let _site = vacant.start(|_, site| site.write(ok("back")));
+    for _ in 0..10 {
+        assert_eq!(gate.get("/", &[]).text(), "back");
+    }
+    until("the way back", || up(&gate).then_some(()));
+    let log = gate.end();
+    let told = |message: &str| -> Vec<Value> {
+        let lines = log.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["message"] == message).collect()
+    };
+    let (ejected, back) = (told("server ejected"), told("server is back"));
+    assert_eq!((ejected.len(), back.len()), (1, 1), "{log:#?}");
+    assert_eq!((back[0]["server"].as_str(), back[0]["level"].as_str()), (Some(server.as_str()), Some("INFO")));
 }
 
 #[test]

@@ -7,6 +7,9 @@ use crate::support::{Client, Scratch, Upstream, World, until};
 const BROWSER: &str = "Accept: text/html";
 const JSON: &str = "application/json";
 
+/// Why a pass or ticket that is shown may be taken for none.
+const TOKEN_REASONS: &[&str] = &["malformed", "version", "unknown_key", "forged", "kind", "expired", "revoked", "void"];
+
 fn world(more: &str) -> (Upstream, World) {
     let upstream = Upstream::answering("the site");
     let world = World::start(&format!("upstream: {{ servers: [\"{}\"] }}\n{more}", upstream.url()));
@@ -292,7 +295,7 @@ fn every_metric_of_the_contract_is_there() {
         ("tidegate_upgrades_total", "result", &["switched", "refused"]),
         ("tidegate_config_reloads_total", "result", &["applied", "rejected"]),
         ("tidegate_invitations_total", "result", &["sent", "deferred", "failed"]),
-        ("tidegate_tokens_rejected_total", "reason", &["malformed", "version", "unknown_key", "forged", "kind", "expired", "revoked"]),
+        ("tidegate_tokens_rejected_total", "reason", TOKEN_REASONS),
         ("tidegate_requests_refused_total", "reason", &["pass_rate"]),
         ("tidegate_emails_refused_total", "reason", &["address"]),
         ("tidegate_upstream_up", "server", &[&upstream.url()]),
@@ -302,6 +305,9 @@ fn every_metric_of_the_contract_is_there() {
             assert!(has(&format!("{name}{{{label}=\"{value}\"}}")), "{name} {value}");
         }
     }
+    // and none for which nothing is ever counted
+    let reasons = text.lines().filter(|line| line.starts_with("tidegate_tokens_rejected_total{"));
+    assert_eq!(reasons.count(), TOKEN_REASONS.len());
     for name in ["tidegate_upstream_first_byte_seconds", "tidegate_slot_wait_seconds", "tidegate_wait_seconds"] {
         for series in ["_bucket{le=\"+Inf\"}", "_sum", "_count"] {
             assert!(has(&format!("{name}{series}")), "{name}{series}");

@@ -110,14 +110,44 @@ fn what_needs_a_restart_is_rejected_whole() {
         ("listen: { workers: 7 }", "listen.workers"),
         ("admin: { listen: 127.0.0.1:9091 }", "admin.listen"),
         ("data: elsewhere", "data"),
+        ("log: { format: json }", "log.format"),
     ] {
         let errors = reject(&world, &closed(&upstream.url(), &format!("{yaml}\nwaiting_room: {{ status: 429 }}")));
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains(key) && errors[0].contains("needs a restart"), "{errors:?}");
         assert_eq!(world.get("/", &[BROWSER]).status, 503);
     }
-    assert_eq!(world.count("tidegate_config_reloads_total{result=\"rejected\"}"), 4);
+    assert_eq!(world.count("tidegate_config_reloads_total{result=\"rejected\"}"), 5);
     assert!(!world.directory().join("elsewhere").exists());
+}
+
+#[test]
+fn an_admin_token_that_was_replaced_holds_no_longer() {
+    let upstream = Upstream::answering("x");
+    let token = |world: &World, token: &str| fs::write(world.directory().join("token"), token).unwrap();
+    let world = World::prepared(&closed(&upstream.url(), "admin: { token_file: token }"), |directory| {
+        fs::write(directory.join("token"), "the-first-of-the-tokens\n").unwrap();
+    });
+    let status_by = |token: &str| Client::connect(world.admin).get("/status", &[&format!("Authorization: Bearer {token}")]);
+    let (first, second) = ("the-first-of-the-tokens", "the-second-of-the-tokens");
+    assert_eq!((status_by(first).status, status_by(second).status), (200, 401));
+    token(&world, second);
+    until("the second token", || (status_by(second).status == 200).then_some(()));
+    assert_eq!(status_by(first).status, 401);
+    // one that is none is not taken in, and is told of without being repeated
+    let rejected = |count| world.until_metric("tidegate_config_reloads_total{result=\"rejected\"}", |found| found == count);
+    token(&world, "too-short");
+    rejected(1.0);
+    let status = status_by(second);
+    assert_eq!(status.status, 200);
+    let errors = serde_json::from_slice::<Value>(&status.body).unwrap()["config"]["errors"].to_string();
+    assert!(errors.contains("admin.token_file: ") && errors.contains("9 characters") && !errors.contains("too-short"), "{errors}");
+    fs::remove_file(world.directory().join("token")).unwrap();
+    rejected(2.0);
+    assert_eq!((status_by(second).status, world.admin("/status").status), (200, 401));
+    // nor is it needed any more once the file of the policy says so
+    write(&world, &closed(&upstream.url(), ""));
+    until("no token to be needed", || (world.admin("/status").status == 200).then_some(()));
 }
 
 #[test]
@@ -208,6 +238,70 @@ fn servers_change_and_nobody_notices() {
     third.all_closed();
     let up = |server: &Upstream| world.admin("/metrics").text().contains(&format!("tidegate_upstream_up{{server=\"{}\"}}", server.url()));
     until("the series of servers that have gone to end", || Some(()).filter(|()| up(&second) && !up(&first) && !up(&third)));
+}
+
+#[test]
+fn a_server_is_in_use_only_once_its_name_was_looked_up() {
+    let sites: Vec<Upstream> = ["first", "second", "third"].into_iter().map(Upstream::answering).collect();
+    let yaml = |place: usize| {
+        format!("upstream: {{ servers: [\"http://localhost:{}\"] }}\nadmission: {{ mode: open }}\n", sites[place].address.port())
+    };
+    let world = World::start(&yaml(0));
+    assert_eq!(world.get("/", &[]).text(), "first", "after the start");
+    apply(&world, &yaml(1));
+    assert_eq!(world.get("/", &[]).text(), "second", "after a reload by hand");
+    write(&world, &yaml(2));
+    until("the new policy", || {
+        let answer = world.get("/", &[]);
+        assert_eq!(answer.status, 200, "after a reload that came by itself");
+        (answer.text() == "third").then_some(())
+    });
+    assert_eq!(world.outcomes("connect"), 0);
+}
+
+#[test]
+fn a_name_that_is_not_found_keeps_neither_a_start_nor_a_reload_from_going_on() {
+    let site = Upstream::answering("found");
+    let yaml = |more: &str| format!("upstream: {{ servers: [{more}] }}\nadmission: {{ mode: open }}\n");
+    // never found (RFC 6761)
+    let nowhere = "http://nowhere.invalid:80";
+    let world = World::start(&yaml(nowhere));
+    assert_eq!(world.get("/", &[]).header("proxy-status"), Some("tidegate; error=dns_error"));
+    apply(&world, &yaml(&format!("http://localhost:{}", site.address.port())));
+    assert_eq!(world.get("/", &[]).text(), "found");
+    apply(&world, &yaml(&format!("{nowhere}, {}", site.url())));
+    assert_eq!(world.get("/", &[]).text(), "found");
+}
+
+#[test]
+fn fewer_slots_leave_no_more_idle_connections_than_there_are() {
+    let door = crate::support::Door::default();
+    let site = Upstream::behind(&door, "the site");
+    let yaml = |slots: u32| format!("upstream: {{ servers: [\"{}\"], max_in_flight: {slots} }}\nadmission: {{ mode: open }}\n", site.url());
+    let world = World::start(&yaml(8));
+    let mut clients: Vec<Client> = (0..8).map(|_| world.client()).collect();
+    for client in &mut clients {
+        client.send(crate::support::request("GET", "/", &[]));
+    }
+    site.requests(8);
+    door.open();
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    world.until_status("/upstream/0/idle", 8);
+    apply(&world, &yaml(2));
+    assert_eq!(world.status()["upstream"][0]["idle"], 2);
+    assert_eq!(world.get("/", &[]).status, 200);
+    assert_eq!(site.accepted(), 8, "those that are left are used");
+}
+
+#[test]
+fn an_email_queue_that_is_turned_on_can_be_written_before_anybody_posts() {
+    let upstream = Upstream::answering("x");
+    let world = World::start(&closed(&upstream.url(), "email_queue: { enabled: false }"));
+    assert_eq!(world.metric("tidegate_email_writable"), 0.0);
+    apply(&world, &closed(&upstream.url(), "email_queue: { enabled: true }"));
+    world.until_metric("tidegate_email_writable", |writable| writable == 1.0);
 }
 
 #[test]

@@ -456,6 +456,48 @@ fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
 }
 
 #[test]
+fn a_limit_that_is_taken_back_takes_idle_connections_along() {
+    let site = Upstream::start(|seen, site| {
+        #[expect(clippy::disallowed_methods, reason = "a site that takes as long for each of many as for one")]
+        std::thread::sleep(Duration::from_millis(50));
+        site.write(ok(&seen.target))
+    });
+    // begins with 16, and tries 20
+    let yaml = format!(
+        "upstream: {{ servers: [{}], max_in_flight: auto, queue: {{ deadline: 30s }}, timeouts: {{ idle: 5m }} }}\n\
+         admission: {{ mode: open }}\n",
+        site.url()
+    );
+    let world = World::prepared(&yaml, |directory| {
+        std::fs::create_dir(directory.join("data")).unwrap();
+        let saved = r#"{"version":1,"saved_at_unix_ms":1800000000000,"max_in_flight":16}"#;
+        std::fs::write(directory.join("data/state.json"), saved).unwrap();
+    });
+    let now = || world.status()["max_in_flight"]["now"].as_u64().unwrap();
+    assert_eq!(now(), 16);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            let mut client = world.client();
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/", &[]).status, 200);
+                }
+            });
+        }
+        let tried = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            until("more slots, all of them used", || (now() > 16 && site.accepted() > 16).then_some(()));
+        }));
+        over.store(true, Ordering::Relaxed);
+        assert!(tried.is_ok(), "{} slots", now());
+    });
+    // nobody asks any more, so the trial is given up
+    world.until_status("/max_in_flight/now", 16);
+    world.until_status("/upstream/0/idle", 16);
+}
+
+#[test]
 fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
     let large: &'static str = format!("HTTP/1.1 200 OK\r\nContent-Length: 64000000\r\n\r\n{}", "x".repeat(64_000_000)).leak();
     let site = Upstream::raw(move |site| {

@@ -173,30 +173,76 @@ fn more_requests_than_a_server_takes_streams_have_another_connection() {
     assert_eq!(site.accepted(), 3);
 }
 
-#[test]
-fn connections_beyond_the_slots_are_closed_but_one() {
-    let setting = Setting::new();
-    let hatch = Hatch::new();
+/// A site that takes one request on each connection, and answers when the hatch is open.
+fn one_by_one(setting: &Setting, hatch: &Hatch) -> Http2Site {
     let opens = hatch.clone();
     let limited = |builder: &mut h2::server::Builder| {
         builder.max_concurrent_streams(1);
     };
-    let site = Http2Site::with(setting.tls(), limited, move |mut arrived| {
+    Http2Site::with(setting.tls(), limited, move |mut arrived| {
         let opens = opens.clone();
         Box::pin(async move {
             opens.wait().await;
             arrived.answer(200, "hello");
         })
-    });
-    let world = setting.gate(&site.url(), "max_in_flight: 4");
-    let mut clients = asking(&world, 4);
-    site.requests(4);
-    std::fs::write(world.file(), setting.yaml(&site.url(), "max_in_flight: 1", "")).unwrap();
-    assert_eq!(world.admin_post("/reload", "application/json", "").status, 200);
-    hatch.open();
-    for client in &mut clients {
-        assert_eq!(client.answer().status, 200);
+    })
+}
+
+#[test]
+fn connections_beyond_the_slots_are_closed_but_one() {
+    for idle_before in [false, true] {
+        let setting = Setting::new();
+        let hatch = Hatch::new();
+        let site = one_by_one(&setting, &hatch);
+        let world = setting.gate(&site.url(), "max_in_flight: 4");
+        let mut clients = asking(&world, 4);
+        site.requests(4);
+        let mut answered = || {
+            hatch.open();
+            for client in &mut clients {
+                assert_eq!(client.answer().status, 200);
+            }
+        };
+        if idle_before {
+            answered();
+            world.until_status("/upstream/0/idle", 4);
+        }
+        std::fs::write(world.file(), setting.yaml(&site.url(), "max_in_flight: 1", "")).unwrap();
+        assert_eq!(world.admin_post("/reload", "application/json", "").status, 200);
+        if !idle_before {
+            answered();
+        }
+        site.until_open(1);
+        assert_eq!(world.get("/", &[]).status, 200);
+        assert_eq!(site.accepted(), 4);
     }
+}
+
+#[test]
+fn an_idle_connection_of_http1_makes_room_for_a_request_over_http2() {
+    let setting = Setting::new();
+    let site = Http2Site::raw(setting.tls(), |mut raw| {
+        Box::pin(async move {
+            if raw.protocol() == b"http/1.1" {
+                raw.read_head().await;
+                raw.send(crate::support::ok("no websocket here")).await;
+                return raw.wait_for_end().await;
+            }
+            raw.settle(&[]).await;
+            let first = raw.next(HEADERS).await.unwrap();
+            raw.answer(first.stream).await;
+            // the second is not answered
+            raw.wait_for_end().await;
+        })
+    });
+    let world = setting.gate(&site.url(), "max_in_flight: 1");
+    assert_eq!(world.get("/", &[]).status, 200);
+    let ask = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    assert_eq!(world.get("/socket", &ask).text(), "no websocket here");
+    world.until_status("/upstream/0/idle", 2);
+    let _held = asking(&world, 1);
+    world.until_status("/upstream/0/in_flight", 1);
+    assert_eq!(world.status()["upstream"][0]["idle"], 0, "the only worker is busy");
     site.until_open(1);
 }
 

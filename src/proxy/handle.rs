@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::{HOST, SET_COOKIE};
+use http::header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -272,7 +272,7 @@ impl Entered {
         if let Some(waited) = decision.waited.filter(|_| !decision.observed) {
             worker.shard.observe(Timing::Wait, waited);
         }
-        clean_request(parts, peer, facts, regime);
+        clean_request(parts, peer, facts, ahead.is_some(), regime);
         let asked = if websocket.is_some() {
             upgrade::set_websocket(&mut parts.headers);
             Asked::WebSocket
@@ -508,8 +508,8 @@ fn attributes(regime: &Regime, secure: bool, max_age: Duration) -> Attributes<'_
 }
 
 /// What reaches the site: nothing that was meant for the gate, and who the client is.
-fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, regime: &Regime) {
-    let Parts { uri, headers, .. } = parts;
+fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool, regime: &Regime) {
+    let Parts { method, uri, headers, .. } = parts;
     let host = match headers.get(HOST) {
         Some(host) => host.clone(),
         // a client of HTTP/1.0 need not name one; the site, spoken to in 1.1, must be

@@ -94,6 +94,10 @@ pub(super) struct Held {
     pub(super) good: bool,
 }
 
+/// Bytes of a body that are taken at once, if they are there, and in how many pieces. What goes beyond is read ahead as there is memory.
+const WITH_HEAD: usize = 64 * 1024;
+const PIECES_WITH_HEAD: usize = 16;
+
 /// The body of an answer whose head has just come.
 ///
 /// # Errors
@@ -107,7 +111,9 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
     // what has come with the head is there already; who is woken is not yet known, and not needed
     let mut cx = Context::from_waker(Waker::noop());
     let mut frames = VecDeque::new();
-    loop {
+    let most = held.slot.settings.response_buffer.min(WITH_HEAD);
+    let mut bytes = 0;
+    while frames.is_empty() || (bytes < most && frames.len() < PIECES_WITH_HEAD && held.slot.upstream.memory.has_room()) {
         match held.connection.poll_body(&mut body, &mut cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let over = body.is_end_stream();
@@ -115,6 +121,7 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
                     held.done();
                     return Ok(AnswerBody::Piece(frame.into_data().ok()));
                 }
+                bytes += frame.data_ref().map_or(0, Bytes::len);
                 frames.push_back(frame);
                 if over {
                     held.done();

@@ -528,6 +528,11 @@ fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool,
     cookies::strip_found(headers, facts.our_cookies);
     let mut values = peer.values.lock().unwrap_or_else(PoisonError::into_inner);
     forwarded::set_forwarding(headers, &mut values, facts.client.peer_trusted, Some(&host), facts.client.scheme_https);
+    drop(values);
+    // it has hardly ever a body: with a length that the client did not say, some would not look for it
+    if is_upload && !headers.contains_key(CONTENT_LENGTH) && matches!(*method, Method::GET | Method::HEAD) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 fn origin_form(uri: &Uri) -> Uri {

@@ -12,8 +12,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::PATIENCE;
 use super::client::{Answer, Client};
-use super::{PATIENCE, until};
+use super::wait::until_within;
 
 /// A directory of its own, gone when dropped.
 pub(crate) struct Scratch(PathBuf);
@@ -79,7 +80,8 @@ pub(crate) fn run(arguments: &[&str], config: &Path) -> Said {
 #[track_caller]
 pub(crate) fn run_command(command: Command) -> Said {
     let mut process = Process::spawn(command);
-    let status = process.wait();
+    // a simulation computes for as long as it takes where others compute, too
+    let status = process.wait_within(PATIENCE * 12);
     Said { status: status.code(), out: process.out.all().join("\n"), err: process.err.all().join("\n") }
 }
 
@@ -156,7 +158,12 @@ impl Process {
     /// Waits for its end, and for all that it wrote.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let status = until("the process to end", || self.child.try_wait().unwrap());
+        self.wait_within(PATIENCE * 2)
+    }
+
+    #[track_caller]
+    fn wait_within(&mut self, patience: Duration) -> ExitStatus {
+        let status = until_within(patience, "the process to end", || self.child.try_wait().unwrap());
         self.out.wait_for_end();
         self.err.wait_for_end();
         status

@@ -32,7 +32,13 @@ impl Door {
 
 /// Looks again and again until there is something to see. For what tells nobody when it happens, such as a metric.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(PATIENCE * 2, what, look)
+}
+
+/// The same, for as long as this.
+#[track_caller]
+pub(super) fn until_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let clock = Clock::start();
     let start = clock.moment();
     let never = (Mutex::new(()), Condvar::new());
@@ -40,7 +46,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(clock.moment().since(start) < PATIENCE * 2, "waited in vain for {what}");
+        assert!(clock.moment().since(start) < patience, "waited in vain for {what}");
         // a breath between two looks; nothing depends on how long it is
         drop(never.1.wait_timeout(never.0.lock().unwrap(), Duration::from_millis(10)).unwrap());
     }

@@ -47,6 +47,9 @@ pub enum BodyFailure {
     /// No piece of it came in time.
     #[error("the request body stood still")]
     Stalled,
+    /// Its stream is over, and it is not.
+    #[error("the request body was given up")]
+    GivenUp,
 }
 
 /// Why a connection could not be made.

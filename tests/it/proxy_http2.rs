@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, request, until, unzipped, whole};
+use crate::support::{
+    DATA, Door, END_HEADERS, END_STREAM, Frames, GET, HEADERS, Http2, PATIENCE, PING, POST, RESET, Secure, Seen, Upstream, frame,
+    http2_request, ok, request, until, unzipped, whole,
+};
 
 #[test]
 fn a_request_reaches_the_site_as_http_1_1() {
@@ -151,6 +154,28 @@ fn headers_of_the_connection_to_the_site_stay_there_and_trailers_come_through() 
         assert_eq!(answer.header(name), None, "{name}");
     }
     assert_eq!(answer.trailers.unwrap().get("x-sum").unwrap(), "7");
+}
+
+/// With NO_ERROR, as balancers reset a stream whose visitor has left.
+#[test]
+fn half_an_upload_is_not_taken_for_a_whole_one_however_it_is_broken_off() {
+    let site = Upstream::answering("taken");
+    // read ahead as far as it has come; and streamed
+    for (buffer, bytes) in [("1MiB", 4), ("4KiB", 10_000)] {
+        // a request has its turn when the one before it has been answered
+        let yaml = format!("upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: {buffer} }} }}", site.url());
+        let world = Secure::start(&format!("{yaml}\nadmission: {{ mode: open }}"));
+        // so that there is a connection to the site, on which a request is sent at once
+        assert_eq!(world.client().get("/", &[]).text(), "taken");
+        let mut visitor = Frames::connect(&world, &[]);
+        visitor.send([frame(HEADERS, END_HEADERS, 1, POST), frame(DATA, 0, 1, &vec![b'x'; bytes]), frame(PING, 0, 0, &[0; 8])].concat());
+        while visitor.next().unwrap().kind != PING {}
+        visitor.send(frame(RESET, 0, 1, &[0; 4]));
+        visitor.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
+        while visitor.next().is_ok_and(|frame| (frame.kind, frame.stream) != (DATA, 3)) {}
+        world.until_status("/slots/in_flight", 0);
+    }
+    assert_eq!(site.seen().iter().map(|seen| seen.method.as_str()).collect::<Vec<_>>(), ["GET"; 4]);
 }
 
 #[test]

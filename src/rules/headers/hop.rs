@@ -233,6 +233,14 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     });
 }
 
+/// Strips the trailers of an answer of what belongs to the connection to the site, and of what is no name in HTTP/1.1. A visitor of HTTP/2
+/// could not be sent the former (RFC 9113, section 8.2.2), and would see a whole answer end in a reset.
+pub fn strip_trailers_of_site(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| {
+        matches!(name, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade") || !is_token(name)
+    });
+}
+
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| is_unwanted(name.as_str())).cloned() {
         headers.remove::<HeaderName>(name);
@@ -452,6 +460,21 @@ mod tests {
         // a name that only the h2 crate makes
         trailers.insert(HeaderName::from_lowercase(b"x\"y").unwrap(), HeaderValue::from_static("a"));
         strip_trailers(&mut trailers);
+        assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
+    }
+
+    #[test]
+    fn trailers_of_the_site_lose_its_hop() {
+        let mut trailers = headers(&[
+            ("x-sum", "7"),
+            ("connection", "x-sum"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+        ]);
+        strip_trailers_of_site(&mut trailers);
         assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
     }
 

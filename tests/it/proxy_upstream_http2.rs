@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::Reason;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use rustls::ServerConfig;
 
 use crate::support::{
@@ -499,6 +499,26 @@ fn an_answer_without_a_body_has_no_length_and_no_body_over_http2_either() {
     world.until_status("/slots/in_flight", 0);
     assert_eq!((world.outcomes("ok"), client.get("/204", &[]).status), (6, 204));
     assert_eq!(site.accepted(), 1);
+}
+
+#[test]
+fn what_is_no_name_in_http1_is_not_told() {
+    let setting = Setting::new();
+    let (_site, world) = setting.site("", |mut arrived| {
+        Box::pin(async move {
+            let mut odd = HeaderMap::new();
+            odd.insert(HeaderName::from_lowercase(b"x\"y").unwrap(), "1".parse().unwrap());
+            odd.insert("x-sum", "7".parse().unwrap());
+            let mut answer = http::Response::builder().header("trailer", "x-sum, x\"y").body(()).unwrap();
+            answer.headers_mut().extend(odd.clone());
+            let mut stream = arrived.respond.send_response(answer, false).unwrap();
+            stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+            stream.send_trailers(odd).unwrap();
+        })
+    });
+    let answer = world.get("/", &["TE: trailers"]);
+    assert_eq!((answer.text().as_str(), answer.header("x-sum")), ("hello", Some("7")));
+    assert!(answer.headers.iter().chain(&answer.trailers).all(|(name, _)| !name.contains('"')), "{} {:?}", answer.raw, answer.trailers);
 }
 
 #[test]

@@ -241,6 +241,12 @@ pub fn strip_trailers_of_site(trailers: &mut HeaderMap) {
     });
 }
 
+/// Takes out of an answer of HTTP/2 what is no name in HTTP/1.1: the h2 crate lets it through, and where a visitor of HTTP/1 would think
+/// that such a line ends is in doubt (RFC 9113, section 10.3).
+pub fn strip_odd_names(headers: &mut HeaderMap) {
+    remove_where(headers, |name| !is_token(name));
+}
+
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
     while let Some(name) = headers.keys().find(|name| is_unwanted(name.as_str())).cloned() {
         headers.remove::<HeaderName>(name);

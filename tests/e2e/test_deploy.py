@@ -47,6 +47,15 @@ def in_front(test, command, front):
     return through
 
 
+def assert_speaks_for_its_visitors(test, front):
+    """What a visitor says of himself does not reach the site."""
+    said = {"Forwarded": "for=198.51.100.7;host=evil;proto=https", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "https"}
+    ask(front, headers={**said, "X-Forwarded-For": "198.51.100.7"})
+    seen = test.site.requests[-1][1]
+    told = [seen[name] for name in ("Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto")]
+    test.assertEqual(told, [None, f"{front[0]}:{front[1]}", "http"])
+
+
 class Examples(unittest.TestCase):
     def test_each_example_is_a_policy(self):
         files = [REPOSITORY / "gate.yaml", DEPLOY / "gate.yaml", DEPLOY / "compose" / "gate" / "gate.yaml"]
@@ -197,6 +206,7 @@ class HaproxyInFront(World):
 
         gate.mode("open")
         self.assertEqual(websocket(front, "hello"), "hello")
+        assert_speaks_for_its_visitors(self, front)
         gate.mode("file")
         gate.terminate()
         until(lambda: Site.TITLE in (through() or waits).body, "visitors reach the site without the gate")
@@ -226,6 +236,7 @@ class NginxInFront(World):
         self.assertEqual(websocket(front, "hello"), "hello")
         self.assertEqual(self.site.requests[-1][1]["Upgrade"], "websocket")
         self.assertEqual(gate.metric('tidegate_upgrades_total{result="switched"}'), 1)
+        assert_speaks_for_its_visitors(self, front)
 
         # who sends much to a gate that keeps everyone out gets the waiting room, and does not open it for others: nginx tries the next
         # server with all that it may repeat

@@ -143,6 +143,9 @@ fn a_pass_behind_a_trusted_https_proxy_is_secure() {
     let world = World::open(&site.url(), "client: { trusted_proxies: [127.0.0.1] }");
     let answer = world.get("/", &["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https"]);
     let cookie = answer.all("set-cookie").concat();
+    // what a visitor says of himself a proxy may pass on
+    let plain = world.get("/", &["X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.4;proto=https"]);
+    assert!(!plain.all("set-cookie").concat().contains("Secure"), "{}", plain.raw);
     assert!(cookie.starts_with("__Host-tidegate_pass=v1.") && cookie.contains("; Secure") && cookie.contains("SameSite=None"), "{cookie}");
 }
 

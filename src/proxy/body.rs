@@ -126,9 +126,17 @@ impl Content {
                 *next += 1;
                 Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
             }
-            Self::Site(body) => Pin::new(body).poll_frame(cx),
+            Self::Site(body) => Pin::new(body).poll_frame(cx).map_ok(without_hop),
         }
     }
+}
+
+/// Trailers, without what is of the site's connection.
+fn without_hop(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        hop::strip_trailers_of_site(trailers);
+    }
+    frame
 }
 
 /// A request body as far as it was read ahead; what it holds of the buffers' memory goes with it.

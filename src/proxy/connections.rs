@@ -377,7 +377,7 @@ impl State {
             idle: self.phase() == Phase::Idle,
             stalled: self.is_stalled(),
             had_body: self.had_body.load(Ordering::Relaxed),
-            ending: self.is_ending.load(Ordering::Relaxed),
+            ending: self.is_ending(),
         };
         standing.is_nothing()
     }
@@ -398,6 +398,11 @@ impl State {
     /// Whether it is to go for others. One whose client has asked for something meanwhile is not.
     pub(super) fn makes_room(&self) -> bool {
         self.deadline.is_unwanted() && self.phase() == Phase::Idle && !self.is_stalled()
+    }
+
+    /// Whether it is being closed.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     /// Whether the client takes nothing of what there is for it.

@@ -119,6 +119,11 @@ impl Body for Upload {
                 }
                 polled
             }
+            // hyper takes it for the end if a stream is reset without an error, which is how balancers give one up: what has come of a
+            // form would reach the site as all of it
+            Exchange::Stream(stream) if matches!(polled, Poll::Ready(None)) && !body.is_end_stream() => {
+                stream.body_polled(Poll::Ready(Some(Err(BodyFailure::GivenUp))), cx)
+            }
             Exchange::Stream(stream) => stream.body_polled(polled, cx),
         }
     }

@@ -300,8 +300,11 @@ impl Entered {
                     peer.state.streams();
                 }
                 let mut answer = Response::from_parts(answered.head, ClientBody::site(answered.body));
-                *answer.version_mut() = Version::HTTP_11;
+                let version = std::mem::replace(answer.version_mut(), Version::HTTP_11);
                 let headers = answer.headers_mut();
+                if version == Version::HTTP_2 {
+                    hop::strip_odd_names(headers);
+                }
                 if hop::strip_response(headers) {
                     cookies::strip_from_site(headers);
                 }

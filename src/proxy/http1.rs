@@ -29,6 +29,7 @@ use super::http2::LINGER;
 use super::streams::UNREAD_BYTES_MAX;
 use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
+use crate::rules::headers::forwarded::is_trusted;
 
 /// How hyper's hold on a connection ends.
 enum Held {
@@ -55,9 +56,9 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
     let take = |socket| {
         let mut http = http1::Builder::new();
         http.max_buf_size(header_bytes).max_header_size(header_bytes);
-        Box::new(http.serve_connection(TokioIo::new(socket), service).with_upgrades())
+        Box::new(http.serve_connection(TokioIo::new(socket), service))
     };
-    let (ended, left) = loop {
+    let (ended, parts) = loop {
         // nothing of hyper's may be left while the connection rests, not even its place on the heap
         let parts = {
             let mut connection = take(socket);
@@ -69,14 +70,14 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
                 if state.deadline.has_fired() && (state.is_stalled() || matches!(state.phase(), Phase::Idle | Phase::Busy)) {
                     return Poll::Ready(Held::Cut);
                 }
-                if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                if let Poll::Ready(ended) = poll_end(&mut *connection, &peer, cx) {
                     return Poll::Ready(Held::Ended(ended));
                 }
                 // a request that is here already is answered
                 if !closing && peer.worker.is_closing() {
                     closing = true;
                     Pin::new(&mut *connection).graceful_shutdown();
-                    if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
+                    if let Poll::Ready(ended) = poll_end(&mut *connection, &peer, cx) {
                         return Poll::Ready(Held::Ended(ended));
                     }
                 }
@@ -92,7 +93,6 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
                 Held::Rests => connection.into_parts(),
             }
         };
-        let Some(parts) = parts else { break (Ok(()), None) };
         socket = parts.io.into_inner();
         socket.unread(parts.read_buf);
         state.rests();
@@ -113,35 +113,52 @@ pub(super) async fn serve(peer: Arc<Peer>, mut socket: Box<Socket>) {
             Rested::Closing => return poll_fn(|cx| poll_close(&mut socket, cx)).await,
         }
     };
+    let wire = parts.io.into_inner().wire;
     match &ended {
-        // on the heap, since hardly any connection needs the room
         Ok(()) => {
             if let Some(upgraded) = peer.take_upgraded() {
-                Box::pin(upgraded.run(&peer)).await;
+                // on the heap, since hardly any connection needs the room
+                return Box::pin(upgraded.run(&peer, wire, parts.read_buf)).await;
             }
         }
         Err(error) => count_error(&peer.worker, &state, error),
     }
     // but for who was too slow with it
     let has_more = !state.deadline.has_fired() && (state.has_unread() || ended.is_err_and(|error| error.is_parse()));
-    if let Some(parts) = left.filter(|_| has_more) {
+    if has_more {
         state.deadline.works();
         state.deadline.clear();
-        Box::pin(linger(&peer.worker, parts.io.into_inner().wire)).await;
+        Box::pin(linger(&peer, wire)).await;
     }
+}
+
+/// Goes on until hyper has nothing more to do. If a request had an `Upgrade`, hyper leaves the end of the connection to who takes it over,
+/// and what is not written yet with it. Unless somebody does, it is asked once more, and sees to both.
+fn poll_end<F>(connection: &mut F, peer: &Peer, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>
+where
+    F: Future<Output = hyper::Result<()>> + Unpin,
+{
+    let polled = Pin::new(&mut *connection).poll(cx);
+    let is_left = matches!(polled, Poll::Ready(Ok(()))) && !peer.is_upgrading() && !peer.state.is_ending();
+    if is_left { Pin::new(connection).poll(cx) } else { polled }
 }
 
 /// Reads on for a while once all has been said, what of a request was not read or not understood. A socket that is closed with something
 /// unread is reset, which takes from the client what it has not read yet, or has its next write fail: balancers then give an error in place of
-/// the answer, and take the gate to be broken.
-async fn linger(worker: &Worker, wire: Wire) {
+/// the answer, and take the gate to be broken; or they try the next server with the request, which may be the site.
+async fn linger(peer: &Peer, wire: Wire) {
+    let Peer { worker, state, .. } = peer;
     let socket = wire.tcp().socket();
     // what TLS has in it is not of interest
     let mut piece = vec![0; PIECE_BYTES];
+    // others need the place more, but for a proxy in front: it has at hand what it sends, and would go round the gate with it
+    let is_in_the_way = || {
+        let policy = &worker.gate.regime().policy;
+        worker.connections.is_short(policy.limits.connections) && !is_trusted(state.peer, &policy.client.trusted_proxies)
+    };
     let reading = async {
         let mut left = UNREAD_BYTES_MAX;
-        // others need the place more
-        while !worker.connections.is_short(worker.gate.regime().policy.limits.connections) {
+        while !is_in_the_way() {
             let read = async {
                 loop {
                     socket.readable().await?;

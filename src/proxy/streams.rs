@@ -23,7 +23,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::StatusCode;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -469,8 +470,12 @@ impl Stream {
         self.was_heard.store(true, Ordering::Relaxed);
     }
 
-    /// An answer as HTTP/2 has it: a connection ends by a frame, and HEAD has no body, which HTTP/1 knows by itself.
+    /// An answer as HTTP/2 has it: a connection ends by a frame, and HEAD has no body and 204 no length (RFC 9110, section 8.6), which
+    /// HTTP/1 knows by itself.
     pub(super) fn translate(&self, mut answer: Answer) -> Answer {
+        if answer.status() == StatusCode::NO_CONTENT {
+            answer.headers_mut().remove(CONTENT_LENGTH);
+        }
         if answer.headers_mut().remove(CONNECTION).is_some() {
             self.session.leave();
         }

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
-use super::connections::{Socket, UpgradePlace};
+use super::connections::UpgradePlace;
 use super::handle::Peer;
 use super::tunnel::{Patience, Tunnel};
 use super::wire::Wire;
@@ -26,7 +25,6 @@ use crate::upstream::Switched;
 /// A request that asks for a WebSocket, and has a place for it.
 #[derive(Debug)]
 pub(super) struct Upgrade {
-    client: OnUpgrade,
     place: UpgradePlace,
 }
 
@@ -34,10 +32,9 @@ pub(super) struct Upgrade {
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// Both ends of a WebSocket, once the connection of the client has given its own up.
+/// The site's end of a WebSocket; the client's is its connection, once that is no longer one of requests.
 #[derive(Debug)]
 pub(super) struct Upgraded {
-    client: OnUpgrade,
     site: Switched,
     /// Held until it ends.
     _place: UpgradePlace,
@@ -58,7 +55,9 @@ impl Upgrade {
         pass: Option<VisitorId>,
     ) -> Result<Option<Self>, Full> {
         // put there by hyper if there is an `Upgrade`: for all others this is the whole price
-        let Some(client) = parts.extensions.remove::<OnUpgrade>() else { return Ok(None) };
+        if parts.extensions.remove::<OnUpgrade>().is_none() {
+            return Ok(None);
+        }
         if has_body || !asks_for_websocket(&parts.method, parts.version, &parts.headers) {
             return Ok(None);
         }
@@ -70,20 +69,20 @@ impl Upgrade {
         // as many as it may have requests at the site at a time
         let of_pass = usize::try_from(regime.policy.session.in_flight).unwrap_or(usize::MAX);
         let place = worker.connections.upgrade(limits.upgrades, of_pass, client_prefix(address), pass).ok_or(Full)?;
-        Ok(Some(Self { client, place }))
+        Ok(Some(Self { place }))
     }
 
     /// The site has switched; the client is told by the answer that is on its way.
     pub(super) fn switched(self, site: Switched) -> Box<Upgraded> {
-        Box::new(Upgraded { client: self.client, site, _place: self.place })
+        Box::new(Upgraded { site, _place: self.place })
     }
 }
 
 impl Upgraded {
-    /// Carries bytes both ways until the end. To be called when the client's connection of requests has ended, from the task that served
-    /// it: whom the connection's deadline wakes is settled for life.
-    pub(super) async fn run(self: Box<Self>, peer: &Peer) {
-        let Self { client, site, _place } = *self;
+    /// Carries bytes both ways until the end, `ahead` first: what the client has sent after the request. To be called when the client's
+    /// connection of requests has ended, from the task that served it: whom the connection's deadline wakes is settled for life.
+    pub(super) async fn run(self: Box<Self>, peer: &Peer, client: Wire, ahead: Bytes) {
+        let Self { site, _place } = *self;
         let worker = &peer.worker;
         let patience = || {
             let policy = &worker.gate.regime().policy;
@@ -91,22 +90,14 @@ impl Upgraded {
             // half of the time that there is: the rest is for what ends only then
             Patience { idle: limits.upgrade_idle, stalled: limits.body_timeout, closing: shutdown.deadline / 2 }
         };
-        let Some(client) = stream(client).await else { return };
         let stalled = patience().stalled;
-        client.0.tcp().give_up_after(Some(stalled));
+        client.tcp().give_up_after(Some(stalled));
         let site = site.stream(stalled);
         peer.state.deadline.works();
         // between two requests it was, and is no more
         peer.state.deadline.has_looked();
         let deadlines = [Arc::clone(&peer.state.deadline), worker.deadlines.watch(), worker.deadlines.watch()];
         let mut stage = worker.stage.clone();
-        Tunnel::new(client, site, deadlines).run(until(&mut stage, Stage::Closing), patience).await;
+        Tunnel::new((client, ahead), site, deadlines).run(until(&mut stage, Stage::Closing), patience).await;
     }
-}
-
-/// The connection of a client, and what it has sent after the request.
-async fn stream(client: OnUpgrade) -> Option<(Wire, Bytes)> {
-    let parts = client.await.ok()?.downcast::<TokioIo<Box<Socket>>>().ok()?;
-    // its limits are those of a tunnel from here on
-    Some((parts.io.into_inner().wire, parts.read_buf))
 }

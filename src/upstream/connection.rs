@@ -45,6 +45,9 @@ pub enum BodyFailure {
     /// It ended before its length.
     #[error("the request body is shorter than its Content-Length")]
     Short,
+    /// Its stream is over, and it is not.
+    #[error("the request body was given up")]
+    GivenUp,
 }
 
 /// Why a connection could not be made.

@@ -390,7 +390,7 @@ impl Ride {
             let has_no_body = is_head || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             let told = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
             let left = if has_no_body { Some(0) } else { told };
-            Ok(answer.map(|stream| SiteBody::Http2(Http2Body { stream, left })))
+            Ok(answer.map(|stream| SiteBody::Http2(Http2Body { stream, left, has_none: has_no_body })))
         })
     }
 }
@@ -466,6 +466,8 @@ pub(super) struct Http2Body {
     stream: RecvStream,
     /// Bytes still to come, if it was told.
     left: Option<u64>,
+    /// The answer has no body: its end need not be waited for, and what a server sends all the same is nobody's.
+    has_none: bool,
 }
 
 impl Body for Http2Body {
@@ -473,7 +475,10 @@ impl Body for Http2Body {
     type Error = h2::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let Self { stream, left, .. } = self.get_mut();
+        let Self { stream, left, has_none } = self.get_mut();
+        if *has_none {
+            return Poll::Ready(None);
+        }
         if let Some(piece) = ready!(stream.poll_data(cx)) {
             let piece = piece?;
             // nothing else is left to be done if the stream has ended meanwhile
@@ -485,7 +490,7 @@ impl Body for Http2Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.has_none || self.stream.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -325,15 +325,37 @@ fn who_sends_on_though_it_is_answered_already_has_its_answer() {
     let enters = format!("upstream: {{ servers: [{}] }}\nadmission: {{ mode: open }}", turning_away.url());
     for (yaml, path, status) in [(&waits, "/", 503), (&waits, "/.tidegate/nothing", 404), (&enters, "/", 413)] {
         let world = Secure::start(yaml);
-        for tls in [false, true] {
+        // an upgrade that nobody knows is none
+        for (tls, more) in [(false, "X: x"), (true, "X: x"), (false, "Upgrade: x"), (true, "Upgrade: x")] {
             let mut client = if tls { world.secured() } else { world.client() };
-            client.send(request("POST", path, &[&format!("Content-Length: {LARGE}")]));
+            client.send(request("POST", path, &[&format!("Content-Length: {LARGE}"), more]));
             client.send(vec![b'x'; LARGE]);
             let answer = client.answer();
-            assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{path} {tls}");
+            assert_eq!((answer.status, answer.header("connection")), (status, Some("close")), "{path} {tls} {more}");
             client.assert_ends();
         }
     }
+}
+
+/// A balancer would send what it could not send whole to another server, which may be the site.
+#[test]
+fn a_front_has_its_answer_though_it_sends_on_and_connections_are_short() {
+    let site = Upstream::answering("hello");
+    let yaml = format!(
+        "upstream: {{ servers: [{}] }}\nadmission: {{ mode: closed }}\nclient: {{ trusted_proxies: [127.0.0.1/32] }}\n\
+         limits: {{ connections: {LIMIT}{PATIENT} }}",
+        site.url()
+    );
+    let world = World::start(&yaml);
+    let crowd: Vec<Client> = (0..11).map(|_| world.client()).collect();
+    world.until_status("/connections/open", 11);
+    let mut front = world.client();
+    front.send(request("PUT", "/", &[&format!("Content-Length: {}", 10 << 20)]));
+    front.send(vec![b'x'; 10 << 20]);
+    let answer = front.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    front.assert_ends();
+    drop(crowd);
 }
 
 #[test]

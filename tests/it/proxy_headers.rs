@@ -100,6 +100,17 @@ fn what_a_stranger_says_of_the_client_is_replaced() {
     assert_eq!(seen.header("host"), Some("test"));
 }
 
+/// Some sites take their path from these, and the gate has decided by another.
+#[test]
+fn nobody_can_name_another_path_in_a_header() {
+    let names = ["X-Original-URL", "X-Rewrite-URL", "X_Original_URL", "X-Rewrite_URL"];
+    let lines = names.map(|name| format!("{name}: /apply"));
+    let seen = relayed("client: { trusted_proxies: [127.0.0.1] }", &lines.each_ref().map(String::as_str));
+    for name in names {
+        assert_eq!(seen.header(&name.to_lowercase()), None, "{name}");
+    }
+}
+
 #[test]
 fn forwarding_by_a_stranger_is_counted() {
     let site = Upstream::answering("");
@@ -132,6 +143,9 @@ fn a_pass_behind_a_trusted_https_proxy_is_secure() {
     let world = World::open(&site.url(), "client: { trusted_proxies: [127.0.0.1] }");
     let answer = world.get("/", &["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https"]);
     let cookie = answer.all("set-cookie").concat();
+    // what a visitor says of himself a proxy may pass on
+    let plain = world.get("/", &["X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.4;proto=https"]);
+    assert!(!plain.all("set-cookie").concat().contains("Secure"), "{}", plain.raw);
     assert!(cookie.starts_with("__Host-tidegate_pass=v1.") && cookie.contains("; Secure") && cookie.contains("SameSite=None"), "{cookie}");
 }
 

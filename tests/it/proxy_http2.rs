@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::support::{Door, Http2, PATIENCE, Secure, Seen, Upstream, http2_request, ok, request, until, unzipped, whole};
+use crate::support::{
+    DATA, Door, END_HEADERS, END_STREAM, Frames, GET, HEADERS, Http2, PATIENCE, PING, POST, RESET, Secure, Seen, Upstream, frame,
+    http2_request, ok, request, until, unzipped, whole,
+};
 
 #[test]
 fn a_request_reaches_the_site_as_http_1_1() {
@@ -120,14 +123,16 @@ fn a_body_that_is_not_as_long_as_it_says_costs_its_stream_alone() {
 fn head_and_empty_answers_have_no_body() {
     let site = Upstream::start(|seen: &Seen, site| match (seen.method.as_str(), seen.target.as_str()) {
         ("HEAD", _) => site.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
-        (_, "/204") => site.write("HTTP/1.1 204 No Content\r\n\r\n"),
+        // which it must not say
+        (_, "/204") => site.write("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
         _ => site.write("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n"),
     });
     let world = Secure::open(&site.url(), "");
     let mut client = Http2::connect(&world);
     let head = client.ask(http2_request("HEAD", "/", &[]), &[]).unwrap();
     assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("5"), 0));
-    assert_eq!(client.get("/204", &[]).status, 204);
+    let empty = client.get("/204", &[]);
+    assert_eq!((empty.status, empty.header("content-length")), (204, None));
     assert_eq!(client.get("/304", &[]).header("etag"), Some("\"x\""));
     // what the gate composes
     let get = client.get("/.tidegate/healthz", &[]);
@@ -141,7 +146,7 @@ fn headers_of_the_connection_to_the_site_stay_there_and_trailers_come_through() 
     let site = Upstream::start(|_, site| {
         site.write(
             "HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\n\
-             Trailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n",
+             Trailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\nConnection: x-hop\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\n\r\n",
         )
     });
     let world = Secure::open(&site.url(), "");
@@ -150,7 +155,30 @@ fn headers_of_the_connection_to_the_site_stay_there_and_trailers_come_through() 
     for name in ["connection", "x-hop", "keep-alive", "transfer-encoding", "upgrade"] {
         assert_eq!(answer.header(name), None, "{name}");
     }
-    assert_eq!(answer.trailers.unwrap().get("x-sum").unwrap(), "7");
+    let trailers = answer.trailers.unwrap();
+    assert_eq!((trailers.get("x-sum").unwrap().as_bytes(), trailers.len()), (b"7".as_slice(), 1));
+}
+
+/// With NO_ERROR, as balancers reset a stream whose visitor has left.
+#[test]
+fn half_an_upload_is_not_taken_for_a_whole_one_however_it_is_broken_off() {
+    let site = Upstream::answering("taken");
+    // read ahead as far as it has come; and streamed
+    for (buffer, bytes) in [("1MiB", 4), ("4KiB", 10_000)] {
+        // a request has its turn when the one before it has been answered
+        let yaml = format!("upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: {buffer} }} }}", site.url());
+        let world = Secure::start(&format!("{yaml}\nadmission: {{ mode: open }}"));
+        // so that there is a connection to the site, on which a request is sent at once
+        assert_eq!(world.client().get("/", &[]).text(), "taken");
+        let mut visitor = Frames::connect(&world, &[]);
+        visitor.send([frame(HEADERS, END_HEADERS, 1, POST), frame(DATA, 0, 1, &vec![b'x'; bytes]), frame(PING, 0, 0, &[0; 8])].concat());
+        while visitor.next().unwrap().kind != PING {}
+        visitor.send(frame(RESET, 0, 1, &[0; 4]));
+        visitor.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET));
+        while visitor.next().is_ok_and(|frame| (frame.kind, frame.stream) != (DATA, 3)) {}
+        world.until_status("/slots/in_flight", 0);
+    }
+    assert_eq!(site.seen().iter().map(|seen| seen.method.as_str()).collect::<Vec<_>>(), ["GET"; 4]);
 }
 
 #[test]

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::Reason;
+use http::{HeaderMap, HeaderName};
 use rustls::ServerConfig;
 
 use crate::support::{
-    Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
-    Upstream, World, assert_failed, frame, http2_request, request, send_all, until,
+    Answer, Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
+    Upstream, World, assert_failed, frame, http2_request, request, send_all, until, whole,
 };
 
 /// One authority that the gate trusts, in `ca.pem`, and a site that it has signed.
@@ -392,7 +393,7 @@ fn a_visitor_of_http2_is_one_to_the_site_too() {
             let (body, trailers) = arrived.read().await;
             let mut stream = arrived.begin(200, &[("x-kind", "grpc")], false);
             stream.send_data(body.into(), false).unwrap();
-            let mut sent = http::HeaderMap::new();
+            let mut sent = HeaderMap::new();
             sent.insert("x-sum", trailers.map_or(http::HeaderValue::from_static("none"), |trailers| trailers["x-count"].clone()));
             stream.send_trailers(sent).unwrap();
         })
@@ -404,10 +405,10 @@ fn a_visitor_of_http2_is_one_to_the_site_too() {
     let answer = client.wait(async move {
         let (answer, mut stream) = sender.ready().await.unwrap().send_request(request, false).unwrap();
         stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
-        let mut trailers = http::HeaderMap::new();
+        let mut trailers = HeaderMap::new();
         trailers.insert("x-count", "5".parse().unwrap());
         stream.send_trailers(trailers).unwrap();
-        crate::support::whole(answer.await.unwrap()).await.unwrap()
+        whole(answer.await.unwrap()).await.unwrap()
     });
     assert_eq!((answer.status, answer.text().as_str(), answer.header("x-kind")), (200, "hello", Some("grpc")));
     assert_eq!(answer.trailers.unwrap()["x-sum"], "5");
@@ -469,7 +470,7 @@ fn answers_are_framed_as_their_visitor_needs_it() {
                 "/trailers" => {
                     let mut stream = arrived.begin(200, &[("trailer", "x-sum")], false);
                     stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
-                    let mut trailers = http::HeaderMap::new();
+                    let mut trailers = HeaderMap::new();
                     trailers.insert("x-sum", "7".parse().unwrap());
                     stream.send_trailers(trailers).unwrap();
                 }
@@ -507,6 +508,58 @@ fn answers_are_framed_as_their_visitor_needs_it() {
     old.send("GET /unsized HTTP/1.0\r\nHost: test\r\n\r\n");
     let answer = old.answer();
     assert_eq!((answer.text().as_str(), answer.header("transfer-encoding")), ("hello", None));
+}
+
+#[test]
+fn an_answer_without_a_body_has_no_length_and_no_body_over_http2_either() {
+    let setting = Setting::new();
+    let site = Http2Site::start(setting.tls(), |mut arrived| {
+        Box::pin(async move {
+            let status = arrived.path().trim_start_matches('/').parse().unwrap();
+            let mut stream = arrived.begin(status, &[("etag", "\"a\"")], false);
+            if arrived.head.all("x-more").is_empty() {
+                // the end may come by itself, and need not be waited for
+                arrived.wait_for_reset_of(&mut stream).await;
+            } else {
+                stream.send_data(Bytes::from_static(b"more"), true).unwrap();
+            }
+        })
+    });
+    let world = setting.secure(&site.url(), "");
+    let mut client = Http2::connect(&world);
+    for (method, status) in [("GET", 204), ("GET", 304), ("HEAD", 200)] {
+        for more in [&[][..], &[("x-more", "1")]] {
+            let mut sender = client.sender.clone();
+            let (answer, _) = sender.send_request(http2_request(method, &format!("/{status}"), more), true).unwrap();
+            let answer = client.wait(answer).unwrap();
+            assert_eq!((answer.status().as_u16(), answer.headers().get("content-length")), (status, None), "{method}");
+            let answer = client.wait(async { whole(answer).await }).unwrap();
+            assert_eq!((answer.header("etag"), answer.body.len()), (Some("\"a\""), 0), "{method} {status}");
+        }
+    }
+    world.until_status("/slots/in_flight", 0);
+    assert_eq!((world.outcomes("ok"), client.get("/204", &[]).status), (6, 204));
+    assert_eq!(site.accepted(), 1);
+}
+
+#[test]
+fn what_is_no_name_in_http1_is_not_told() {
+    let setting = Setting::new();
+    let (_site, world) = setting.site("", |mut arrived| {
+        Box::pin(async move {
+            let mut odd = HeaderMap::new();
+            odd.insert(HeaderName::from_lowercase(b"x\"y").unwrap(), "1".parse().unwrap());
+            odd.insert("x-sum", "7".parse().unwrap());
+            let mut answer = http::Response::builder().header("trailer", "x-sum, x\"y").body(()).unwrap();
+            answer.headers_mut().extend(odd.clone());
+            let mut stream = arrived.respond.send_response(answer, false).unwrap();
+            stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+            stream.send_trailers(odd).unwrap();
+        })
+    });
+    let answer = world.get("/", &["TE: trailers"]);
+    assert_eq!((answer.text().as_str(), answer.header("x-sum")), ("hello", Some("7")));
+    assert!(answer.headers.iter().chain(&answer.trailers).all(|(name, _)| !name.contains('"')), "{} {:?}", answer.raw, answer.trailers);
 }
 
 #[test]

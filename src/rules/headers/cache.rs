@@ -5,8 +5,9 @@
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue};
 
-/// Makes an answer private. `Cache-Control` loses `public` and `s-maxage` and gains `private`, unless `no-store` says more; its other
-/// directives stay as they are and in order. The cache headers that speak to a CDN alone go.
+/// Makes an answer private. `Cache-Control` loses `public` and `s-maxage` and gains `private`, unless `no-store` says more, without a
+/// `must-understand` that takes it back for caches that know the word (RFC 9111, section 5.2.2.3); its other directives stay as they are
+/// and in order. The cache headers that speak to a CDN alone go.
 pub fn make_private(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_for_cdn(name.as_str())).cloned() {
         headers.remove(name);
@@ -33,36 +34,36 @@ fn is_for_cdn(name: &str) -> bool {
 
 /// Whether nothing needs to be done to the only line.
 fn is_private(line: &[u8]) -> bool {
-    let mut has_private = false;
+    let mut said = Said::default();
     for directive in directives(line) {
-        match Directive::of(directive) {
-            Directive::Shared => return false,
-            Directive::Private | Directive::NoStore => has_private = true,
-            Directive::Other => {}
+        let directive = Directive::of(directive);
+        if let Directive::Shared = directive {
+            return false;
         }
+        said.hears(&directive);
     }
-    has_private && !is_quote_open(line)
+    said.is_private() && !is_quote_open(line)
 }
 
 /// The value of all lines together, made private.
 fn private(headers: &HeaderMap) -> Vec<u8> {
     let mut kept = Vec::new();
-    let mut has_private = false;
+    let mut said = Said::default();
     for line in headers.get_all(CACHE_CONTROL) {
         // caches differ in where an open quote ends: nothing in such a line can be relied on
         if is_quote_open(line.as_bytes()) {
             continue;
         }
         for directive in directives(line.as_bytes()) {
-            match Directive::of(directive) {
-                Directive::Shared => continue,
-                Directive::Private | Directive::NoStore => has_private = true,
-                Directive::Other => {}
+            let meaning = Directive::of(directive);
+            if let Directive::Shared = meaning {
+                continue;
             }
+            said.hears(&meaning);
             append(&mut kept, directive);
         }
     }
-    if !has_private {
+    if !said.is_private() {
         append(&mut kept, PRIVATE.as_bytes());
     }
     kept
@@ -80,7 +81,31 @@ enum Directive {
     Shared,
     Private,
     NoStore,
+    MustUnderstand,
     Other,
+}
+
+/// What has been said for an answer to be private.
+#[derive(Default)]
+struct Said {
+    private: bool,
+    no_store: bool,
+    must_understand: bool,
+}
+
+impl Said {
+    fn hears(&mut self, directive: &Directive) {
+        match directive {
+            Directive::Private => self.private = true,
+            Directive::NoStore => self.no_store = true,
+            Directive::MustUnderstand => self.must_understand = true,
+            Directive::Shared | Directive::Other => {}
+        }
+    }
+
+    const fn is_private(&self) -> bool {
+        self.private || (self.no_store && !self.must_understand)
+    }
 }
 
 impl Directive {
@@ -99,6 +124,7 @@ impl Directive {
                 }
             }
             8 if is_bare && name.eq_ignore_ascii_case(b"no-store") => Self::NoStore,
+            15 if name.eq_ignore_ascii_case(b"must-understand") => Self::MustUnderstand,
             _ => Self::Other,
         }
     }
@@ -172,6 +198,9 @@ mod tests {
             (&["no-store, no-cache,must-revalidate"], "no-store, no-cache,must-revalidate"),
             (&["no-store, public"], "no-store"),
             (&["no-store=1"], "no-store=1, private"),
+            (&["no-store, must-understand, max-age=600"], "no-store, must-understand, max-age=600, private"),
+            (&["Must-Understand", "no-store"], "Must-Understand, no-store, private"),
+            (&["private, must-understand"], "private, must-understand"),
             (&["private=\"set-cookie\", max-age=9"], "max-age=9, private"),
             (&["no-cache=\"a, public\", x=\"\\\", s-maxage=1\""], "no-cache=\"a, public\", x=\"\\\", s-maxage=1\", private"),
             (&["public", "max-age=60"], "max-age=60, private"),
@@ -212,13 +241,14 @@ mod tests {
     proptest! {
         #[test]
         fn no_shared_cache_may_keep_it_and_a_second_time_changes_nothing(
-            lines in proptest::collection::vec("(public|private|s-maxage=1|no-store|max-age=5|x=\"|\"|\\\\|,|, | |=){0,8}", 0..4)
+            lines in proptest::collection::vec("(public|private|s-maxage=1|no-store|must-understand|max-age=5|x=\"|\"|\\\\|,|, | |=){0,8}", 0..4)
         ) {
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             let after = made_private(&lines);
             prop_assert_eq!(after.len(), 1);
             let directives: Vec<_> = directives(after[0].as_bytes()).map(|directive| directive.to_ascii_lowercase()).collect();
-            prop_assert!(directives.iter().any(|directive| directive == b"private" || directive == b"no-store"));
+            let says = |name: &[u8]| directives.iter().any(|directive| directive == name);
+            prop_assert!(says(b"private") || (says(b"no-store") && !says(b"must-understand")));
             prop_assert!(!directives.iter().any(|directive| directive == b"public" || directive.starts_with(b"s-maxage")));
             prop_assert!(!is_quote_open(after[0].as_bytes()));
             prop_assert_eq!(made_private(&[&after[0]]), after);

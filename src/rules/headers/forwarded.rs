@@ -31,7 +31,8 @@ pub struct Client {
 ///
 /// Behind a trusted peer it is the rightmost untrusted address of all `X-Forwarded-For` lines, or the leftmost if all are trusted.
 /// What is no address (`unknown`, garbage) ends the walk at the last good one. `Forwarded` is read if there is no `X-Forwarded-For`.
-/// The scheme is the last `X-Forwarded-Proto`, else that of the client's element of `Forwarded`.
+/// The scheme is the last `X-Forwarded-Proto`, else that of the client's element of `Forwarded`, if that is what is read: a proxy that
+/// speaks `X-Forwarded-For` may pass on what the visitor himself says in the other.
 #[must_use]
 pub fn client_address<'a>(peer: IpAddr, tls: bool, head: impl Into<Head<'a>>, trusted: &[IpNet]) -> Client {
     let peer = peer.to_canonical();
@@ -42,15 +43,12 @@ pub fn client_address<'a>(peer: IpAddr, tls: bool, head: impl Into<Head<'a>>, tr
     }
     let headers = head.map();
     let said = items(headers, &X_FORWARDED_PROTO).next().and_then(scheme_https);
-    let forwarded = || walk(peer, trusted, items(headers, &FORWARDED).map(Hop::of_element));
-    let (address, https) = if says_for {
-        let client = walk(peer, trusted, items(headers, &X_FORWARDED_FOR).map(Hop::of_address));
-        (client.address, said.or_else(|| forwarded().https))
+    let client = if says_for {
+        walk(peer, trusted, items(headers, &X_FORWARDED_FOR).map(Hop::of_address))
     } else {
-        let client = forwarded();
-        (client.address, said.or(client.https))
+        walk(peer, trusted, items(headers, &FORWARDED).map(Hop::of_element))
     };
-    let address = address.unwrap_or(peer);
+    let (address, https) = (client.address.unwrap_or(peer), said.or(client.https));
     Client { address, scheme_https: https.unwrap_or(tls), peer_trusted: true, forwarded_untrusted: false }
 }
 
@@ -405,7 +403,7 @@ mod tests {
         }
         let both = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.8;proto=https")];
         let found = client("10.0.0.1", &both);
-        assert_eq!((found.address, found.scheme_https), (ip("192.0.2.7"), true));
+        assert_eq!((found.address, found.scheme_https), (ip("192.0.2.7"), false));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::check::is_token;
 
 /// Strips a request. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `TE`,
 /// `Transfer-Encoding`, `Upgrade`; `Expect`, which the gate answers; `Proxy`, which CGI takes for its own `HTTP_PROXY`;
+/// `X-Original-URL` and `X-Rewrite-URL`, which some sites (behind IIS) take for the path, where the gate has decided by another;
 /// `Tidegate-Pass`; and what CGI can't tell from a header that the gate sets, strips or frames by, such as `X_Forwarded_For`.
 ///
 /// `TE: trailers` is put back, with the `Connection: te` that it needs. `Connection: upgrade` is not: [`super::upgrade`] reads `Upgrade`
@@ -35,10 +36,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
             EXPECT => found.expect = true,
             CONTENT_LENGTH => found.odd_length |= has_zeros(value),
             COOKIE | ACCEPT | usual!() => {}
-            _ => match name.as_str() {
-                "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" => found.named = true,
-                other => found.named |= is_twin(other),
-            },
+            _ => found.named |= is_unwanted(name.as_str()),
         }
     }
     strip_connection(headers, &found);
@@ -55,7 +53,7 @@ pub fn strip_request(headers: &mut HeaderMap) {
         strip_zeros(headers);
     }
     if found.named {
-        remove_where(headers, |name| matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass") || is_twin(name));
+        remove_where(headers, is_unwanted);
     }
     if found.te {
         let takes_trailers = headers.get_all(TE).iter().flat_map(options).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
@@ -65,6 +63,11 @@ pub fn strip_request(headers: &mut HeaderMap) {
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
     }
+}
+
+/// Whether a header of a request goes by its name alone, beside those that have a number.
+fn is_unwanted(name: &str) -> bool {
+    matches!(name, "keep-alive" | "proxy-connection" | "proxy" | "tidegate-pass" | "x-original-url" | "x-rewrite-url") || is_twin(name)
 }
 
 /// Strips an answer. Goes: every header that `Connection` names, `Connection`, `Keep-Alive`, `Proxy-Connection`, `Transfer-Encoding`,
@@ -186,7 +189,9 @@ fn is_twin(name: &str) -> bool {
     let ours = match (name.len(), name.as_bytes().first()) {
         (10, Some(b'k')) => "keep-alive",
         (13, Some(b't')) => "tidegate-pass",
+        (13, Some(b'x')) => "x-rewrite-url",
         (14, Some(b'c')) => "content-length",
+        (14, Some(b'x')) => "x-original-url",
         (15, Some(b'x')) => "x-forwarded-for",
         (16, Some(b'p')) => "proxy-connection",
         (16, Some(b'x')) => "x-forwarded-host",
@@ -203,7 +208,7 @@ fn is_same_in_cgi(ours: &str, name: &str) -> bool {
 }
 
 /// Headers that the gate sets, strips or frames by. Those without a dash have no other spelling.
-const WITH_DASHES: [&str; 8] = [
+const WITH_DASHES: [&str; 10] = [
     "content-length",
     "keep-alive",
     "proxy-connection",
@@ -212,6 +217,8 @@ const WITH_DASHES: [&str; 8] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
 /// Strips the trailers of a request. Some sites make headers of them, long after ours were checked: whatever could frame the request,
@@ -225,6 +232,20 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
         );
         is_plain || WITH_DASHES.contains(&name) || is_twin(name) || !is_token(name)
     });
+}
+
+/// Strips the trailers of an answer of what belongs to the connection to the site, and of what is no name in HTTP/1.1. A visitor of HTTP/2
+/// could not be sent the former (RFC 9113, section 8.2.2), and would see a whole answer end in a reset.
+pub fn strip_trailers_of_site(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| {
+        matches!(name, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade") || !is_token(name)
+    });
+}
+
+/// Takes out of an answer of HTTP/2 what is no name in HTTP/1.1: the h2 crate lets it through, and where a visitor of HTTP/1 would think
+/// that such a line ends is in doubt (RFC 9113, section 10.3).
+pub fn strip_odd_names(headers: &mut HeaderMap) {
+    remove_where(headers, |name| !is_token(name));
 }
 
 fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
@@ -383,6 +404,7 @@ mod tests {
     #[test]
     fn what_a_client_must_not_say_to_the_site_goes() {
         assert_request(&[("expect", "100-continue"), ("proxy", "http://evil"), ("tidegate-pass", "v1.x"), ("a", "b")], &[("a", "b")]);
+        assert_request(&[("x-original-url", "/apply"), ("x-rewrite-url", "/apply"), ("a", "b")], &[("a", "b")]);
         assert_request(
             &[
                 ("x_forwarded_for", "1.1.1.1"),
@@ -414,6 +436,8 @@ mod tests {
             "tidegate.pass",
             "x.forwarded.for",
             "x-forwarded~host",
+            "x_original_url",
+            "x-rewrite_url",
             "x_forwarded-proto",
         ];
         for twin in twins {
@@ -443,6 +467,21 @@ mod tests {
         // a name that only the h2 crate makes
         trailers.insert(HeaderName::from_lowercase(b"x\"y").unwrap(), HeaderValue::from_static("a"));
         strip_trailers(&mut trailers);
+        assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
+    }
+
+    #[test]
+    fn trailers_of_the_site_lose_its_hop() {
+        let mut trailers = headers(&[
+            ("x-sum", "7"),
+            ("connection", "x-sum"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+        ]);
+        strip_trailers_of_site(&mut trailers);
         assert_eq!(listed(&trailers), listed(&headers(&[("x-sum", "7")])));
     }
 

@@ -15,8 +15,8 @@
 //!
 //! 6. [`http2::to_http2`], for a server that is spoken to in HTTP/2.
 //!
-//! An answer goes through [`hop::strip_response`] and [`cookies::strip_from_site`], then our cookie is appended, then
-//! [`cache::make_private`].
+//! An answer goes through [`hop::strip_odd_names`], if it is one of HTTP/2, [`hop::strip_response`] and [`cookies::strip_from_site`], then
+//! our cookie is appended, then [`cache::make_private`].
 //!
 //! A WebSocket that is asked for, and one that the site has switched to, get their `Upgrade` back as the last step:
 //! [`upgrade::set_websocket`].

@@ -152,7 +152,7 @@ fn in_cgi(name: &str) -> String {
 }
 
 /// What the gate sets, strips or frames by: nothing else may look like it.
-const OURS: [&str; 8] = [
+const OURS: [&str; 10] = [
     "content-length",
     "keep-alive",
     "proxy-connection",
@@ -161,9 +161,21 @@ const OURS: [&str; 8] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-original-url",
+    "x-rewrite-url",
 ];
 
-const GONE: [&str; 7] = ["keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "expect", "proxy", "tidegate-pass"];
+const GONE: [&str; 9] = [
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "proxy",
+    "tidegate-pass",
+    "x-original-url",
+    "x-rewrite-url",
+];
 
 /// Named by a `Connection` line, in lower case.
 fn nominated(headers: &HeaderMap) -> Vec<String> {

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName};
 use rustls::ServerConfig;
 
 use crate::support::{
-    Answer, Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
+    Arrived, Authority, Client, DATA, Doing, END_HEADERS, GOAWAY, HEADERS, Hatch, Http2, Http2Site, RESET, Scratch, Secure, Signed,
     Upstream, World, assert_failed, frame, http2_request, request, send_all, until, whole,
 };
 

@@ -315,6 +315,14 @@ impl Connection {
         }
     }
 
+    /// Whether it is worth looking for more of that body at once.
+    pub(super) fn is_at_hand(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_at_hand(),
+            Self::Http2(_) => true,
+        }
+    }
+
     /// Waits until it can take a request; `false` if it never will.
     pub(super) fn poll_usable(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         match self {

@@ -113,7 +113,9 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
     let mut frames = VecDeque::new();
     let most = held.slot.settings.response_buffer.min(WITH_HEAD);
     let mut bytes = 0;
-    while frames.is_empty() || (bytes < most && frames.len() < PIECES_WITH_HEAD && held.slot.upstream.memory.has_room()) {
+    while held.connection.is_at_hand()
+        && (frames.is_empty() || (bytes < most && frames.len() < PIECES_WITH_HEAD && held.slot.upstream.memory.has_room()))
+    {
         match held.connection.poll_body(&mut body, &mut cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let over = body.is_end_stream();

@@ -107,6 +107,12 @@ impl Decoder {
         matches!(self.state, State::Over)
     }
 
+    /// Whether only the end of the connection ends it.
+    #[must_use]
+    pub const fn is_until_close(&self) -> bool {
+        matches!(self.state, State::Close)
+    }
+
     /// Bytes that are still to come, if that is known.
     #[must_use]
     pub const fn left(&self) -> Option<u64> {

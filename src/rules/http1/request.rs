@@ -66,7 +66,7 @@ pub const CHUNK_END: &[u8] = b"\r\n";
 
 /// Writes what comes before the data of a chunk. One of nothing would be the last.
 pub fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let digits = (bytes.max(1).ilog2() / 4) + 1;
     out.extend((0..digits).rev().map(|place| DIGITS[(bytes >> (4 * place)) & 0xf]));
     out.extend_from_slice(b"\r\n");
@@ -223,7 +223,7 @@ mod tests {
         for bytes in [1, 9, 10, 15, 16, 255, 256, 4095, 4096, 0xdead_beef, usize::MAX] {
             let mut out = Vec::new();
             write_chunk_size(&mut out, bytes);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("{bytes:x}\r\n"));
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{bytes:X}\r\n"));
         }
         let last = |trailers| {
             let mut out = Vec::new();

@@ -81,6 +81,12 @@ impl Incoming {
         self.decoder.left()
     }
 
+    /// Whether it is worth looking for more of the body at once. That one which ends with the connection is over is told later: else it
+    /// would be a matter of luck whether the visitor is told its length.
+    pub(super) fn is_at_hand(&self) -> bool {
+        !self.input.is_empty() || !self.decoder.is_until_close()
+    }
+
     /// Whether nothing has come but what was asked for, and another answer may follow.
     pub(super) const fn is_reusable(&self) -> bool {
         self.keeps_alive && self.input.is_empty() && self.part.is_empty()

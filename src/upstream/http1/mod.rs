@@ -237,6 +237,11 @@ impl Http1 {
         self.incoming.left()
     }
 
+    /// Whether it is worth looking for more of that body at once.
+    pub(super) fn is_at_hand(&self) -> bool {
+        self.incoming.is_at_hand()
+    }
+
     /// Goes on with the request, while nobody takes the answer.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Err(TransportError::Body(failure)) = self.go_on(cx) {

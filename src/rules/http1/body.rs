@@ -241,8 +241,11 @@ fn digit(byte: u8) -> Result<u64, BadBody> {
 mod tests {
     use super::*;
 
-    /// What is made of a body that comes so many bytes at a time: its data, its trailers, and what is left.
-    fn decoded(framing: Framing, body: &[u8], at_a_time: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody> {
+    /// What is made of a body: its data, its trailers, and what is left.
+    type Made = Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody>;
+
+    /// Of a body that comes so many bytes at a time.
+    fn decoded(framing: Framing, body: &[u8], at_a_time: usize) -> Made {
         let mut decoder = Decoder::new(framing);
         let (mut data, mut trailers) = (Vec::new(), None);
         for (number, piece) in body.chunks(at_a_time).enumerate() {
@@ -266,7 +269,7 @@ mod tests {
         Ok((data, trailers, Vec::new()))
     }
 
-    fn chunked(body: &str) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody> {
+    fn chunked(body: &str) -> Made {
         let whole = decoded(Framing::Chunked, body.as_bytes(), usize::MAX);
         for at_a_time in [1, 2, 3, 7] {
             assert_eq!(decoded(Framing::Chunked, body.as_bytes(), at_a_time), whole, "{body:?} by {at_a_time}");

@@ -21,20 +21,17 @@ pub enum Framing {
 /// Settles how a body is framed, and says so in the headers. A length that the client has named stands. `exact` is the length of the body
 /// if it is known.
 pub fn frame(headers: &mut HeaderMap, exact: Option<u64>) -> Framing {
-    let named = content_length(headers).ok().flatten().filter(|_| !headers.contains_key(TRANSFER_ENCODING));
-    match named.or(exact.filter(|_| !headers.contains_key(TRANSFER_ENCODING))) {
-        Some(length) => {
-            if named.is_none() {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            Framing::Length(length)
-        }
-        None => {
-            headers.remove(CONTENT_LENGTH);
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            Framing::Chunked
-        }
+    let named = content_length(headers).ok().flatten();
+    let length = if headers.contains_key(TRANSFER_ENCODING) { None } else { named.or(exact) };
+    let Some(length) = length else {
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        return Framing::Chunked;
+    };
+    if named.is_none() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
+    Framing::Length(length)
 }
 
 /// Writes the head of a request.

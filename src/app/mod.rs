@@ -354,9 +354,13 @@ fn worker_thread(
                 () = proxy::serve(worker, listeners) => {}
                 ended = closed.wait_for(|stage| *stage >= Stage::Closed) => drop(ended),
             }
+            // the receiver is gone if nobody waits for the end
+            done.send(()).ok();
+            // one that is held would keep who waits from seeing that another worker has panicked, and sends nothing
+            drop(done);
+            // other workers may still use connections to the site that this one has made: those move by its runtime, and end with it
+            drop(closed.wait_for(|stage| *stage >= Stage::Closed).await);
         });
-        // the receiver is gone if nobody waits for the end
-        done.send(()).ok();
     })?;
     Ok(thread)
 }

@@ -176,10 +176,11 @@ pub struct Listener {
 }
 
 /// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
-/// bounds how long that may take.
+/// bounds how long that may take. The deadlines fall due for as long as the runtime is there: other workers may use connections to the
+/// site that were made here.
 pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
     worker.connections.join();
-    let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    drop(tokio::spawn(sweep(Arc::clone(&worker))));
     let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
     while let Some(ended) = doors.join_next().await {
         // a listener that is gone without a word would be the worst of all faults
@@ -187,7 +188,6 @@ pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
             std::panic::resume_unwind(panic.unwrap_or_else(|error| Box::new(error.to_string())));
         }
     }
-    sweeper.abort();
 }
 
 async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listener) {

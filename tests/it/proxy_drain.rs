@@ -1,0 +1,78 @@
+//! The end of a gate while somebody has something under way.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::support::{Client, Door, PATIENCE, Upstream, World, assert_failed, ok, request};
+
+/// Longer than any test waits: nothing ends because of it.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Begins the end of a gate. Who is returned is told when it has come.
+fn end(world: &mut World) -> mpsc::Receiver<()> {
+    let running = world.running.take().unwrap();
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        running.drain(Duration::ZERO, LONG);
+        // who has failed does not listen any more
+        sender.send(()).ok();
+    });
+    ended
+}
+
+/// Connections to the site move by the worker that has made them, and others may use them by then.
+#[test]
+fn a_worker_that_has_nothing_left_to_do_cuts_no_request_of_another() {
+    let (both, never) = (Door::default(), Door::default());
+    let doors = (both.clone(), never.clone());
+    let site = Upstream::start(move |seen, site| match seen.target.as_str() {
+        "/socket" => {
+            site.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+            let words = site.some();
+            site.write(words)
+        }
+        "/never" => {
+            doors.1.wait();
+            false
+        }
+        _ => {
+            doors.0.wait();
+            site.write(ok("both"))
+        }
+    });
+    let (mut world, ports) = World::apart(&format!(
+        "listen: {{ workers: 2 }}\nadmission: {{ mode: open }}\n\
+         upstream: {{ servers: [{}], max_in_flight: 2, queue: {{ deadline: 30s }}, timeouts: {{ response: 2s }} }}",
+        site.url()
+    ));
+    let mut of_one: Vec<Client> = (0..2).map(|_| Client::connect(ports[0])).collect();
+    for client in &mut of_one {
+        client.send(request("GET", "/", &[]));
+    }
+    site.requests(2);
+    both.open();
+    for client in &mut of_one {
+        assert_eq!(client.answer().status, 200);
+    }
+    // the other worker has both connections now, as there may be no more
+    let mut unanswered = Client::connect(ports[1]);
+    // and this is not sent again if its connection breaks
+    unanswered.send(request("POST", "/never", &["Content-Length: 0"]));
+    site.requests(3);
+    let mut socket = Client::connect(ports[1]);
+    let ask = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    assert_eq!(socket.get("/socket", &ask).status, 101);
+    assert_eq!(site.accepted(), 2);
+
+    let ended = end(&mut world);
+    for client in &mut of_one {
+        client.assert_ends();
+    }
+    // which is told by who has made its connection, too
+    assert_failed(&unanswered.answer(), 504, "http_response_timeout");
+    socket.send("still there");
+    assert_eq!(socket.take(11).unwrap(), b"still there");
+    drop(socket);
+    ended.recv_timeout(PATIENCE).unwrap();
+    never.open();
+}

@@ -3,7 +3,10 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::support::{Client, Door, PATIENCE, Upstream, World, assert_failed, ok, request};
+use crate::support::{
+    ACK, Client, Door, END_HEADERS, END_STREAM, Frame, Frames, GET, GOAWAY, HEADERS, PATIENCE, SETTINGS, Secure, Upstream, World,
+    assert_failed, frame, ok, request,
+};
 
 /// Longer than any test waits: nothing ends because of it.
 const LONG: Duration = Duration::from_secs(3600);
@@ -76,3 +79,35 @@ fn a_worker_that_has_nothing_left_to_do_cuts_no_request_of_another() {
     ended.recv_timeout(PATIENCE).unwrap();
     never.open();
 }
+
+/// A phone that sleeps takes leave of nobody, and answers no PING.
+#[test]
+fn a_client_of_http_2_that_is_gone_without_a_word_does_not_hold_up_the_end() {
+    let door = Door::default();
+    let waits = door.clone();
+    let site = Upstream::start(move |seen, site| {
+        if seen.target == "/slow" {
+            waits.wait();
+        }
+        site.write(ok("hello"))
+    });
+    let mut world = Secure::open(&site.url(), "limits: { idle_timeout: 1h, body_timeout: 1h, header_timeout: 1h }");
+    let (mut idle, mut busy, mut silent) = (Frames::connect(&world, &[]), Frames::connect(&world, &[]), Frames::connect(&world, &[]));
+    let hears = |client: &mut Frames, what: fn(&Frame) -> bool| while !what(&client.next().unwrap()) {};
+    idle.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET));
+    hears(&mut idle, |told| told.flags & END_STREAM != 0 && told.stream == 1);
+    busy.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, SLOW));
+    site.requests(2);
+    hears(&mut silent, |told| told.kind == SETTINGS && told.flags & ACK != 0);
+    let ended = end(&mut world);
+    for client in [&mut idle, &mut busy, &mut silent] {
+        hears(client, |told| told.kind == GOAWAY);
+    }
+    // this one is answered, and then has nothing to do, when the end has begun already
+    door.open();
+    hears(&mut busy, |told| told.flags & END_STREAM != 0 && told.stream == 1);
+    ended.recv_timeout(PATIENCE * 2).unwrap();
+}
+
+/// The header block of `GET /slow HTTP/2` for the test's host.
+const SLOW: &[u8] = b"\x82\x87\x04\x05/slow\x01\x04test";

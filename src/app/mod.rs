@@ -30,11 +30,11 @@ use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
 use crate::reload::{self, Follow, Parts, Reloader, Seen, SeenFile};
 use crate::rules::policy::{Mode, Policy, Server};
-use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
+use crate::store::{LoadedState, Store, StoreError, chain};
 use crate::tls;
 use crate::upstream::{self, BufferMemory, Found, Upstream};
 
-use control::History;
+use control::{History, Saved};
 use status::Snapshot;
 
 pub use control::Signals;
@@ -105,7 +105,7 @@ struct Shared {
     store: Store,
     stage: watch::Sender<Stage>,
     history: Mutex<History>,
-    saved: Mutex<Option<SavedState>>,
+    saved: Saved,
     polling: Mutex<()>,
 }
 
@@ -203,7 +203,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         store,
         stage: watch::Sender::new(Stage::Serving),
         history: control::history(),
-        saved: Mutex::new(None),
+        saved: Saved::default(),
         polling: Mutex::new(()),
     });
     let http_address = http.first().ok_or(std::io::ErrorKind::InvalidInput).map_err(std::io::Error::from)?.local_addr()?;

@@ -130,10 +130,11 @@ impl std::fmt::Debug for Running {
     }
 }
 
-/// How many workers a policy asks for: one a core if it does not say.
+/// How many workers a policy asks for: one a core if it does not say, but no more than have a place for a client at each of their listeners.
 #[must_use]
 pub fn workers(policy: &Policy) -> usize {
-    policy.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    let most = policy.limits.connections / policy.listen.listeners_of_worker();
+    policy.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(most)).max(1)
 }
 
 /// Starts a gate: when this returns, it takes traffic.

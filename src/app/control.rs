@@ -1,7 +1,7 @@
 //! The control thread: the tick of the law, the upkeep of the servers, reloads, signals and the saved state. Never a request.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -124,7 +124,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) 
         }
         if count.is_multiple_of(SAVE_TICKS) {
             let shared = Arc::clone(&shared);
-            drop(tokio::task::spawn_blocking(move || save(&shared)));
+            drop(tokio::task::spawn_blocking(move || {
+                shared.saved.save_unless_busy(|| to_outlive(&shared), |state| shared.store.save_state(state));
+            }));
         }
         if let Some(reloader) = shared.reloader.clone() {
             let polling = Arc::clone(&shared);
@@ -264,7 +266,24 @@ impl Saved {
     /// Writes down what `read` finds, if it is not what is there already. Returns whether it is on disk.
     fn save(&self, read: impl FnOnce() -> SavedState, write: impl FnOnce(&SavedState) -> Result<(), StoreError>) -> bool {
         // before it is read: what was read earlier, and written later, would take the place of a mode that was told to be saved
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), read, write)
+    }
+
+    /// The same, unless somebody does so already: on a disk that hangs, those that wait would pile up.
+    fn save_unless_busy(&self, read: impl FnOnce() -> SavedState, write: impl FnOnce(&SavedState) -> Result<(), StoreError>) {
+        let mut last = match self.0.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        Self::replace(&mut last, read, write);
+    }
+
+    fn replace(
+        last: &mut Option<SavedState>,
+        read: impl FnOnce() -> SavedState,
+        write: impl FnOnce(&SavedState) -> Result<(), StoreError>,
+    ) -> bool {
         let state = read();
         if last.is_some_and(|last| SavedState { saved_at: state.saved_at, ..last } == state) {
             return true;
@@ -353,6 +372,8 @@ pub(super) fn history() -> Mutex<History> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::rules::time::UnixTime;
 
@@ -368,5 +389,25 @@ mod tests {
             state(1.0)
         };
         assert!(saved.save(read, |_| Ok(())));
+        saved.save_unless_busy(read, |_| Ok(()));
+    }
+
+    #[test]
+    fn nobody_waits_to_save_what_is_saved_now_and_then_anyway() {
+        let saved = Saved::default();
+        let hangs = saved.0.lock().unwrap();
+        let (sender, over) = mpsc::channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                saved.save_unless_busy(|| state(1.0), |_| Ok(()));
+                sender.send(()).unwrap();
+            });
+            let is_over = over.recv_timeout(Duration::from_secs(10));
+            drop(hangs);
+            is_over.unwrap();
+        });
+        assert_eq!(*saved.0.lock().unwrap(), None);
+        saved.save_unless_busy(|| state(1.0), |_| Ok(()));
+        assert_eq!(*saved.0.lock().unwrap(), Some(state(1.0)));
     }
 }

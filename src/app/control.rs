@@ -1,7 +1,7 @@
 //! The control thread: the tick of the law, the upkeep of the servers, reloads, signals and the saved state. Never a request.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -15,7 +15,7 @@ use crate::gate::{Site, TICK};
 use crate::metrics::{Count, Gauge, ModeLabel, OutcomeLabel, VerdictLabel};
 use crate::proxy::Stage;
 use crate::rules::policy::Mode;
-use crate::store::{SavedLine, SavedMode, SavedState, chain};
+use crate::store::{SavedLine, SavedMode, SavedState, StoreError, chain};
 use crate::upstream;
 
 /// The recent past, for the dashboard.
@@ -124,7 +124,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) 
         }
         if count.is_multiple_of(SAVE_TICKS) {
             let shared = Arc::clone(&shared);
-            drop(tokio::task::spawn_blocking(move || save(&shared)));
+            drop(tokio::task::spawn_blocking(move || {
+                shared.saved.save_unless_busy(|| to_outlive(&shared), |state| shared.store.save_state(state));
+            }));
         }
         if let Some(reloader) = shared.reloader.clone() {
             let polling = Arc::clone(&shared);
@@ -242,28 +244,59 @@ impl Untrusted {
 
 /// Writes down what is to outlive a restart. Returns whether it is on disk.
 pub(super) fn save(shared: &Shared) -> bool {
+    shared.saved.save(|| to_outlive(shared), |state| shared.store.save_state(state))
+}
+
+fn to_outlive(shared: &Shared) -> SavedState {
     let remembered = shared.gate.remembered();
-    let mode = remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until });
-    let mut last: MutexGuard<'_, Option<SavedState>> = shared.saved.lock().unwrap_or_else(PoisonError::into_inner);
-    let line = remembered.line.map(|line| SavedLine { at: line.at, clock: line.clock });
-    let state = SavedState {
+    SavedState {
         saved_at: shared.clock.now().wall,
         capacity: remembered.capacity,
         max_in_flight: remembered.max_in_flight,
-        line,
-        mode,
-    };
-    if last.is_some_and(|last| SavedState { saved_at: state.saved_at, ..last } == state) {
-        return true;
+        line: remembered.line.map(|line| SavedLine { at: line.at, clock: line.clock }),
+        mode: remembered.by_hand.map(|by_hand| SavedMode { mode: by_hand.mode, until: by_hand.until }),
     }
-    match shared.store.save_state(&state) {
-        Ok(()) => {
-            *last = Some(state);
-            true
+}
+
+/// What was last written down, by one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Saved(Mutex<Option<SavedState>>);
+
+impl Saved {
+    /// Writes down what `read` finds, if it is not what is there already. Returns whether it is on disk.
+    fn save(&self, read: impl FnOnce() -> SavedState, write: impl FnOnce(&SavedState) -> Result<(), StoreError>) -> bool {
+        // before it is read: what was read earlier, and written later, would take the place of a mode that was told to be saved
+        Self::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), read, write)
+    }
+
+    /// The same, unless somebody does so already: on a disk that hangs, those that wait would pile up.
+    fn save_unless_busy(&self, read: impl FnOnce() -> SavedState, write: impl FnOnce(&SavedState) -> Result<(), StoreError>) {
+        let mut last = match self.0.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        Self::replace(&mut last, read, write);
+    }
+
+    fn replace(
+        last: &mut Option<SavedState>,
+        read: impl FnOnce() -> SavedState,
+        write: impl FnOnce(&SavedState) -> Result<(), StoreError>,
+    ) -> bool {
+        let state = read();
+        if last.is_some_and(|last| SavedState { saved_at: state.saved_at, ..last } == state) {
+            return true;
         }
-        Err(error) => {
-            tracing::error!(error = %chain(&error), "the state could not be saved");
-            false
+        match write(&state) {
+            Ok(()) => {
+                *last = Some(state);
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the state could not be saved");
+                false
+            }
         }
     }
 }
@@ -335,4 +368,46 @@ impl Shared {
 pub(super) fn history() -> Mutex<History> {
     let nothing = vec![0; OutcomeLabel::ALL.len()];
     Mutex::new(History { outcomes: VecDeque::from([nothing]), newcomers: VecDeque::from([(0, 0)]), ..History::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::rules::time::UnixTime;
+
+    fn state(capacity: f64) -> SavedState {
+        SavedState { saved_at: UnixTime::from_secs(1), capacity: Some(capacity), max_in_flight: None, line: None, mode: None }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_when_nobody_can_write_something_older_after_it() {
+        let saved = Saved::default();
+        let read = || {
+            assert!(saved.0.try_lock().is_err(), "another could write meanwhile what it has read before");
+            state(1.0)
+        };
+        assert!(saved.save(read, |_| Ok(())));
+        saved.save_unless_busy(read, |_| Ok(()));
+    }
+
+    #[test]
+    fn nobody_waits_to_save_what_is_saved_now_and_then_anyway() {
+        let saved = Saved::default();
+        let hangs = saved.0.lock().unwrap();
+        let (sender, over) = mpsc::channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                saved.save_unless_busy(|| state(1.0), |_| Ok(()));
+                sender.send(()).unwrap();
+            });
+            let is_over = over.recv_timeout(Duration::from_secs(10));
+            drop(hangs);
+            is_over.unwrap();
+        });
+        assert_eq!(*saved.0.lock().unwrap(), None);
+        saved.save_unless_busy(|| state(1.0), |_| Ok(()));
+        assert_eq!(*saved.0.lock().unwrap(), Some(state(1.0)));
+    }
 }

@@ -30,11 +30,11 @@ use crate::metrics::{Gauge, Metrics};
 use crate::proxy::{self, Connections, Listener, Stage, Worker};
 use crate::reload::{self, Follow, Parts, Reloader, Seen, SeenFile};
 use crate::rules::policy::{Mode, Policy, Server};
-use crate::store::{LoadedState, SavedState, Store, StoreError, chain};
+use crate::store::{LoadedState, Store, StoreError, chain};
 use crate::tls;
 use crate::upstream::{self, BufferMemory, Found, Upstream};
 
-use control::History;
+use control::{History, Saved};
 use status::Snapshot;
 
 pub use control::Signals;
@@ -105,7 +105,7 @@ struct Shared {
     store: Store,
     stage: watch::Sender<Stage>,
     history: Mutex<History>,
-    saved: Mutex<Option<SavedState>>,
+    saved: Saved,
     polling: Mutex<()>,
 }
 
@@ -130,10 +130,11 @@ impl std::fmt::Debug for Running {
     }
 }
 
-/// How many workers a policy asks for: one a core if it does not say.
+/// How many workers a policy asks for: one a core if it does not say, but no more than have a place for a client at each of their listeners.
 #[must_use]
 pub fn workers(policy: &Policy) -> usize {
-    policy.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    let most = policy.limits.connections / policy.listen.listeners_of_worker();
+    policy.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from).min(most)).max(1)
 }
 
 /// Starts a gate: when this returns, it takes traffic.
@@ -203,7 +204,7 @@ pub fn start(start: Start) -> Result<Running, StartError> {
         store,
         stage: watch::Sender::new(Stage::Serving),
         history: control::history(),
-        saved: Mutex::new(None),
+        saved: Saved::default(),
         polling: Mutex::new(()),
     });
     let http_address = http.first().ok_or(std::io::ErrorKind::InvalidInput).map_err(std::io::Error::from)?.local_addr()?;
@@ -354,9 +355,13 @@ fn worker_thread(
                 () = proxy::serve(worker, listeners) => {}
                 ended = closed.wait_for(|stage| *stage >= Stage::Closed) => drop(ended),
             }
+            // the receiver is gone if nobody waits for the end
+            done.send(()).ok();
+            // one that is held would keep who waits from seeing that another worker has panicked, and sends nothing
+            drop(done);
+            // other workers may still use connections to the site that this one has made: those move by its runtime, and end with it
+            drop(closed.wait_for(|stage| *stage >= Stage::Closed).await);
         });
-        // the receiver is gone if nobody waits for the end
-        done.send(()).ok();
     })?;
     Ok(thread)
 }

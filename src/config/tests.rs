@@ -533,6 +533,20 @@ fn each_bound_is_held() {
 }
 
 #[test]
+fn each_listener_has_a_place_for_whom_it_waits() {
+    let limits = "limits: { connections: 15 }";
+    let tls = "https: { address: 127.0.0.1:8443, certificate: a, key: b }";
+    for listen in ["workers: 15".to_owned(), format!("workers: 7, {tls}"), "workers: auto".to_owned()] {
+        assert_eq!(policy(&format!("listen: {{ {listen} }}\n{limits}\n{LEAST}")).limits.connections, 15, "{listen}");
+    }
+    for listen in ["workers: 16".to_owned(), format!("workers: 8, {tls}")] {
+        let errors = errors_beside(&format!("listen: {{ {listen} }}\n{limits}"));
+        assert!(errors.contains("limits.connections: 15 is below 16, one for each listener"), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
+#[test]
 fn each_bound_of_the_upstream_is_held() {
     for (text, expected) in [
         ("http2: always", "upstream.http2: \"always\" is not one of auto, off"),

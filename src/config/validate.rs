@@ -38,6 +38,7 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
     let admin = admin(root.section("admin"), &listen, base);
     let data = root.read("data", base.join("data"), value::path(base));
     let upstream = upstream(root.section("upstream"), base);
+    let listeners = listen.workers.map(|workers| workers * listen.listeners_of_worker());
     let policy = Policy {
         listen,
         admin,
@@ -50,7 +51,7 @@ pub(super) fn sections(reading: &mut Reading, written: &Written, base: &Path) ->
         invitations: invitations(root.section("invitations"), base),
         bypass: bypass(root.section("bypass")),
         client,
-        limits: limits(root.section("limits"), upstream.buffer),
+        limits: limits(root.section("limits"), upstream.buffer, listeners),
         shutdown: shutdown(root.section("shutdown")),
         log: log(root.section("log")),
         upstream,
@@ -353,7 +354,8 @@ fn client(mut section: Section<'_>) -> Client {
     Client { trusted_proxies }
 }
 
-fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
+/// `listeners`: of all workers, if it is written how many these are.
+fn limits(mut section: Section<'_>, buffer: Buffer, listeners: Option<usize>) -> Limits {
     let limits = Limits {
         connections: section.read("connections", 10_000, whole(bounds::CONNECTIONS)),
         connections_per_client: section.read("connections_per_client", 1000, whole(bounds::CONNECTIONS_PER_CLIENT)),
@@ -368,6 +370,11 @@ fn limits(mut section: Section<'_>, buffer: Buffer) -> Limits {
         buffer_memory: section.read("buffer_memory", 512 * MIB, size(bounds::BUFFER_MEMORY)),
         tickets_per_client: section.read("tickets_per_client", 600, whole(bounds::TICKETS_PER_CLIENT)),
     };
+    // each has a place while it waits for a client, and one without would serve nobody
+    if let Some(listeners) = listeners.filter(|&listeners| limits.connections < listeners) {
+        let text = format!("{} is below {listeners}, one for each listener of each of listen.workers", limits.connections);
+        section.fault("connections", text);
+    }
     // one visitor's buffers that never fit would make every larger body stream
     for (key, bytes) in [("upstream.buffer.request", buffer.request), ("upstream.buffer.response", buffer.response)] {
         if limits.buffer_memory < bytes {

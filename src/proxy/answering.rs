@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use http::{Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
-use super::Worker;
 use super::exchange::Exchange;
 use super::facts;
 use super::handle::{self, Awaited, Entered, Handled, Peer, Told};
@@ -81,7 +80,7 @@ fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Op
         respond::close(&mut answer);
     }
     if let Some(logged) = logged {
-        logged.write(worker, answer.status(), &told);
+        logged.write(answer.status(), &told);
     }
     if let Exchange::Stream(stream) = &exchange {
         answer = stream.translate(answer);
@@ -90,39 +89,50 @@ fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Op
 }
 
 /// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.
+///
+/// Dropped unwritten, it tells of a request that has no answer, since its client has left or the gate has ended: a line without a status.
 pub(super) struct Access {
+    peer: Arc<Peer>,
     method: http::Method,
     path: String,
     client: std::net::IpAddr,
     started: crate::rules::time::Moment,
+    is_written: bool,
 }
 
 impl Access {
     /// Draws whether this request is in the sample.
-    fn of(peer: &Peer, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
+    fn of(peer: &Arc<Peer>, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
         let worker = &*peer.worker;
         let share = regime.policy.log.access;
         let drawn = share >= 1.0 || (share > 0.0 && unit(worker.entropy()) < share);
         drawn.then(|| Self {
+            peer: Arc::clone(peer),
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             client: facts::client(&peer.state, request.headers(), regime).address,
             started: worker.clock.moment(),
+            is_written: false,
         })
     }
 
-    fn write(self, worker: &Worker, status: StatusCode, told: &Told) {
-        let took = worker.clock.moment().since(self.started);
-        let because = told.because.as_deref();
+    fn write(mut self, status: StatusCode, told: &Told) {
+        self.is_written = true;
+        self.tell(Some((status, told)));
+    }
+
+    fn tell(&self, answered: Option<(StatusCode, &Told)>) {
+        let took = self.peer.worker.clock.moment().since(self.started);
+        let because = answered.and_then(|(_, told)| told.because.as_deref());
         tracing::info!(
             target: "access",
             method = %self.method,
             path = self.path,
             client = %self.client,
-            status = status.as_u16(),
-            verdict = told.verdict,
-            reason = told.reason,
             // what does not apply is left out
+            status = answered.map(|(status, _)| status.as_u16()),
+            verdict = answered.map(|(_, told)| told.verdict),
+            reason = answered.map(|(_, told)| told.reason),
             observed = because.filter(|because| because.observed).map(|because| because.observed),
             probability = because.map(|because| because.probability),
             draw = because.and_then(|because| because.draw),
@@ -132,6 +142,14 @@ impl Access {
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "request"
         );
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        if !self.is_written {
+            self.tell(None);
+        }
     }
 }
 

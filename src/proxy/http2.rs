@@ -61,12 +61,15 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
     let ended = {
         let connection = settings(&session, &peer).serve_connection(TokioIo::new(metered.clone()), service);
         let mut connection = pin!(connection);
-        let mut has_left = false;
+        let (mut has_left, mut is_closing) = (false, false);
         poll_fn(|cx| {
             let deadline = &peer.state.deadline;
             deadline.wakes(cx.waker());
-            if !session.is_leaving() && peer.worker.is_closing() {
+            if !is_closing && peer.worker.is_closing() {
+                is_closing = true;
                 session.leave();
+                // whoever is told already has less time left, too
+                session.set_deadline();
             }
             if deadline.has_fired() {
                 deadline.rearm();

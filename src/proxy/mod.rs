@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::coop::unconstrained;
 use tokio::task::{JoinError, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -176,10 +177,11 @@ pub struct Listener {
 }
 
 /// Accepts until its stage says to close, then lets what is under way finish. Returns when the last connection has ended; the caller
-/// bounds how long that may take.
+/// bounds how long that may take. The deadlines fall due for as long as the runtime is there: other workers may use connections to the
+/// site that were made here.
 pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
     worker.connections.join();
-    let sweeper = tokio::spawn(sweep(Arc::clone(&worker)));
+    drop(tokio::spawn(sweep(Arc::clone(&worker))));
     let mut doors: JoinSet<()> = listeners.into_iter().map(|listener| accept(Arc::clone(&worker), listener)).collect();
     while let Some(ended) = doors.join_next().await {
         // a listener that is gone without a word would be the worst of all faults
@@ -187,7 +189,6 @@ pub async fn serve(worker: Arc<Worker>, listeners: Vec<Listener>) {
             std::panic::resume_unwind(panic.unwrap_or_else(|error| Box::new(error.to_string())));
         }
     }
-    sweeper.abort();
 }
 
 async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listener) {
@@ -212,10 +213,23 @@ async fn accept(worker: Arc<Worker>, Listener { socket: listener, tls }: Listene
             Err(error) => accept_failed(&worker, &error).await,
         }
     }
-    // clients that the kernel has accepted already must not be reset: they get their answer, and no more
-    while let Some(Ok((stream, peer))) = now_or_never(listener.accept()).await {
-        let place = worker.connections.enter(|| usize::MAX).await;
-        spawn(&worker, tls.clone(), stream, peer, place.opened(), Open(alive.clone()));
+    // clients that the kernel has accepted already must not be reset: they get their answer, and no more. Of the last of them tokio hears
+    // when all tasks have had their turn
+    tokio::task::yield_now().await;
+    for _ in 0..QUEUED_MAX {
+        // unconstrained, or tokio would say after a hundred in a row that there is nobody, so that others have a turn
+        match now_or_never(unconstrained(listener.accept())).await {
+            Some(Ok((stream, peer))) => {
+                let place = worker.connections.enter(|| usize::MAX).await;
+                spawn(&worker, tls.clone(), stream, peer, place.opened(), Open(alive.clone()));
+            }
+            Some(Err(error)) if is_of_one_client(error.kind()) => {}
+            Some(Err(error)) => {
+                tracing::warn!(%error, "clients that wait to be accepted are cut off");
+                break;
+            }
+            None => break,
+        }
     }
     drop(listener);
     drop(alive);
@@ -254,6 +268,9 @@ async fn accept_failed(worker: &Worker, error: &io::Error) {
 const fn is_of_one_client(failed: io::ErrorKind) -> bool {
     matches!(failed, io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
+
+/// As many as the kernel lets wait: on a socket that outlives the gate, who comes later is for the next one.
+const QUEUED_MAX: usize = 4096;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

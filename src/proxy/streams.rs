@@ -32,6 +32,7 @@ use hyper::rt::Executor;
 use super::account::Account;
 use super::connections::Phase;
 use super::handle::Peer;
+use super::http2::LINGER;
 use super::respond::Answer;
 use crate::deadlines::Deadline;
 use crate::rules::patience::Patience;
@@ -251,8 +252,13 @@ impl Session {
     }
 
     /// However many streams are open: they share one line, and a phone that takes a page with much on it takes all of it at once.
+    ///
+    /// When the gate closes, a client with nothing under way may have the end of its last answer to take. One that takes nothing for a
+    /// while is gone: a phone that sleeps must not hold up a restart.
     fn patience(&self) -> Patience {
-        self.peer.state.limits(Limits::patience)
+        let patience = self.peer.state.limits(Limits::patience);
+        let is_taking_leave = self.is_leaving() && self.is_idle() && !self.is_stuck() && self.peer.worker.is_closing();
+        if is_taking_leave { Patience { longest: patience.longest.min(LINGER), ..patience } } else { patience }
     }
 }
 

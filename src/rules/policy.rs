@@ -60,6 +60,14 @@ pub struct Listen {
     pub proxy_protocol: bool,
 }
 
+impl Listen {
+    /// Listeners for visitors of each worker: one in plaintext, and one with TLS if there is one.
+    #[must_use]
+    pub const fn listeners_of_worker(&self) -> usize {
+        if self.https.is_some() { 2 } else { 1 }
+    }
+}
+
 /// `listen.https`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Https {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Gate, PATIENCE, Scratch, Upstream, Vacant, ok, own_ports, request, until};
+use crate::support::{Door, Gate, PATIENCE, Scratch, Upstream, Vacant, ok, own_ports, request, until};
 
 const BROWSER: &str = "Accept: text/html";
 
@@ -99,6 +99,27 @@ fn the_access_log_is_off_unless_it_is_asked_for() {
     let log = gate.end();
     assert!(!log.iter().any(|line| line.contains("\"access\"")), "{log:#?}");
     assert!(log.len() < 10, "quiet when nothing happens: {log:#?}");
+}
+
+#[test]
+fn who_leaves_before_the_answer_has_a_line_without_a_status() {
+    let door = Door::default();
+    let upstream = Upstream::behind(&door, "too late");
+    let scratch = Scratch::new();
+    let yaml = own_ports(&upstream.url()).replace("log: { format: json", "admission: { mode: open }\nlog: { format: json, access: all");
+    let gate = Gate::serve(&scratch.write("gate.yaml", &yaml));
+    let mut client = gate.client();
+    client.send(request("GET", "/report?secret-query", &[]));
+    upstream.requests(1);
+    client.reset();
+    let line = gate.process.err.wait("the request", PATIENCE, |line| {
+        serde_json::from_str::<Value>(line).ok().filter(|line| line["target"] == "access" && line["path"] == "/report")
+    });
+    assert_eq!((line["method"].as_str(), line["client"].as_str()), (Some("GET"), Some("127.0.0.1")));
+    assert!(line["status"].is_null() && line["verdict"].is_null() && line["took_ms"].is_u64(), "{line}");
+    door.open();
+    let log = gate.end();
+    assert_eq!(log.iter().filter(|line| line.contains("\"access\"")).count(), 1, "{log:#?}");
 }
 
 #[test]

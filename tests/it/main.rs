@@ -31,6 +31,7 @@ mod gate_waiting;
 mod networks;
 
 mod proxy_connections;
+mod proxy_drain;
 mod proxy_failures;
 mod proxy_headers;
 mod proxy_http2;

@@ -110,10 +110,12 @@ fn it_is_closed_when_it_has_been_idle_for_too_long() {
     world.until_status("/connections/open", 0);
 }
 
-/// Whose request is there when the gate begins to end is answered: also those whom the kernel has accepted and the gate has not.
+/// Whose request is there when the gate begins to end is answered: also those whom the kernel has accepted and the gate has not, however
+/// many they are.
 #[test]
 fn who_has_asked_before_the_end_is_answered() {
     const LIMIT: usize = 10;
+    const QUEUED: usize = 200;
     let door = Door::default();
     let site = Upstream::behind(&door, "done");
     let mut world = World::start(&format!(
@@ -125,10 +127,18 @@ fn who_has_asked_before_the_end_is_answered() {
         client.send(request("GET", "/", &[]));
     }
     site.requests(LIMIT);
+    // behind them, those whom the gate answers by itself
+    let mut queued: Vec<Client> = (0..QUEUED).map(|_| world.client()).collect();
+    for client in &mut queued {
+        client.send(request("GET", "/.tidegate/healthz", &[]));
+    }
     let running = world.running.take().unwrap();
     let ending = std::thread::spawn(move || running.drain(Duration::ZERO, Duration::from_secs(60)));
-    // those two come in only when the listener is emptied
+    // those come in only when the listener is emptied
     site.requests(LIMIT + 2);
+    for client in &mut queued {
+        assert_eq!(client.answer().status, 503);
+    }
     door.open();
     for client in &mut clients {
         assert_eq!(client.answer().status, 200);

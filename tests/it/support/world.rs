@@ -1,6 +1,7 @@
 //! A gate in this process, on ports and in a directory of its own.
 
-use std::net::{SocketAddr, TcpListener};
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,24 @@ impl World {
 
     #[track_caller]
     fn listening(yaml: &str, prepare: impl FnOnce(&Path), sized: impl Fn(&TcpListener)) -> Self {
+        Self::on(yaml, prepare, |workers| app::listen("listen.http", ANY, workers).unwrap(), sized)
+    }
+
+    /// The same, and each worker has a port of its own, so that a test can say which one a client comes to.
+    #[track_caller]
+    pub(crate) fn apart(yaml: &str) -> (Self, Vec<SocketAddr>) {
+        let ports = RefCell::new(Vec::new());
+        let alone = |workers| {
+            let listeners: Vec<_> = (0..workers).map(|_| app::listen_alone("listen.http", ANY).unwrap()).collect();
+            ports.borrow_mut().extend(listeners.iter().map(|listener| listener.local_addr().unwrap()));
+            listeners
+        };
+        let world = Self::on(yaml, |_| {}, alone, |_| {});
+        (world, ports.into_inner())
+    }
+
+    #[track_caller]
+    fn on(yaml: &str, prepare: impl FnOnce(&Path), http: impl Fn(usize) -> Vec<TcpListener>, sized: impl Fn(&TcpListener)) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("tidegate-it-{}-{number}", std::process::id()));
@@ -58,12 +77,11 @@ impl World {
         std::fs::write(&file, yaml).unwrap();
         let seen = SeenFile::now(&file);
         let policy = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let http = app::listen("listen.http", any, policy.listen.workers.unwrap_or(1)).unwrap();
+        let http = http(policy.listen.workers.unwrap_or(1));
         let workers = policy.listen.https.as_ref().map_or(0, |_| http.len());
-        let https = app::listen("listen.https.address", any, workers).unwrap();
+        let https = app::listen("listen.https.address", ANY, workers).unwrap();
         http.iter().chain(&https).for_each(sized);
-        let admin = app::listen_alone("admin.listen", any).unwrap();
+        let admin = app::listen_alone("admin.listen", ANY).unwrap();
         let running = app::start(Start { policy, file: Some((file, seen)), clock: Arc::new(Clock::start()), http, https, admin }).unwrap();
         Self { http: running.http, https: running.https, admin: running.admin_address, running: Some(running), directory }
     }
@@ -173,6 +191,8 @@ impl World {
         until(name, || Some(self.metric(name)).filter(|&value| is_right(value)))
     }
 }
+
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Drop for World {
     fn drop(&mut self) {

@@ -77,10 +77,10 @@ pub enum BadBody {
     /// A line does not end as it must.
     #[error("a chunk does not end where it says")]
     LineEnd,
-    /// More than [`EXTENSIONS_MAX`].
+    /// More of them than anybody needs.
     #[error("more than {EXTENSIONS_MAX} bytes of chunk extensions")]
     Extensions,
-    /// More than [`TRAILERS_MAX`], or what is no header.
+    /// Too many, or what is no header.
     #[error("trailers that are none, more than {TRAILER_LINES_MAX} lines or {TRAILERS_MAX} bytes of them")]
     Trailers,
     /// The connection ended before the body did.

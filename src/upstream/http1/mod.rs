@@ -3,8 +3,8 @@
 //! It has no task of its own: that would be woken for each request and each answer, only to wake the task of the visitor. Between two
 //! requests nobody drives it. Whether it has closed meanwhile is found when it is next used, and once a tick.
 //!
-//! It is not hyper's client, of which a proxied request would take a sixth of its CPU time for what it is not needed for: a task, a queue
-//! of requests, and buffers of its own.
+//! It is not hyper's client, with which a proxied request of 1 KiB takes an eighth more of CPU time (`benches/proxy.rs`), for what is not
+//! needed here: a queue of requests, a channel for answers, and buffers that are made anew each time.
 //!
 //! Always holds: what comes on it belongs to the request that was written last, or it is closed. `outgoing.rs` writes, `incoming.rs` reads;
 //! what of that is HTTP stands in `rules/http1`.

@@ -136,11 +136,7 @@ pub(super) fn answer_body(mut body: SiteBody, mut held: Held, headers: &HeaderMa
             }
             Poll::Ready(Some(Err(error))) => {
                 let memory = held.slot.upstream.memory.clone();
-                if error.is_clients() {
-                    held.cut();
-                } else {
-                    held.broke();
-                }
+                held.broke(&error);
                 if frames.is_empty() {
                     return Err(error);
                 }
@@ -215,7 +211,7 @@ async fn pump(mut body: SiteBody, mut held: Held, shared: Arc<Shared>, of_events
             }
             (Some(Err(error)), drained) => {
                 shared.end(Err(BrokenOff));
-                return if drained.is_some() || error.is_clients() { held.cut() } else { held.broke() };
+                return if drained.is_some() { held.cut() } else { held.broke(&error) };
             }
             (None, _) => {
                 shared.end(Ok(()));
@@ -249,8 +245,12 @@ impl Held {
         });
     }
 
-    /// The answer broke off, or stood still for the response timeout.
-    fn broke(mut self) {
+    /// The answer broke off, or stood still for the response timeout; or the upload did that it came beside, for which the server is not
+    /// to blame.
+    fn broke(mut self, error: &TransportError) {
+        if error.is_clients() {
+            return self.cut();
+        }
         let outcome = if self.connection.deadline().has_fired() { OutcomeLabel::Timeout } else { OutcomeLabel::Error };
         self.slot.good(false);
         self.slot.observe(outcome, false);

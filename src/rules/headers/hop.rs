@@ -159,7 +159,7 @@ fn remove_options(headers: &mut HeaderMap, line: &HeaderValue) {
     }
 }
 
-pub(super) fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(in crate::rules) fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 

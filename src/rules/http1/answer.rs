@@ -7,6 +7,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use memchr::memmem;
 
+use crate::rules::headers::hop::options;
+
 /// Header lines of an answer: twice what most servers take in a request, and far more than sites send.
 pub const LINES_MAX: usize = 256;
 
@@ -111,8 +113,8 @@ impl Head {
     /// Whether the connection may carry another request: HTTP/1.0 is not relied on, whatever it says.
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
-        let mut options = self.headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-        self.version == Version::HTTP_11 && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+        let mut options = self.headers.get_all(CONNECTION).iter().flat_map(options);
+        self.version == Version::HTTP_11 && !options.any(|option| option.eq_ignore_ascii_case(b"close"))
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use memchr::memmem;
 
 use super::answer::content_length;
+use crate::rules::headers::hop::options;
 
 /// How it is told where the body of a request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +82,7 @@ pub fn write_last_chunk(out: &mut Vec<u8>, trailers: Option<(&HeaderMap, &[Heade
 /// The trailers that a request has announced: others are not sent, since servers are to make of them what they like.
 #[must_use]
 pub fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(TRAILER).iter();
-    let names = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+    headers.get_all(TRAILER).iter().flat_map(options).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
 /// Whether a field may come after the body (RFC 9110, section 6.5.1): not one by which the message is framed, routed, allowed or read.

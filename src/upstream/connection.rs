@@ -1,4 +1,4 @@
-//! How a server is reached, and what carries one request to it: a connection of HTTP/1.1 that is its own meanwhile (`http1.rs`), or a
+//! How a server is reached, and what carries one request to it: a connection of HTTP/1.1 that is its own meanwhile (`http1/`), or a
 //! stream of one of HTTP/2 that it shares (`http2.rs`).
 
 use std::future::Future;

@@ -424,19 +424,19 @@ fn a_connection_that_closes_gives_its_slot_back_no_sooner() {
     assert!(site.most_connections() <= 2, "{}", site.most_connections());
 }
 
-#[test]
-fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
-    let site = Upstream::start(|seen, site| {
+fn site_that_takes(each: Duration) -> Upstream {
+    Upstream::start(move |seen, site| {
         #[expect(clippy::disallowed_methods, reason = "a site that takes as long for each of many as for one")]
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(each);
         site.write(ok(&seen.target))
-    });
-    let world = gate(&site, "max_in_flight: auto, queue: { deadline: 30s }", "");
-    let now = || world.status()["max_in_flight"]["now"].as_u64().unwrap();
-    assert_eq!(now(), 4);
+    })
+}
+
+/// So many clients ask for one page after the other until what is waited for has come, or was waited for in vain. Returns whether it has come.
+fn while_many_ask(world: &World, clients: usize, wait: impl FnOnce()) -> bool {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..32 {
+        for _ in 0..clients {
             let mut client = world.client();
             let over = &over;
             scope.spawn(move || {
@@ -445,23 +445,29 @@ fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
                 }
             });
         }
-        let found = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            until("more slots", || (now() > 4).then_some(()));
-            until("them to be used", || (site.most_connections() > 4).then_some(()));
-            world.until_metric("tidegate_max_in_flight", |found| found > 4.0);
-        }));
+        let waited = std::panic::catch_unwind(AssertUnwindSafe(wait));
         over.store(true, Ordering::Relaxed);
-        assert!(found.is_ok(), "{} slots, {} connections", now(), site.most_connections());
+        waited.is_ok()
+    })
+}
+
+#[test]
+fn slots_are_as_many_as_the_site_is_found_to_serve_at_once() {
+    let site = site_that_takes(Duration::from_millis(20));
+    let world = gate(&site, "max_in_flight: auto, queue: { deadline: 30s }", "");
+    let now = || world.status()["max_in_flight"]["now"].as_u64().unwrap();
+    assert_eq!(now(), 4);
+    let found = while_many_ask(&world, 32, || {
+        until("more slots", || (now() > 4).then_some(()));
+        until("them to be used", || (site.most_connections() > 4).then_some(()));
+        world.until_metric("tidegate_max_in_flight", |found| found > 4.0);
     });
+    assert!(found, "{} slots, {} connections", now(), site.most_connections());
 }
 
 #[test]
 fn a_limit_that_is_taken_back_takes_idle_connections_along() {
-    let site = Upstream::start(|seen, site| {
-        #[expect(clippy::disallowed_methods, reason = "a site that takes as long for each of many as for one")]
-        std::thread::sleep(Duration::from_millis(50));
-        site.write(ok(&seen.target))
-    });
+    let site = site_that_takes(Duration::from_millis(50));
     // begins with 16, and tries 20
     let yaml = format!(
         "upstream: {{ servers: [{}], max_in_flight: auto, queue: {{ deadline: 30s }}, timeouts: {{ idle: 5m }} }}\n\
@@ -475,23 +481,8 @@ fn a_limit_that_is_taken_back_takes_idle_connections_along() {
     });
     let now = || world.status()["max_in_flight"]["now"].as_u64().unwrap();
     assert_eq!(now(), 16);
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..40 {
-            let mut client = world.client();
-            let over = &over;
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    assert_eq!(client.get("/", &[]).status, 200);
-                }
-            });
-        }
-        let tried = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            until("more slots, all of them used", || (now() > 16 && site.accepted() > 16).then_some(()));
-        }));
-        over.store(true, Ordering::Relaxed);
-        assert!(tried.is_ok(), "{} slots", now());
-    });
+    let tried = while_many_ask(&world, 40, || until("more slots, all of them used", || (now() > 16 && site.accepted() > 16).then_some(())));
+    assert!(tried, "{} slots", now());
     // nobody asks any more, so the trial is given up
     world.until_status("/max_in_flight/now", 16);
     world.until_status("/upstream/0/idle", 16);

@@ -264,6 +264,24 @@ fn an_answer_of_which_nothing_comes_but_its_head_is_none() {
 }
 
 #[test]
+fn an_upload_that_stands_still_beside_its_answer_is_no_fault_of_the_sites() {
+    let site = Upstream::raw(|site| {
+        if site.head().is_ok() {
+            site.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+            site.wait_for_end();
+        }
+    });
+    let world = gate(&site.url(), "max_in_flight: 1, buffer: { request: 64KiB }", "limits: { body_timeout: 2s }");
+    let mut client = world.client();
+    client.send(request("POST", "/", &["Content-Length: 1000000"]));
+    client.send(vec![b'u'; 200_000]);
+    assert_eq!(client.head().unwrap().status, 200);
+    assert_eq!((outcome(&world, "aborted"), world.outcomes("error"), world.outcomes("timeout")), (1.0, 0, 0));
+    world.until_status("/slots/in_flight", 0);
+    site.all_closed();
+}
+
+#[test]
 fn an_answer_that_stands_still_is_cut() {
     let site = Upstream::raw(|site| {
         if site.request().is_ok() {

@@ -51,7 +51,6 @@ impl Deadlines {
         let deadline = Arc::new(Deadline {
             now: Arc::clone(&self.now),
             due: AtomicU64::new(NEVER),
-            looks: AtomicU64::new(NEVER),
             fired: AtomicBool::new(false),
             waker: Mutex::new(None),
             idle: AtomicU64::new(BUSY),
@@ -61,8 +60,9 @@ impl Deadlines {
         deadline
     }
 
-    /// Fires what is due, and forgets connections that are gone.
-    pub fn sweep(&self, now: Moment) {
+    /// Fires what is due, and forgets connections that are gone. Returns how many are idle.
+    pub fn sweep(&self, now: Moment) -> usize {
+        let mut idle = 0;
         self.now.store(now.as_micros(), Ordering::Relaxed);
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|weak| {
@@ -70,11 +70,10 @@ impl Deadlines {
             if deadline.due.load(Ordering::Relaxed) <= now.as_micros() {
                 deadline.fire();
             }
-            if deadline.is_to_look() {
-                deadline.wake();
-            }
+            idle += usize::from(deadline.idle.load(Ordering::Relaxed) != BUSY);
             true
         });
+        idle
     }
 
     /// Wakes everybody, without anything falling due.
@@ -119,8 +118,6 @@ impl Deadlines {
 pub struct Deadline {
     now: Arc<AtomicU64>,
     due: AtomicU64,
-    /// When its owner is woken to look after itself.
-    looks: AtomicU64,
     fired: AtomicBool,
     waker: Mutex<Option<Waker>>,
     /// Since when its connection is idle, with [`KEPT`].
@@ -149,22 +146,6 @@ impl Deadline {
     /// Takes the deadline away.
     pub fn clear(&self) {
         self.due.store(NEVER, Ordering::Relaxed);
-    }
-
-    /// Wakes its owner at the next sweep, without falling due, and at each from then on, until it has looked.
-    pub fn look(&self) {
-        self.looks.store(self.now.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
-    }
-
-    /// Whether it is time to look.
-    #[must_use]
-    pub fn is_to_look(&self) -> bool {
-        self.looks.load(Ordering::Relaxed) <= self.now.load(Ordering::Relaxed)
-    }
-
-    /// It has looked, or needs not.
-    pub fn has_looked(&self) {
-        self.looks.store(NEVER, Ordering::Relaxed);
     }
 
     /// Its connection is idle from now on: nothing would be lost with it. `is_kept`: after all that are not.
@@ -258,29 +239,6 @@ mod tests {
         deadline.set(Duration::from_secs(1));
         deadlines.sweep(Moment::from_secs(102));
         assert!(deadline.has_fired());
-    }
-
-    #[test]
-    fn who_is_to_look_is_woken_until_it_has_and_nothing_falls_due() {
-        struct Count(AtomicU64);
-        impl std::task::Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let (deadlines, woken) = (Deadlines::default(), Arc::new(Count(AtomicU64::new(0))));
-        let deadline = deadlines.watch();
-        deadline.wakes(&Waker::from(Arc::clone(&woken)));
-        deadline.look();
-        assert!(!deadline.is_to_look(), "not before a sweep");
-        for (at, woken_so_far) in [(100_000, 1), (200_000, 2)] {
-            deadlines.sweep(Moment::from_micros(at));
-            assert_eq!((deadline.is_to_look(), woken.0.load(Ordering::Relaxed)), (true, woken_so_far), "at {at} µs");
-        }
-        deadline.has_looked();
-        deadlines.sweep(Moment::from_secs(100));
-        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        assert!(!deadline.has_fired());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | 5 listeners | [`proxy`] (accept loop, one request top to bottom) · [`admin`] |
 //! | 4 workers | [`upstream`] (slots, connections) · [`mail`] (the email queue's writer, and who invites) · [`reload`] · [`demo`] (models of a site, of a crowd and of its mailboxes): one outside thing each · [`simulate`] (the same in virtual time) |
 //! | 3 gate | [`gate`]: the regime: decide, observe, tick, publish |
-//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`metrics`] · [`models`] (what models of a site and of a crowd are made of) · [`page`] · [`store`] (lock on data, keys, saved state, files of the email queue) · [`tcp`] · [`tls`] (certificates, and what is agreed with the other side) |
+//! | 2 edges | [`clock`] · [`config`] (file → policy) · [`deadlines`] · [`http1`] (what both of its ends have in common) · [`metrics`] · [`models`] (what models of a site and of a crowd are made of) · [`page`] · [`store`] (lock on data, keys, saved state, files of the email queue) · [`tcp`] · [`tls`] (certificates, and what is agreed with the other side) |
 //! | 1 rules | [`rules`]: pure. No I/O, no clock, no randomness, no locks: `now` and draws are arguments |
 //!
 //! # The life of a request
@@ -36,6 +36,7 @@ pub mod rules;
 pub mod clock;
 pub mod config;
 pub mod deadlines;
+pub mod http1;
 pub mod metrics;
 pub mod models;
 pub mod page;

@@ -205,7 +205,7 @@ pub(super) fn show(shared: &Shared, site: &Site) {
     metrics.set(Gauge::SlotQueueLength, to_f64(shared.upstream.queued() as u64));
     metrics.set(Gauge::CertificateExpires, shared.tls.as_ref().map_or(f64::INFINITY, |tls| to_f64(tls.expires().as_millis() / 1000)));
     metrics.set(Gauge::DownstreamConnections, to_f64(shared.connections.open() as u64));
-    metrics.set(Gauge::DownstreamConnectionsIdle, to_f64(shared.connections.resting() as u64));
+    metrics.set(Gauge::DownstreamConnectionsIdle, to_f64(shared.connections.idle() as u64));
     metrics.set(Gauge::UpgradesActive, to_f64(shared.connections.upgrades() as u64));
     metrics.set_upstream(shared.upstream.servers().into_iter().map(|server| (server.label, server.up)));
 }

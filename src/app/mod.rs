@@ -461,7 +461,7 @@ impl AdminBackend for Shared {
             queue: self.upstream.queued(),
             slots: self.upstream.slots(),
             connections: self.connections.open(),
-            idle: self.connections.resting(),
+            idle: self.connections.idle(),
             upgrades: self.connections.upgrades(),
             email_writable: self.metrics.gauge(Gauge::EmailWritable) > 0.0,
             invitations: &self.invitations.standing(),

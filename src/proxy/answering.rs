@@ -1,6 +1,5 @@
-//! The answer to a request, from the moment hyper asks for it: a panic costs that request alone, and the access log gets its line.
+//! The answer to a request, from the moment that its head is here: a panic costs that request alone, and the access log gets its line.
 
-use std::borrow::BorrowMut;
 use std::convert::Infallible;
 use std::future::{self, Future, Ready};
 use std::panic::AssertUnwindSafe;
@@ -9,47 +8,44 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, StatusCode};
-use hyper::body::{Body as _, Incoming};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Upload};
 use super::facts;
 use super::handle::{self, Awaited, Entered, Handled, Peer, Told};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
 use crate::rules::uniform::unit;
 
-/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more. `E` holds a request that is on its way
-/// to the site: in place on a connection of HTTP/1, which carries one and has the room for it anyway; in a box on a stream of HTTP/2.
-pub(super) enum Answering<E> {
+/// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
+pub(super) enum Answering {
     AtOnce(Ready<Answer>),
-    Entered { entered: E, logged: Option<Access> },
+    Entered { entered: Box<Entered>, logged: Option<Access> },
     Awaited { peer: Arc<Peer>, exchange: Exchange, answer: Awaited, logged: Option<Access> },
 }
 
-impl<E: From<Entered>> Answering<E> {
-    pub(super) fn to(peer: &Arc<Peer>, exchange: Exchange, request: Request<Incoming>) -> Self {
+impl Answering {
+    pub(super) fn to(peer: &Arc<Peer>, exchange: Exchange, request: Request<Option<Upload>>) -> Self {
         let worker = &*peer.worker;
-        exchange.begin(!request.body().is_end_stream());
+        exchange.begin(request.body().is_some());
         let regime = worker.gate.regime();
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
             Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
-            Handled::Entered(entered) => Self::Entered { entered: entered.into(), logged },
+            Handled::Entered(entered) => Self::Entered { entered: Box::new(entered), logged },
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
     }
 }
 
 /// A panic on the way costs that request and no other.
-impl<E: BorrowMut<Entered> + Unpin> Future for Answering<E> {
+impl Future for Answering {
     type Output = Result<Answer, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
             Self::Entered { entered, logged } => {
-                let entered = entered.borrow_mut();
                 let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| handle::panicked(&entered.peer.worker));
                 Poll::Ready(Ok(finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told)))
             }
@@ -82,10 +78,10 @@ fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Op
     if let Some(logged) = logged {
         logged.write(answer.status(), &told);
     }
-    if let Exchange::Stream(stream) = &exchange {
-        answer = stream.translate(answer);
+    match exchange {
+        Exchange::Alone(_) => answer,
+        Exchange::Stream(stream) => stream.translate(answer).map(|body| body.of(stream)),
     }
-    answer.map(|body| body.of(exchange))
 }
 
 /// A line of the access log: no query, which may hold a code; no token and no id of one; no address but the client's own.
@@ -102,7 +98,7 @@ pub(super) struct Access {
 
 impl Access {
     /// Draws whether this request is in the sample.
-    fn of(peer: &Arc<Peer>, regime: &Regime, request: &Request<Incoming>) -> Option<Self> {
+    fn of(peer: &Arc<Peer>, regime: &Regime, request: &Request<Option<Upload>>) -> Option<Self> {
         let worker = &*peer.worker;
         let share = regime.policy.log.access;
         let drawn = share >= 1.0 || (share > 0.0 && unit(worker.entropy()) < share);

@@ -10,14 +10,16 @@ use http_body_util::{BodyExt, Either, Full};
 
 use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
+use super::streams::Stream;
 use crate::rules::headers::hop;
 use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, Pieces, RequestBody, no_body};
 
-/// The body of an answer to a client. When it is gone, a connection of HTTP/1 is between requests.
+/// The body of an answer to a client.
 #[derive(Debug)]
 pub(super) struct ClientBody {
     content: Content,
-    exchange: Option<Exchange>,
+    /// Of HTTP/2, the stream that it is sent on.
+    stream: Option<Arc<Stream>>,
 }
 
 #[derive(Debug)]
@@ -33,32 +35,30 @@ enum Content {
 
 impl ClientBody {
     pub(super) fn composed(bytes: Bytes) -> Self {
-        Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), exchange: None }
+        Self { content: Content::Composed((!bytes.is_empty()).then_some(bytes)), stream: None }
     }
 
     /// None of them may be empty.
     pub(super) fn joined(pieces: impl Into<Box<[Bytes]>>) -> Self {
-        Self { content: Content::Joined { pieces: pieces.into(), next: 0 }, exchange: None }
+        Self { content: Content::Joined { pieces: pieces.into(), next: 0 }, stream: None }
     }
 
     pub(super) const fn site(body: AnswerBody) -> Self {
-        Self { content: Content::Site(body), exchange: None }
+        Self { content: Content::Site(body), stream: None }
     }
 
-    /// Tells whose answer it is when it has been handed over whole.
-    pub(super) fn of(mut self, exchange: Exchange) -> Self {
-        self.exchange = Some(exchange);
+    /// Tells its stream when it has been handed over whole.
+    pub(super) fn of(mut self, stream: Arc<Stream>) -> Self {
+        self.stream = Some(stream);
         self
     }
 }
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        match &self.exchange {
-            Some(Exchange::Alone(state)) => state.enter(Phase::Idle),
-            // one without a body is never asked for it
-            Some(Exchange::Stream(stream)) if self.is_end_stream() => stream.heard(),
-            Some(Exchange::Stream(_)) | None => {}
+        // one without a body is never asked for it
+        if let Some(stream) = self.stream.as_ref().filter(|_| self.is_end_stream()) {
+            stream.heard();
         }
     }
 }
@@ -68,8 +68,8 @@ impl Body for ClientBody {
     type Error = crate::upstream::BrokenOff;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Self { content, exchange } = self.get_mut();
-        let Some(Exchange::Stream(stream)) = exchange else { return content.poll(cx) };
+        let Self { content, stream } = self.get_mut();
+        let Some(stream) = stream else { return content.poll(cx) };
         if let Some(piece) = stream.next_piece() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -105,7 +105,7 @@ impl Body for ClientBody {
             Content::Joined { pieces, next } => *next >= pieces.len(),
             Content::Site(body) => body.is_end_stream(),
         };
-        is_last && !matches!(&self.exchange, Some(Exchange::Stream(stream)) if stream.has_rest() || stream.has_unread())
+        is_last && !self.stream.as_ref().is_some_and(|stream| stream.has_rest() || stream.has_unread())
     }
 
     fn size_hint(&self) -> SizeHint {

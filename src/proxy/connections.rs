@@ -9,24 +9,20 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::account::Account;
 use super::clients::Clients;
-use super::refusal;
 use super::wire::Wire;
 use crate::deadlines::{Deadline, Wanted};
 use crate::gate::Gate;
 use crate::rules::headers::forwarded::ClientPrefix;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;
-use crate::rules::rest::{Asked, Standing};
-use crate::rules::time::Moment;
 use crate::rules::token::VisitorId;
 
 /// All connections of clients.
@@ -36,7 +32,7 @@ pub struct Connections {
     taken: AtomicUsize,
     open: AtomicUsize,
     with_pass: AtomicUsize,
-    resting: AtomicUsize,
+    idle: AtomicUsize,
     upgrades: AtomicUsize,
     upgrades_of_clients: Clients,
     upgrades_of_passes: Clients<VisitorId>,
@@ -61,18 +57,23 @@ impl Connections {
             let closed = self.closed.notified();
             let entered = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < limit()).then_some(taken + 1));
             if entered.is_ok() {
-                let (has_pass, rests) = (AtomicBool::new(false), AtomicBool::new(false));
-                return Place { all: Arc::clone(self), is_open: false, has_pass, rests, client: None };
+                return Place { all: Arc::clone(self), is_open: false, has_pass: AtomicBool::new(false), client: None };
             }
             let _waits = Raised::new(&self.shut_out);
             closed.await;
         }
     }
 
-    /// Those between two requests that hold no buffer.
+    /// Those between two requests, as of the last sweeps.
     #[must_use]
-    pub fn resting(&self) -> usize {
-        self.resting.load(Ordering::Relaxed)
+    pub fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// A worker has as many now, and had as many before.
+    pub(super) fn are_idle(&self, before: usize, now: usize) {
+        self.idle.fetch_add(now, Ordering::Relaxed);
+        self.idle.fetch_sub(before, Ordering::Relaxed);
     }
 
     /// One more worker takes its part in making room.
@@ -147,7 +148,6 @@ pub(super) struct Place {
     all: Arc<Connections>,
     is_open: bool,
     has_pass: AtomicBool,
-    rests: AtomicBool,
     /// Whose it is, if that is counted.
     client: Option<ClientPrefix>,
 }
@@ -184,20 +184,10 @@ impl Place {
             self.all.with_pass.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// It has given its buffers back, or has them again.
-    pub(super) fn rests(&self, rests: bool) {
-        match (self.rests.swap(rests, Ordering::Relaxed), rests) {
-            (false, true) => self.all.resting.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.all.resting.fetch_sub(1, Ordering::Relaxed),
-            (false, false) | (true, true) => 0,
-        };
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.rests(false);
         if let Some(client) = self.client {
             self.all.clients.one_less(client);
         }
@@ -270,20 +260,10 @@ pub(super) struct State {
     gate: Arc<Gate>,
     /// A write has found the client's window closed.
     stalled: AtomicBool,
-    /// The last request had a body, of which some may still be on its way.
-    had_body: AtomicBool,
-    /// Not all of it has been read.
+    /// Not all of the body of this request has been read.
     has_unread: AtomicBool,
-    /// A request is here, or something of the answer to it has not left yet.
-    is_answering: AtomicBool,
     /// The answer is a stream of events.
     streams: AtomicBool,
-    /// It is being closed.
-    is_ending: AtomicBool,
-    /// When it last came to rest; microseconds, as of the sweeps. A new one has rested for ever.
-    rests_since: AtomicU64,
-    /// What was asked for since a long rest.
-    asked: AtomicU8,
     /// For the body of this request.
     upload: Account,
     /// For what the client takes.
@@ -301,13 +281,8 @@ impl State {
             phase: AtomicU8::new(Phase::Idle as u8),
             gate,
             stalled: AtomicBool::new(false),
-            had_body: AtomicBool::new(false),
             has_unread: AtomicBool::new(false),
-            is_answering: AtomicBool::new(false),
             streams: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
-            rests_since: AtomicU64::new(0),
-            asked: AtomicU8::new(Asked::Nothing as u8),
             upload: Account::default(),
             answer: Account::default(),
         };
@@ -339,11 +314,8 @@ impl State {
     /// A request has come.
     pub(super) fn begin(&self, has_body: bool) {
         self.enter(Phase::Busy);
-        self.had_body.store(has_body, Ordering::Relaxed);
         self.has_unread.store(has_body, Ordering::Relaxed);
-        self.is_answering.store(true, Ordering::Relaxed);
         self.streams.store(false, Ordering::Relaxed);
-        self.asked.store(self.asked().again() as u8, Ordering::Relaxed);
     }
 
     /// All of its body is here.
@@ -361,48 +333,9 @@ impl State {
         self.streams.store(true, Ordering::Relaxed);
     }
 
-    fn asked(&self) -> Asked {
-        Asked::of(self.asked.load(Ordering::Relaxed))
-    }
-
-    /// Whether the connection has nothing under way, and its time has come to rest. It is asked when all that there was to read and to
-    /// write has been.
-    pub(super) fn may_rest(&self) -> bool {
-        if !self.asked().is_to_rest(self.deadline.is_to_look()) {
-            return false;
-        }
-        // what is under way now sets the time anew when it is over
-        self.deadline.has_looked();
-        let standing = Standing {
-            idle: self.phase() == Phase::Idle,
-            stalled: self.is_stalled(),
-            had_body: self.had_body.load(Ordering::Relaxed),
-            ending: self.is_ending(),
-        };
-        standing.is_nothing()
-    }
-
-    pub(super) fn rests(&self) {
-        self.rests_since.store(self.deadline.now().as_micros(), Ordering::Relaxed);
-        self.place.rests(true);
-    }
-
-    /// It is in hyper's hands, until it is found to have nothing to do: what woke it may have been a part of a TLS record, and no request.
-    pub(super) fn rises(&self) {
-        let rested = self.deadline.now().since(Moment::from_micros(self.rests_since.load(Ordering::Relaxed)));
-        self.asked.store(Asked::after(rested) as u8, Ordering::Relaxed);
-        self.place.rests(false);
-        self.deadline.look();
-    }
-
     /// Whether it is to go for others. One whose client has asked for something meanwhile is not.
     pub(super) fn makes_room(&self) -> bool {
         self.deadline.is_unwanted() && self.phase() == Phase::Idle && !self.is_stalled()
-    }
-
-    /// Whether it is being closed.
-    pub(super) fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Relaxed)
     }
 
     /// Whether the client takes nothing of what there is for it.
@@ -417,7 +350,6 @@ impl State {
         }
         if phase == Phase::Idle {
             self.deadline.idles(self.place.has_pass());
-            self.deadline.look();
         } else {
             self.deadline.works()
         }
@@ -476,31 +408,15 @@ impl State {
 pub(super) struct Socket {
     pub(super) wire: Wire,
     pub(super) state: Arc<State>,
-    /// What was read before and is to be read again.
-    unread: Bytes,
     /// It ends by itself if what is sent is not taken.
     is_watched: bool,
 }
 
 impl Socket {
     pub(super) const fn new(wire: Wire, state: Arc<State>) -> Self {
-        Self { wire, state, unread: Bytes::new(), is_watched: false }
+        Self { wire, state, is_watched: false }
     }
 
-    /// Takes back what was read of it and not used.
-    pub(super) fn unread(&mut self, unread: Bytes) {
-        debug_assert!(self.unread.is_empty(), "what is read again comes before what is new");
-        // an empty one may still hold all of the buffer that it was a part of
-        self.unread = if unread.is_empty() { Bytes::new() } else { unread };
-    }
-
-    /// Waits until there is something to read, an end or an error included; takes no byte, and holds no buffer for it.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.unread.is_empty() { self.wire.poll_readable(cx) } else { Poll::Ready(()) }
-    }
-}
-
-impl Socket {
     /// Writes somehow, and tells what has left by it.
     fn write<R>(&mut self, write: impl FnOnce(Pin<&mut Wire>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         let streams = self.state.streams.load(Ordering::Relaxed);
@@ -519,20 +435,9 @@ impl Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.state.deadline.has_fired() {
-            if self.state.phase() == Phase::Head {
-                // nothing has been written on an answer's behalf: these bytes stand alone, and fit
-                let _written = Pin::new(&mut self.wire).poll_write(cx, refusal::HEAD_TIMEOUT);
-                let _flushed = Pin::new(&mut self.wire).poll_flush(cx);
-            }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        if !self.unread.is_empty() {
-            let length = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(length));
-            self.state.was_read(length as u64);
-            return Poll::Ready(Ok(()));
-        }
         let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
         if bytes > 0 {
@@ -548,14 +453,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        // all answers have left, and no request is here: it is hyper that answers to a head that it can't read
-        if let ([only], false) = (bufs, self.state.is_answering.load(Ordering::Relaxed))
-            && let Some((completed, same)) = refusal::completed(only)
-        {
-            let polled = self.write(|wire| wire.poll_write(cx, &completed));
-            // what of it hyper does not know is not asked for again: after this the connection ends
-            return polled.map_ok(|bytes| if bytes <= same { bytes } else { only.len() });
-        }
         self.write(|wire| wire.poll_write_vectored(cx, bufs))
     }
 
@@ -564,20 +461,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match self.wire {
+        match self.wire {
             Wire::Plain(_) => Pin::new(&mut self.wire).poll_flush(cx),
             // what TLS takes has not left yet: that it is on its way is seen here
             Wire::Tls(_) => self.write(|wire| wire.poll_flush(cx)),
-        };
-        // hyper flushes when it has written all that it has; an answer is over when its body is gone, which may be before that
-        if polled.is_ready() && matches!(self.state.phase(), Phase::Idle | Phase::Head) {
-            self.state.is_answering.store(false, Ordering::Relaxed);
         }
-        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.state.is_ending.store(true, Ordering::Relaxed);
         self.write(|wire| wire.poll_shutdown(cx))
     }
 }

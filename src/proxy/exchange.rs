@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connections::{Phase, State};
+use super::http1::Arriving;
 use super::respond::{self, Answer};
 use super::streams::Stream;
 use crate::upstream::BodyFailure;
@@ -81,24 +82,39 @@ impl Exchange {
     }
 }
 
-/// A request body that is on its way from a client. What is left of one of HTTP/2 is left to its stream.
+/// A request body that is on its way from a client. What is left of it when nobody reads it any more is left to its connection or stream.
 #[derive(Debug)]
 pub(super) struct Upload {
     /// Until it is dropped.
-    body: Option<Incoming>,
+    body: Option<Source>,
     pub(super) exchange: Exchange,
 }
 
+/// Where a body comes from.
+#[derive(Debug)]
+enum Source {
+    Alone(Arriving),
+    Stream(Incoming),
+}
+
 impl Upload {
-    pub(super) fn new(body: Incoming, exchange: &Exchange) -> Self {
-        Self { body: Some(body), exchange: exchange.clone() }
+    /// The body of a request of HTTP/1.
+    pub(super) fn alone(body: Arriving, exchange: &Exchange) -> Self {
+        Self { body: Some(Source::Alone(body)), exchange: exchange.clone() }
+    }
+
+    /// The body of a request of HTTP/2, if it has one.
+    pub(super) fn of_stream(body: Incoming, exchange: &Exchange) -> Option<Self> {
+        (!body.is_end_stream()).then(|| Self { body: Some(Source::Stream(body)), exchange: exchange.clone() })
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Exchange::Stream(stream), Some(body)) = (&self.exchange, self.body.take().filter(|body| !body.is_end_stream())) {
-            stream.leave_unread(body);
+        match (&self.exchange, self.body.take()) {
+            (_, Some(Source::Alone(body))) => body.leave(),
+            (Exchange::Stream(stream), Some(Source::Stream(body))) if !body.is_end_stream() => stream.leave_unread(body),
+            (Exchange::Alone(_) | Exchange::Stream(_), _) => {}
         }
     }
 }
@@ -109,19 +125,22 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let Self { body, exchange } = self.get_mut();
-        let Some(body) = body else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *body).poll_frame(cx).map_err(BodyFailure::Broken);
+        let (polled, is_end_stream) = match body {
+            None => return Poll::Ready(None),
+            Some(Source::Alone(body)) => (body.poll_frame(cx), body.is_end_stream()),
+            Some(Source::Stream(body)) => (Pin::new(&mut *body).poll_frame(cx).map_err(BodyFailure::Broken), body.is_end_stream()),
+        };
         match exchange {
             // its socket sees what comes, and ends what does not
             Exchange::Alone(state) => {
-                if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && body.is_end_stream()) {
+                if is_end_stream && matches!(polled, Poll::Ready(None | Some(Ok(_)))) {
                     state.was_uploaded();
                 }
                 polled
             }
             // hyper takes it for the end if a stream is reset without an error, which is how balancers give one up: what has come of a
             // form would reach the site as all of it
-            Exchange::Stream(stream) if matches!(polled, Poll::Ready(None)) && !body.is_end_stream() => {
+            Exchange::Stream(stream) if matches!(polled, Poll::Ready(None)) && !is_end_stream => {
                 stream.body_polled(Poll::Ready(Some(Err(BodyFailure::GivenUp))), cx)
             }
             Exchange::Stream(stream) => stream.body_polled(polled, cx),
@@ -129,10 +148,18 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        match &self.body {
+            None => true,
+            Some(Source::Alone(body)) => body.is_end_stream(),
+            Some(Source::Stream(body)) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        match &self.body {
+            None => SizeHint::default(),
+            Some(Source::Alone(body)) => body.size_hint(),
+            Some(Source::Stream(body)) => body.size_hint(),
+        }
     }
 }

@@ -11,8 +11,6 @@ use http::header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body;
-use hyper::body::Incoming;
 
 use super::Worker;
 use super::body::{ClientBody, ReadAhead, read_ahead};
@@ -57,11 +55,6 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn take_upgraded(&self) -> Option<Box<Upgraded>> {
         self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Whether it is about to become something else than a connection of requests.
-    pub(super) fn is_upgrading(&self) -> bool {
-        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn becomes(&self, upgraded: Box<Upgraded>) {
@@ -116,10 +109,9 @@ impl From<(Answer, Told)> for Handled {
 }
 
 /// Decides on one request, and answers those who don't enter.
-pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>, request: Request<Incoming>) -> Handled {
+pub(super) fn handle(peer: &Arc<Peer>, exchange: &Exchange, regime: &Arc<Regime>, request: Request<Option<Upload>>) -> Handled {
     let worker = &*peer.worker;
     let (mut parts, body) = request.into_parts();
-    let body = (!body.is_end_stream()).then(|| Upload::new(body, exchange));
     let now = worker.clock.now();
 
     if parts.version == Version::HTTP_2 {
@@ -560,7 +552,7 @@ fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, 
     answer
 }
 
-/// Of HTTP/2: over HTTP/1 hyper says so by itself.
+/// Of HTTP/2: over HTTP/1 it is not read as a request.
 fn head_too_large(worker: &Worker, regime: &Regime, parts: &Parts) -> Answer {
     worker.shard.count(Count::Refused(Refusal::HeadTooLarge));
     let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);

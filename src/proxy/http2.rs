@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Request};
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Worker;
 use super::answering::Answering;
 use super::corked::Corked;
-use super::exchange::Exchange;
-use super::handle::{Entered, Peer};
+use super::exchange::{Exchange, Upload};
+use super::handle::Peer;
 use super::streams::{HEADS, Session, Streams};
 use super::wire::Wire;
 use crate::metrics::{Count, Refusal};
@@ -54,8 +55,10 @@ pub(super) async fn serve(peer: Arc<Peer>, io: Box<Wire>) {
     let session = Session::new(Arc::clone(&peer));
     let _guard = Forgetful(&session);
     let service = service_fn(|request| {
-        let stream = session.begin(request.method() == Method::HEAD);
-        Answering::<Box<Entered>>::to(&peer, Exchange::Stream(stream), request)
+        let exchange = Exchange::Stream(session.begin(request.method() == Method::HEAD));
+        let request: Request<Incoming> = request;
+        let request = request.map(|body| Upload::of_stream(body, &exchange));
+        Answering::to(&peer, exchange, request)
     });
     let metered = Metered { line: Arc::new(Mutex::new(Corked::new(io))), session: Arc::clone(&session) };
     let ended = {

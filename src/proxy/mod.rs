@@ -10,6 +10,7 @@ mod body;
 mod clients;
 mod connections;
 mod corked;
+mod date;
 mod email;
 mod exchange;
 mod facts;
@@ -58,6 +59,7 @@ use crate::{tcp, tls};
 pub use connections::Connections;
 
 use connections::{Place, Socket, State};
+use date::Dated;
 use handle::Peer;
 use interned::Interned;
 use preamble::Named;
@@ -92,6 +94,7 @@ pub struct Worker {
     pub stage: watch::Receiver<Stage>,
     pages: PageCache,
     interned: Interned,
+    dated: Dated,
     random: AtomicU64,
 }
 
@@ -126,6 +129,7 @@ impl Worker {
         stage: watch::Receiver<Stage>,
         seed: u64,
     ) -> Self {
+        let dated = Dated::new(clock.now().wall);
         Self {
             index,
             gate,
@@ -140,6 +144,7 @@ impl Worker {
             stage,
             pages: PageCache::default(),
             interned: Interned::default(),
+            dated,
             random: AtomicU64::new(seed),
         }
     }
@@ -277,11 +282,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 async fn sweep(worker: Arc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut closing = false;
+    let (mut closing, mut idle_before) = (false, 0);
     loop {
         ticks.tick().await;
         let now = worker.clock.moment();
-        worker.deadlines.sweep(now);
+        let idle = worker.deadlines.sweep(now);
+        worker.connections.are_idle(std::mem::replace(&mut idle_before, idle), idle);
+        worker.dated.set(worker.clock.now().wall);
         let wanted = worker.connections.wanted(worker.gate.regime().policy.limits.connections);
         if wanted != Wanted::default() {
             for _ in 0..worker.deadlines.make_room(now, wanted) {
@@ -311,7 +318,7 @@ fn spawn(worker: &Arc<Worker>, tls: Option<Arc<tls::server::Server>>, stream: Tc
 
 /// A connection on which requests are awaited.
 enum Begun {
-    Http1(Arc<Peer>, Box<Socket>),
+    Http1(Arc<Peer>, Socket),
     Http2(Arc<Peer>, Box<Wire>),
 }
 
@@ -349,7 +356,7 @@ async fn begin(
         verified: Verified::default(),
         upgraded: Mutex::default(),
     });
-    Some(if wire.is_http2() { Begun::Http2(peer, Box::new(wire)) } else { Begun::Http1(peer, Box::new(Socket::new(wire, state))) })
+    Some(if wire.is_http2() { Begun::Http2(peer, Box::new(wire)) } else { Begun::Http1(peer, Socket::new(wire, state)) })
 }
 
 /// TLS with a visitor, or nothing: what went wrong is counted, and who made it go wrong has been told by TLS itself.

@@ -1,7 +1,7 @@
 //! WebSockets: who may ask the site for one, and what becomes of the connection when the site has switched.
 //!
-//! Always holds: nothing of the client's but the head of its request reaches the site before the site's own 101: until then hyper keeps
-//! what has come, and afterwards hands it over with the connection. A WebSocket is one of `limits.upgrades` from before the site is asked
+//! Always holds: nothing of the client's but the head of its request reaches the site before the site's own 101: until then what has come
+//! is kept, and afterwards handed over with the connection. A WebSocket is one of `limits.upgrades` from before the site is asked
 //! until it ends, and one of `limits.connections` all the while; it holds no slot: see [`crate::upstream`].
 
 use std::net::IpAddr;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use hyper::upgrade::OnUpgrade;
 
 use super::connections::UpgradePlace;
 use super::handle::Peer;
@@ -49,15 +48,11 @@ impl Upgrade {
     pub(super) fn of(
         peer: &Peer,
         regime: &Regime,
-        parts: &mut Parts,
+        parts: &Parts,
         has_body: bool,
         address: IpAddr,
         pass: Option<VisitorId>,
     ) -> Result<Option<Self>, Full> {
-        // put there by hyper if there is an `Upgrade`: for all others this is the whole price
-        if parts.extensions.remove::<OnUpgrade>().is_none() {
-            return Ok(None);
-        }
         if has_body || !asks_for_websocket(&parts.method, parts.version, &parts.headers) {
             return Ok(None);
         }
@@ -94,8 +89,6 @@ impl Upgraded {
         client.tcp().give_up_after(Some(stalled));
         let site = site.stream(stalled);
         peer.state.deadline.works();
-        // between two requests it was, and is no more
-        peer.state.deadline.has_looked();
         let deadlines = [Arc::clone(&peer.state.deadline), worker.deadlines.watch(), worker.deadlines.watch()];
         let mut stage = worker.stage.clone();
         Tunnel::new((client, ahead), site, deadlines).run(until(&mut stage, Stage::Closing), patience).await;

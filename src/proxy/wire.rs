@@ -21,19 +21,6 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    /// Waits until there is something to read. Only after a read that found nothing: what TLS has read already is not seen on the socket,
-    /// but for whole records.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let stream = match self {
-            Self::Plain(stream) => stream,
-            // no appetite: there is plaintext that nobody has taken, or an end
-            Self::Tls(stream) if !stream.get_ref().1.wants_read() => return Poll::Ready(()),
-            Self::Tls(stream) => stream.get_ref().0,
-        };
-        // what is wrong with it is said by the read
-        stream.stream.socket().poll_read_ready(cx).map(|_| ())
-    }
-
     /// The connection itself.
     pub(super) fn tcp(&self) -> &Tcp {
         match self {

@@ -23,7 +23,6 @@ pub mod proxy_protocol;
 pub mod rate;
 pub mod redirect;
 pub mod rehearsal;
-pub mod rest;
 pub mod routes;
 pub mod slots;
 pub mod time;

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::http1::{Http1, Http1Error};
 use super::http2::{Http2, Http2Body, Ride};
 use crate::deadlines::{Deadline, Deadlines};
+use crate::rules::http1::body::BadBody;
 use crate::tcp::Tcp;
 use crate::tls::client::{ALPN_HTTP2, HandshakeError, Offer, ServerTls};
 
@@ -36,9 +37,15 @@ pub fn no_body() -> RequestBody {
 /// A request body that is streamed could not be read to its end: the client left, stalled, or sent what is not HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyFailure {
-    /// What went wrong on the client's side.
+    /// What went wrong on the client's side, over HTTP/2.
     #[error("the request body ended early")]
     Broken(#[source] hyper::Error),
+    /// The client's connection broke, over HTTP/1.1.
+    #[error("the client's connection broke within the request body")]
+    Io(#[source] io::Error),
+    /// What came is no body, or it ended early, over HTTP/1.1.
+    #[error("the request body can't be read")]
+    Bad(#[source] BadBody),
     /// No piece of it came in time.
     #[error("the request body stood still")]
     Stalled,

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("clock", 20),
     ("config", 20),
     ("deadlines", 20),
+    ("http1", 20),
     ("metrics", 20),
     ("models", 20),
     ("page", 20),

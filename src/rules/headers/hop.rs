@@ -223,7 +223,7 @@ const WITH_DASHES: [&str; 10] = [
 
 /// Strips the trailers of a request. Some sites make headers of them, long after ours were checked: whatever could frame the request,
 /// say who the client is, or show a pass, goes, and so does what is no name in HTTP/1.1.
-/// What must not be a trailer anyway (RFC 9110, section 6.5.1) is not written as one ([`crate::rules::http1::request`]).
+/// What must not be a trailer anyway (RFC 9110, section 6.5.1) is not written as one ([`crate::rules::http1::chunks`]).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     remove_where(trailers, |name| {
         let is_plain = matches!(

@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::Framing;
+use super::from_site::Framing;
 
 /// Bytes of chunk extensions in all: nobody uses them, and nothing is made of them.
 const EXTENSIONS_MAX: usize = 16 * 1024;

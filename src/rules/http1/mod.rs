@@ -1,11 +1,14 @@
-//! What HTTP/1.1 says about the bytes between the gate and a server of the site (RFC 9112): how a request is written, how the head of an
-//! answer is read, and where its body ends.
+//! What HTTP/1.1 says about bytes (RFC 9112): how the heads of requests and of answers are read and written, and where a body ends.
 //!
-//! Always holds: a body ends where its head says, or the answer is an error. What a request was written as can be read back.
+//! Always holds: a body ends where its head says, or the message is an error. What a request was written to the site as can be read back.
 //!
-//! Absent: the connection (`upstream/http1`), what of a head is for the next server alone ([`super::headers::hop`]), and requests as they
-//! come from clients, which hyper reads.
+//! Absent: connections (`proxy/http1` and `upstream/http1`), what of a head is for the next server alone ([`super::headers::hop`]), and
+//! which requests can be read in two ways ([`super::headers::check`]).
 
-pub mod answer;
 pub mod body;
-pub mod request;
+pub mod chunks;
+pub mod fields;
+pub mod from_client;
+pub mod from_site;
+pub mod to_client;
+pub mod to_site;

@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::connection::{BodyFailure, RequestBody, SendError, Sent, SiteBody, Stream, Switched, TransportError};
 use crate::deadlines::Deadline;
 use crate::rules::headers::personal;
-use crate::rules::http1::answer::{BadHead, Head};
+use crate::rules::http1::from_site::{BadHead, Head};
 use crate::rules::http1::body::BadBody;
 use crate::rules::time::Moment;
 use crate::tls::client::ServerTls;

@@ -1,14 +1,10 @@
 //! A request, as it is written to a server.
 
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use memchr::memmem;
 
-use super::answer::content_length;
-use crate::rules::headers::hop::options;
+use super::fields::{content_length, write_fields};
 
 /// How it is told where the body of a request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,60 +44,6 @@ pub fn write_head(out: &mut Vec<u8>, method: &Method, uri: &Uri, headers: &Heade
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write_fields(out, headers);
     out.extend_from_slice(b"\r\n");
-}
-
-fn write_fields<'a>(out: &mut Vec<u8>, fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) {
-    for (name, value) in fields {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// What comes after the data of a chunk.
-pub const CHUNK_END: &[u8] = b"\r\n";
-
-/// Writes what comes before the data of a chunk. One of nothing would be the last.
-pub fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let digits = (bytes.max(1).ilog2() / 4) + 1;
-    out.extend((0..digits).rev().map(|place| DIGITS[(bytes >> (4 * place)) & 0xf]));
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Writes what ends a body in chunks.
-pub fn write_last_chunk(out: &mut Vec<u8>, trailers: Option<(&HeaderMap, &[HeaderName])>) {
-    out.extend_from_slice(b"0\r\n");
-    if let Some((trailers, announced)) = trailers {
-        write_fields(out, trailers.iter().filter(|(name, _)| announced.contains(name) && may_trail(name)));
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The trailers that a request has announced: others are not sent, since servers are to make of them what they like.
-#[must_use]
-pub fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers.get_all(TRAILER).iter().flat_map(options).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
-}
-
-/// Whether a field may come after the body (RFC 9110, section 6.5.1): not one by which the message is framed, routed, allowed or read.
-fn may_trail(name: &HeaderName) -> bool {
-    !matches!(
-        *name,
-        AUTHORIZATION
-            | CACHE_CONTROL
-            | CONTENT_ENCODING
-            | CONTENT_LENGTH
-            | CONTENT_RANGE
-            | CONTENT_TYPE
-            | HOST
-            | MAX_FORWARDS
-            | SET_COOKIE
-            | TE
-            | TRAILER
-            | TRANSFER_ENCODING
-    )
 }
 
 /// The head that was written so; `None` if it is not all of one.
@@ -212,23 +154,5 @@ mod tests {
         assert_eq!(framed(&[("content-length", "x")], None), chunked());
         assert_eq!(framed(&[("transfer-encoding", "chunked")], Some(3)), chunked());
         assert_eq!(framed(&[("transfer-encoding", "gzip"), ("content-length", "5")], None), chunked());
-    }
-
-    #[test]
-    fn chunks() {
-        for bytes in [1, 9, 10, 15, 16, 255, 256, 4095, 4096, 0xdead_beef, usize::MAX] {
-            let mut out = Vec::new();
-            write_chunk_size(&mut out, bytes);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("{bytes:X}\r\n"));
-        }
-        let last = |trailers| {
-            let mut out = Vec::new();
-            write_last_chunk(&mut out, trailers);
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(last(None), "0\r\n\r\n");
-        let announced = announced(&headers(&[("trailer", "X-Sum, content-length,,"), ("trailer", "x-other")]));
-        let trailers = headers(&[("x-sum", "1"), ("x-sum", "2"), ("content-length", "5"), ("x-unknown", "3")]);
-        assert_eq!(last(Some((&trailers, &announced))), "0\r\nx-sum: 1\r\nx-sum: 2\r\n\r\n");
     }
 }

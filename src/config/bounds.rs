@@ -82,7 +82,7 @@ pub(super) const CONNECTIONS_PER_CLIENT: RangeInclusive<usize> = 1..=CONNECTIONS
 pub(super) const UPGRADES: RangeInclusive<usize> = 0..=CONNECTIONS_MAX;
 /// A WebSocket over which nothing goes: a day, for a site that sends no pings, is longer than any page stays open.
 pub(super) const UPGRADE_IDLE: Span = ms(100)..=days(1);
-/// A request head: hyper needs 8 KiB; beyond a mebibyte it is an attack.
+/// A request head: less would refuse the cookies of ordinary sites; beyond a mebibyte it is an attack.
 pub(super) const HEADER_BYTES: RangeInclusive<usize> = 8 * KIB..=MIB;
 /// Waiting for a client to send something.
 pub(super) const CLIENT_TIMEOUT: Span = ms(100)..=HOUR;

@@ -175,7 +175,7 @@ const fn gauge(gauge: Gauge) -> (&'static str, &'static str) {
         Gauge::SlotQueueLength => ("tidegate_slot_queue_length", "Requests that may enter and wait for a slot now."),
         Gauge::DownstreamConnections => ("tidegate_downstream_connections", "Connections from clients that are open now."),
         Gauge::DownstreamConnectionsIdle => {
-            ("tidegate_downstream_connections_idle", "Of these, connections of HTTP/1 that are between two requests and hold no buffers.")
+            ("tidegate_downstream_connections_idle", "Of these, connections that are between two requests.")
         }
         Gauge::CertificateExpires => (
             "tidegate_certificate_expires_timestamp_seconds",

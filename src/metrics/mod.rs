@@ -50,7 +50,7 @@ pub enum Gauge {
     SlotQueueLength,
     /// Open connections from clients.
     DownstreamConnections,
-    /// Of these, those of HTTP/1 between two requests, which hold no buffers.
+    /// Of these, those between two requests.
     DownstreamConnectionsIdle,
     /// When the first of the certificates that are shown expires, seconds since 1970.
     CertificateExpires,

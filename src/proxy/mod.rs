@@ -1,8 +1,8 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
-//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1.rs` or `http2.rs` drives it;
+//! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1/` or `http2.rs` drives it;
 //! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
-//! Absent: decisions (the gate's), and timers of hyper's (one sweep has all deadlines).
+//! Absent: decisions (the gate's), and timers (one sweep has all deadlines).
 
 mod account;
 mod answering;

@@ -36,14 +36,10 @@ impl Refusing {
 }
 
 #[test]
-fn the_preface_of_http_2_is_not_answered_as_a_request() {
+fn the_preface_of_http_2_is_refused_where_that_is_not_spoken() {
     let gate = Refusing::start("");
-    let mut client = gate.world.client();
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    let said = client.end().unwrap();
-    assert_eq!(said, b"", "{}", said.escape_ascii());
+    gate.refuse("the preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400);
     gate.counted("bad_request", 1.0);
-    assert_eq!(gate.site.accepted(), 0);
 }
 
 #[test]

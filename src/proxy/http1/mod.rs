@@ -251,6 +251,12 @@ impl Connection {
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        // the site is not asked on behalf of who has left
+        if !matches!(self.stage, Stage::Answering(Answering::AtOnce(_)))
+            && let Poll::Ready(end) = self.poll_gone(cx)
+        {
+            return Poll::Ready(Some(end));
+        }
         loop {
             let Stage::Answering(answering) = &mut self.stage else { return Poll::Ready(None) };
             if let Poll::Ready(Ok(answer)) = Pin::new(answering).poll(cx) {
@@ -264,7 +270,8 @@ impl Connection {
             if !self.writing.is_done() && matches!(self.writing.poll(&mut self.socket, cx), Poll::Ready(Err(_))) {
                 return Poll::Ready(Some(End::Cut));
             }
-            return self.poll_gone(cx).map(Some);
+            // asked already, unless there was a body to be read
+            return if self.upload.is_some() { self.poll_gone(cx).map(Some) } else { Poll::Pending };
         }
     }
 
@@ -403,3 +410,6 @@ mod spare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,14 @@
-//! What hyper's server lets through and a gateway must not: requests that the gate and the site could read in two ways.
+//! What is a request and must not pass a gateway all the same: the gate and the site could read it in two ways.
 //!
-//! Already refused by hyper 1.12 before this room sees them: an invalid `Content-Length` or two that differ (equal ones are merged),
-//! `Transfer-Encoding` on HTTP/1.0 or not ending in `chunked`, spaces before a colon, folded lines, control bytes. They are checked
-//! again where that is cheap, so that the rule stands here whatever the parser does.
+//! Of HTTP/1 already refused where heads are read ([`crate::rules::http1::from_client`]): an invalid `Content-Length` or two that differ
+//! (equal ones are merged), `Transfer-Encoding` on HTTP/1.0 or not ending in `chunked`, spaces before a colon, folded lines, control bytes.
+//! They are checked again where that is cheap, so that the rule stands here whatever reads them.
 //!
 //! Already refused by the h2 crate 0.4: headers of the connection, `TE` other than `trailers`, a `Content-Length` that the body does not
 //! have, or two that differ (equal ones are not), pseudo-headers that are missing, repeated or misplaced.
 //!
-//! Not visible any more: `Content-Length` beside `Transfer-Encoding` (hyper drops the length, decodes the chunks and closes the
-//! connection after the answer, as RFC 9112 section 6.3 allows), and a fragment (dropped from the target).
+//! Not visible any more: `Content-Length` beside `Transfer-Encoding` (the length is dropped, the chunks are decoded, and the
+//! connection closes after the answer, as RFC 9112 section 6.3 allows), and a fragment (dropped from the target).
 //!
 //! The connection of a refused request must be closed: where its body ends is in doubt.
 
@@ -193,7 +193,7 @@ pub(super) fn is_token(name: &str) -> bool {
 fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), BadRequest> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
-    // of HTTP/1 hyper merges equal lines, so a second one is a difference; of HTTP/2 the h2 crate lets equal ones pass
+    // of HTTP/1 equal lines are merged, so a second one is a difference; of HTTP/2 the h2 crate lets equal ones pass
     if lengths.next().is_some() || length.is_some_and(|value| !is_number(value.as_bytes())) {
         return Err(BadRequest::LengthInvalid);
     }

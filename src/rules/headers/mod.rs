@@ -23,7 +23,7 @@
 //!
 //! [`personal`] says after which requests and answers a connection to a server is one visitor's.
 //!
-//! Absent: body framing (of clients hyper's, of servers [`super::http1`]).
+//! Absent: body framing ([`super::http1`]).
 
 /// A pattern: headers that nearly every request holds, and that nothing here is done about. They are known by their number, without a look
 /// at their letters.

@@ -50,7 +50,7 @@ fn refused(cases: &mut Vec<Case>, name: &'static str, bytes: impl AsRef<[u8]>, s
     cases.push(Case { name, bytes: bytes.as_ref().to_vec(), outcome: Outcome::Refused { status, reason } });
 }
 
-/// 400 by hyper.
+/// 400, since it is no head of a request.
 fn bad(cases: &mut Vec<Case>, name: &'static str, bytes: impl AsRef<[u8]>) {
     refused(cases, name, bytes, 400, "bad_request");
 }

@@ -32,7 +32,7 @@ fn since(before: &[(String, usize)], now: Vec<(String, usize)>) -> Vec<(String, 
     now.into_iter().map(|(reason, now)| (reason.clone(), now - count(&reason))).filter(|(_, delta)| *delta > 0).collect()
 }
 
-/// The same as soon as there is something. A refusal by hyper is counted when the connection has ended, so this may take a moment.
+/// The same as soon as there is something.
 #[track_caller]
 fn refused_since(world: &World, before: &[(String, usize)]) -> Vec<(String, usize)> {
     until("the refusal to be counted", || Some(since(before, refused(world))).filter(|delta| !delta.is_empty()))

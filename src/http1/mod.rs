@@ -6,6 +6,7 @@
 //! Absent: what the bytes mean, which `rules/http1` says, and whose they are.
 
 mod reading;
+pub mod spare;
 mod writing;
 
 pub use reading::Reading;

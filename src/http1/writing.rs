@@ -247,7 +247,9 @@ mod tests {
     #[test]
     fn bytes_keep_their_order_however_few_are_taken() {
         let pieces: Vec<Bytes> = (0..60_u32)
-            .map(|number| (0..(number * 7919) % 9000).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(number) >> 11).to_le_bytes()[0]).collect())
+            .map(|number| {
+                (0..(number * 7919) % 9000).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(number) >> 11).to_le_bytes()[0]).collect()
+            })
             .collect();
         for at_a_time in [1, 7, 1000, 4096, 70_000, usize::MAX] {
             for is_kept in [false, true] {
@@ -262,7 +264,8 @@ mod tests {
                     }
                 }
                 run(&mut writing, &mut stream);
-                let expected: Vec<u8> = b"head".iter().copied().chain(pieces.iter().flat_map(|piece| [b"|", &piece[..]].concat())).collect();
+                let expected: Vec<u8> =
+                    b"head".iter().copied().chain(pieces.iter().flat_map(|piece| [b"|", &piece[..]].concat())).collect();
                 assert!(stream.taken == expected, "{at_a_time} at a time");
                 assert_eq!((writing.queued, writing.lines() == b"head"), (0, is_kept));
                 writing.rests();

@@ -11,7 +11,8 @@ use http::{Request, StatusCode};
 
 use super::exchange::{Exchange, Upload};
 use super::facts;
-use super::handle::{self, Awaited, Entered, Handled, Peer, Told};
+use super::handle::{self, Awaited, Handled, Peer, Told};
+use super::places::{self, Place};
 use super::respond::{self, Answer};
 use crate::gate::Regime;
 use crate::rules::uniform::unit;
@@ -19,8 +20,17 @@ use crate::rules::uniform::unit;
 /// The answer to a request: most of the visitors who wait get theirs at once, and pay for no more.
 pub(super) enum Answering {
     AtOnce(Ready<Answer>),
-    Entered { entered: Box<Entered>, logged: Option<Access> },
-    Awaited { peer: Arc<Peer>, exchange: Exchange, answer: Awaited, logged: Option<Access> },
+    /// Until it has answered.
+    Entered {
+        entered: Option<Place>,
+        logged: Option<Access>,
+    },
+    Awaited {
+        peer: Arc<Peer>,
+        exchange: Exchange,
+        answer: Awaited,
+        logged: Option<Access>,
+    },
 }
 
 impl Answering {
@@ -32,7 +42,7 @@ impl Answering {
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
             Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
-            Handled::Entered(entered) => Self::Entered { entered: Box::new(entered), logged },
+            Handled::Entered(entered) => Self::Entered { entered: Some(entered), logged },
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
     }
@@ -45,9 +55,12 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
-            Self::Entered { entered, logged } => {
+            Self::Entered { entered: place, logged } => {
+                let Some(entered) = place.as_deref_mut().and_then(Option::as_mut) else { return Poll::Pending };
                 let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| handle::panicked(&entered.peer.worker));
-                Poll::Ready(Ok(finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told)))
+                let answer = finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told);
+                place.take().into_iter().for_each(places::give);
+                Poll::Ready(Ok(answer))
             }
             Self::Awaited { peer, exchange, answer, logged } => {
                 ready!(exchange.poll_begin(cx));

@@ -17,6 +17,7 @@ use super::body::{ClientBody, ReadAhead, read_ahead};
 use super::connections::{Phase, State};
 use super::exchange::{Exchange, Upload};
 use super::facts::{self, Facts};
+use super::places::{self, Place};
 use super::reserved;
 use super::respond::{self, Answer, status};
 use super::upgrade::{Full, Upgrade, Upgraded};
@@ -89,12 +90,11 @@ pub(super) struct Because {
 }
 
 /// What becomes of a request.
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is not worth a place of its own on the heap")]
 pub(super) enum Handled {
     /// The answer is there.
     Answered(Answer, Told),
     /// It has a slot, and goes to the site as soon as it is polled.
-    Entered(Entered),
+    Entered(Place),
     /// The site or the client has to do its part first. On the heap: those who wait are many, and need no room for it.
     Awaits(Awaited),
 }
@@ -212,7 +212,7 @@ fn enter(mut entering: Entering) -> Handled {
     let is_at_once = entering.body.is_none() && matches!(entering.exchange, Exchange::Alone(_));
     let at_once = if is_at_once { slot_at_once(&entering, entering.now.mono) } else { None };
     match at_once {
-        Some(slot) => Handled::Entered(Entered::send(entering, websocket, None, slot)),
+        Some(slot) => Handled::Entered(places::take(Entered::send(entering, websocket, None, slot))),
         None => Handled::Awaits(enter_later(entering, websocket)),
     }
 }

@@ -20,6 +20,7 @@ mod http1;
 mod http2;
 mod interned;
 mod invitation;
+mod places;
 mod preamble;
 mod refusal;
 mod reserved;

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body::{Body as _, Frame};
 use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite as _;
@@ -28,7 +28,7 @@ use super::exchange::{Exchange, Upload};
 use super::handle::Peer;
 use super::refusal;
 use super::respond::Answer;
-use crate::http1::{Reading, Writing};
+use crate::http1::{Reading, Writing, spare};
 use crate::metrics::{Count, Refusal};
 use crate::rules::http1::body::{BadBody, Decoded, Decoder};
 use crate::rules::http1::from_client::{self, BadHead, Head};
@@ -188,7 +188,7 @@ impl Connection {
         loop {
             if !self.reading.input.is_empty() {
                 let most = state.limits(|limits| limits.header_bytes);
-                match from_client::read(&self.reading.input, most, spare::take()) {
+                match spare::with_names(|names| from_client::read(&self.reading.input, most, spare::take(), names)) {
                     Ok(Some((head, taken))) => {
                         drop(self.reading.input.split_to(taken));
                         return Poll::Ready(Ok(head));
@@ -382,31 +382,6 @@ impl Connection {
         match ready!(self.reading.poll_head(&mut self.socket, cx)) {
             Ok(bytes) if bytes > 0 => Poll::Pending,
             Ok(_) | Err(_) => Poll::Ready(End::Cut),
-        }
-    }
-}
-
-/// Maps of headers that are not needed any more, for those of the next request: to make room in one costs more than to empty it.
-mod spare {
-    use std::cell::Cell;
-
-    use super::HeaderMap;
-
-    /// Lines of a head that is an exception: the next is hardly as long.
-    const LONG: usize = 64;
-
-    thread_local! {
-        static SPARE: Cell<HeaderMap> = Cell::new(HeaderMap::new());
-    }
-
-    pub(super) fn take() -> HeaderMap {
-        SPARE.take()
-    }
-
-    pub(super) fn give(mut headers: HeaderMap) {
-        if headers.capacity() <= LONG {
-            headers.clear();
-            SPARE.set(headers);
         }
     }
 }

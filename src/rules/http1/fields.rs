@@ -5,6 +5,8 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memmem;
 
+use super::names::Names;
+
 /// Whether there can be the end of a head in what has come from here on.
 #[must_use]
 pub fn has_end(bytes: &[u8]) -> bool {
@@ -12,8 +14,8 @@ pub fn has_end(bytes: &[u8]) -> bool {
 }
 
 /// What a line says. It holds on to the bytes.
-pub(super) fn field(bytes: &Bytes, line: &httparse::Header<'_>) -> Result<(HeaderName, HeaderValue), httparse::Error> {
-    let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
+pub(super) fn field(bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(HeaderName, HeaderValue), httparse::Error> {
+    let name = names.read(line.name.as_bytes()).ok_or(httparse::Error::HeaderName)?;
     let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| httparse::Error::HeaderValue)?;
     Ok((name, value))
 }
@@ -63,8 +65,6 @@ pub(super) fn digits(bytes: &[u8]) -> Option<u64> {
 /// Writes a number.
 pub(super) fn write_digits(out: &mut Vec<u8>, number: u64) {
     let places = number.checked_ilog10().unwrap_or(0) + 1;
-    // a digit is a byte
-    #[expect(clippy::cast_possible_truncation, reason = "the rest of a division by 10")]
     out.extend((0..places).rev().map(|place| b'0' + (number / 10_u64.pow(place) % 10) as u8));
 }
 

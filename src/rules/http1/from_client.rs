@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::fields::{digits, field};
 use super::from_site::Framing;
+use super::names::Names;
 use super::to_client::Asked;
 use crate::rules::headers::hop::options;
 
@@ -75,14 +76,16 @@ impl BadHead {
 ///
 /// # Errors
 /// What comes is not the head of a request, or not one that can be answered.
-pub fn read(bytes: &Bytes, most: usize, spare: HeaderMap) -> Result<Option<(Head, usize)>, BadHead> {
+pub fn read(bytes: &Bytes, most: usize, spare: HeaderMap, names: &mut Names) -> Result<Option<(Head, usize)>, BadHead> {
     let mut lines = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; LINES_MAX];
     let mut read = httparse::Request::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut read, bytes, &mut lines);
     let taken = match parsed {
         Ok(httparse::Status::Complete(taken)) if taken <= most => taken,
         Ok(httparse::Status::Partial) if bytes.len() < most => return Ok(None),
-        Ok(httparse::Status::Complete(_) | httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Ok(httparse::Status::Complete(_) | httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            return Err(BadHead::TooLarge);
+        }
         Err(error) => return Err(BadHead::Syntax(error)),
     };
     let method = read.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
@@ -103,17 +106,17 @@ pub fn read(bytes: &Bytes, most: usize, spare: HeaderMap) -> Result<Option<(Head
         expects_word: false,
         asked: Asked { is_head, version, keeps_alive: version == Version::HTTP_11, takes_trailers: false },
     };
-    head.fill(bytes, read.headers)?;
+    head.fill(bytes, read.headers, names)?;
     Ok(Some((head, taken)))
 }
 
 impl Head {
-    fn fill(&mut self, bytes: &Bytes, lines: &[httparse::Header<'_>]) -> Result<(), BadHead> {
+    fn fill(&mut self, bytes: &Bytes, lines: &[httparse::Header<'_>], names: &mut Names) -> Result<(), BadHead> {
         let (mut length, mut is_chunked, mut says_close) = (None, None, false);
         self.headers.clear();
         self.headers.reserve(lines.len());
         for line in lines {
-            let (name, value) = field(bytes, line).map_err(BadHead::Syntax)?;
+            let (name, value) = field(bytes, line, names).map_err(BadHead::Syntax)?;
             match name {
                 TRANSFER_ENCODING => is_chunked = Some(ends_in_chunked(&value)),
                 CONTENT_LENGTH => {
@@ -166,7 +169,7 @@ mod tests {
     const MOST: usize = 16 * 1024;
 
     fn of(text: &str) -> Head {
-        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new()).unwrap().unwrap();
+        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new(), &mut Names::default()).unwrap().unwrap();
         assert_eq!(taken, text.len());
         head
     }
@@ -176,14 +179,14 @@ mod tests {
     }
 
     fn bad(text: &str) -> BadHead {
-        read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new()).unwrap_err()
+        read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new(), &mut Names::default()).unwrap_err()
     }
 
     #[test]
     fn a_head_is_read_and_what_follows_is_left() {
         let bytes = Bytes::from_static(b"GET /a?b HTTP/1.1\r\nHost: c\r\nX-A:1\r\nx-a: \t2 \r\nX-Empty:\r\n\r\nGET /next");
         let spare = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("of before"))]);
-        let (head, taken) = read(&bytes, MOST, spare).unwrap().unwrap();
+        let (head, taken) = read(&bytes, MOST, spare, &mut Names::default()).unwrap().unwrap();
         assert_eq!(&bytes[taken..], b"GET /next");
         assert_eq!((&head.method, head.uri.to_string().as_str(), head.version), (&Method::GET, "/a?b", Version::HTTP_11));
         let listed: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
@@ -199,7 +202,10 @@ mod tests {
     fn half_a_head_is_none() {
         let whole = b"GET / HTTP/1.1\r\na: b\r\n\r\n";
         for end in 0..whole.len() {
-            assert!(read(&Bytes::copy_from_slice(&whole[..end]), MOST, HeaderMap::new()).unwrap().is_none(), "{end}");
+            assert!(
+                read(&Bytes::copy_from_slice(&whole[..end]), MOST, HeaderMap::new(), &mut Names::default()).unwrap().is_none(),
+                "{end}"
+            );
         }
     }
 
@@ -214,7 +220,7 @@ mod tests {
         assert_eq!(bad(&lines(LINES_MAX + 1)), BadHead::TooLarge);
         let target = |bytes: usize| {
             let text = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(bytes - 1));
-            read(&Bytes::from(text), 1 << 20, HeaderMap::new()).map(|head| head.is_some())
+            read(&Bytes::from(text), 1 << 20, HeaderMap::new(), &mut Names::default()).map(|head| head.is_some())
         };
         assert_eq!((target(TARGET_MAX), target(TARGET_MAX + 1)), (Ok(true), Err(BadHead::TargetTooLong)));
         let statuses = [BadHead::TooLarge, BadHead::TargetTooLong, BadHead::Target, BadHead::Length].map(|bad| bad.status().as_u16());

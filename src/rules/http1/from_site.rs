@@ -7,6 +7,7 @@ use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
 
 use super::fields::{content_length, field};
+use super::names::Names;
 use crate::rules::headers::hop::options;
 
 /// Header lines of an answer: twice what most servers take in a request, and far more than sites send.
@@ -61,7 +62,7 @@ pub enum Framing {
 ///
 /// # Errors
 /// What comes is not the head of an answer.
-pub fn read(bytes: &Bytes, mut spare: HeaderMap) -> Result<Option<(Head, usize)>, BadHead> {
+pub fn read(bytes: &Bytes, mut spare: HeaderMap, names: &mut Names) -> Result<Option<(Head, usize)>, BadHead> {
     let mut lines = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; LINES_MAX];
     let mut read = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut read, bytes, &mut lines);
@@ -78,7 +79,7 @@ pub fn read(bytes: &Bytes, mut spare: HeaderMap) -> Result<Option<(Head, usize)>
     spare.clear();
     spare.reserve(read.headers.len());
     for line in &*read.headers {
-        let (name, value) = field(bytes, line).map_err(BadHead::Syntax)?;
+        let (name, value) = field(bytes, line, names).map_err(BadHead::Syntax)?;
         spare.append(name, value);
     }
     Ok(Some((Head { status, reason, version, headers: spare }, taken)))
@@ -117,19 +118,19 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Head {
-        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), HeaderMap::new()).unwrap().unwrap();
+        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), HeaderMap::new(), &mut Names::default()).unwrap().unwrap();
         assert_eq!(taken, text.len());
         head
     }
 
     fn bad(text: &str) -> BadHead {
-        read(&Bytes::copy_from_slice(text.as_bytes()), HeaderMap::new()).unwrap_err()
+        read(&Bytes::copy_from_slice(text.as_bytes()), HeaderMap::new(), &mut Names::default()).unwrap_err()
     }
 
     #[test]
     fn a_head_is_read_and_what_follows_is_left() {
         let bytes = Bytes::from_static(b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nX-A:1\r\nx-a: \t2 \r\nX-Empty:\r\n\r\nbody");
-        let (head, taken) = read(&bytes, HeaderMap::new()).unwrap().unwrap();
+        let (head, taken) = read(&bytes, HeaderMap::new(), &mut Names::default()).unwrap().unwrap();
         assert_eq!(&bytes[taken..], b"body");
         assert_eq!((head.status, head.reason, head.version), (StatusCode::NOT_FOUND, None, Version::HTTP_11));
         let listed: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn what_a_map_held_before_is_gone() {
         let spare = HeaderMap::from_iter([(CONNECTION, HeaderValue::from_static("close"))]);
-        let (head, _) = read(&Bytes::from_static(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n"), spare).unwrap().unwrap();
+        let (head, _) = read(&Bytes::from_static(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n"), spare, &mut Names::default()).unwrap().unwrap();
         assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["a"]);
     }
 
@@ -154,7 +155,7 @@ mod tests {
     fn half_a_head_is_none() {
         let whole = b"HTTP/1.1 200 OK\r\na: b\r\n\r\n";
         for end in 0..whole.len() {
-            assert_eq!(read(&Bytes::copy_from_slice(&whole[..end]), HeaderMap::new()), Ok(None), "{end}");
+            assert_eq!(read(&Bytes::copy_from_slice(&whole[..end]), HeaderMap::new(), &mut Names::default()), Ok(None), "{end}");
         }
         // some end their lines so
         assert_eq!(of("HTTP/1.1 200 OK\na: b\n\n").headers.len(), 1);

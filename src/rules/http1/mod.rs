@@ -10,5 +10,6 @@ pub mod chunks;
 pub mod fields;
 pub mod from_client;
 pub mod from_site;
+pub mod names;
 pub mod to_client;
 pub mod to_site;

@@ -78,8 +78,7 @@ pub fn write_head(
     if framing == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
-    let keeps_alive =
-        asked.keeps_alive && !says_close && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
+    let keeps_alive = asked.keeps_alive && !says_close && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
     match (keeps_alive, asked.version) {
         (false, Version::HTTP_11) if !names_connection => out.extend_from_slice(b"connection: close\r\n"),
         (true, Version::HTTP_10) if !names_connection => out.extend_from_slice(b"connection: keep-alive\r\n"),
@@ -222,7 +221,10 @@ mod tests {
     fn it_is_said_whether_the_connection_goes_on() {
         let said = |version, keeps_alive, list| {
             let asked = Asked { version, keeps_alive, ..ASKED };
-            (lines(200, list, Known::Nothing, asked).replace("content-length: 0", ""), written(200, list, Known::Nothing, asked).1.keeps_alive)
+            (
+                lines(200, list, Known::Nothing, asked).replace("content-length: 0", ""),
+                written(200, list, Known::Nothing, asked).1.keeps_alive,
+            )
         };
         let close: &[_] = &[("connection", "close")];
         assert_eq!(said(Version::HTTP_11, true, &[]), (String::new(), true));

@@ -8,7 +8,7 @@ use http_body::Frame;
 use tokio::io::AsyncRead;
 
 use super::Http1Error;
-use crate::http1::Reading;
+use crate::http1::{Reading, spare};
 use crate::rules::http1::body::{Decoded, Decoder};
 use crate::rules::http1::from_site::{self, Head};
 
@@ -77,7 +77,9 @@ impl Incoming {
     pub(super) fn poll_head<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<Result<Head, Http1Error>> {
         loop {
             while !self.reading.input.is_empty() {
-                let Some((head, taken)) = from_site::read(&self.reading.input, std::mem::take(&mut self.spare)).map_err(Http1Error::Head)? else {
+                let spare = std::mem::take(&mut self.spare);
+                let read = spare::with_names(|names| from_site::read(&self.reading.input, spare, names));
+                let Some((head, taken)) = read.map_err(Http1Error::Head)? else {
                     self.reading.is_part();
                     break;
                 };

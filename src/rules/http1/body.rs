@@ -176,6 +176,10 @@ impl Decoder {
                 (Chunk::DataLineEnd, b'\n') => Chunk::Size,
                 (Chunk::LineEnd(_) | Chunk::DataEnd | Chunk::DataLineEnd, _) => return Err(BadBody::LineEnd),
                 (Chunk::Trailers, _) => {
+                    // a line ends in one way, or others would see more of them, or fewer
+                    if (self.trailers.last() == Some(&b'\r')) != (byte == b'\n') {
+                        return Err(BadBody::Trailers);
+                    }
                     self.trailers.push(byte);
                     if self.trailers == b"\r\n" || self.trailers.ends_with(b"\r\n\r\n") {
                         self.state = State::Over;
@@ -318,6 +322,9 @@ mod tests {
             ("10000000000000000\r\n", BadBody::SizeTooLarge),
             ("0\r\nno header\r\n\r\n", BadBody::Trailers),
             ("0\r\na : b\r\n\r\n", BadBody::Trailers),
+            ("0\r\na: b\nc: d\r\n\r\n", BadBody::Trailers),
+            ("0\r\na: b\rc: d\r\n\r\n", BadBody::Trailers),
+            ("0\r\n\n", BadBody::Trailers),
         ] {
             assert_eq!(chunked(body), Err(error), "{body:?}");
         }

@@ -34,7 +34,7 @@ impl Names {
         let (&[first, ..], &[.., last]) = (spelling, spelling) else { return None };
         let middle = spelling[spelling.len() / 2];
         // few names have all of this in common
-        let sum = usize::from(first) * 5 + usize::from(middle) * 3 + usize::from(last) + spelling.len() * 11;
+        let sum = (usize::from(first) + usize::from(middle) + usize::from(last)) * 7 + spelling.len() * 13;
         let known = &mut self.0[sum % PLACES];
         if let Some(known) = known.as_ref().filter(|known| &known.spelling[..known.length] == spelling) {
             return Some(known.name.clone());

@@ -404,8 +404,10 @@ proptest! {
         let may_follow_is_one = piecemeal.as_ref().map_or(true, |read| read.body.is_none()) || may_follow == may_follow_too || !may_follow;
         prop_assert!(may_follow_is_one, "{}", answer.escape_ascii());
         prop_assert_eq!(whole.as_ref().ok(), piecemeal.as_ref().ok(), "{}", answer.escape_ascii());
-        // stricter by intent
-        if !matches!(whole, Err(Http1Error::Head(BadHead::Coding))) {
+        // stricter by intent: another coding, and trailers that end otherwise
+        let is_chunked = memchr::memmem::find(&answer.to_ascii_lowercase(), b"transfer-encoding").is_some();
+        let has_odd_end = answer.windows(2).any(|two| (two[0] == b'\r') != (two[1] == b'\n'));
+        if !matches!(whole, Err(Http1Error::Head(BadHead::Coding))) && !(is_chunked && has_odd_end) {
             prop_assert_eq!(whole.ok(), read_by_hyper(&answer, &method), "{}", answer.escape_ascii());
         }
     }

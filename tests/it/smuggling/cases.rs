@@ -304,6 +304,7 @@ fn codings(cases: &mut Vec<Case>) {
         ("a length beside a coding that is none", "Content-Length: 3\r\nTransfer-Encoding: xchunked\r\n"),
         ("a bad length beside chunks", "Content-Length: x\r\nTransfer-Encoding: chunked\r\n"),
         ("a bad length behind chunks", "Transfer-Encoding: chunked\r\nContent-Length: x\r\n"),
+        ("two lengths around chunks", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
     ] {
         bad(cases, name, post(lines));
     }
@@ -332,7 +333,7 @@ fn codings(cases: &mut Vec<Case>) {
     for (name, lines) in [
         ("a length before chunks", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
         ("a length behind chunks", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n"),
-        ("a length before and behind chunks", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n"),
+        ("a length before and behind chunks", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n"),
         ("a length of nothing before chunks", "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
         ("a length before chunks that are to stay", "Connection: keep-alive\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
     ] {

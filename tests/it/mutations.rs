@@ -56,6 +56,6 @@ macro_rules! holds {
 }
 
 holds! {
-    tokens cookies requests answers forwarded accept proxy_protocol paths patterns config units codes addresses ledger queue_files
+    tokens cookies requests answers heads site_heads bodies forwarded accept proxy_protocol paths patterns config units codes addresses ledger queue_files
     ledger_files
 }

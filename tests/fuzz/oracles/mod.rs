@@ -15,6 +15,7 @@ pub(crate) mod mutate;
 
 mod files;
 mod headers;
+mod http1;
 mod network;
 mod texts;
 mod tokens;
@@ -36,6 +37,9 @@ pub(crate) const ALL: &[Oracle] = &[
     Oracle { name: "cookies", seeds: headers::cookie_seeds, check: headers::check_cookies, weight: 1 },
     Oracle { name: "requests", seeds: headers::request_seeds, check: headers::check_request, weight: 1 },
     Oracle { name: "answers", seeds: headers::answer_seeds, check: headers::check_answer, weight: 1 },
+    Oracle { name: "heads", seeds: http1::head_seeds, check: http1::check_head, weight: 2 },
+    Oracle { name: "site_heads", seeds: http1::site_head_seeds, check: http1::check_site_head, weight: 2 },
+    Oracle { name: "bodies", seeds: http1::body_seeds, check: http1::check_body, weight: 1 },
     Oracle { name: "forwarded", seeds: headers::forwarded_seeds, check: headers::check_forwarded, weight: 1 },
     Oracle { name: "accept", seeds: headers::accept_seeds, check: headers::check_accept, weight: 1 },
     Oracle { name: "proxy_protocol", seeds: network::preamble_seeds, check: network::check_preamble, weight: 1 },

@@ -1,7 +1,7 @@
 //! What both ends of HTTP/1.1 have in common: where bytes are read to, and what they are written from.
 //!
 //! Heads, and small bodies with them, are read into memory that all connections of a thread share, and copied from there to where they fit
-//! exactly; large bodies are read to where they stay. So a connection that waits for something holds no buffer.
+//! exactly; large bodies are read to where they stay. So a connection between two messages holds no buffer, nor does one that waits for a head.
 //!
 //! Absent: what the bytes mean, which `rules/http1` says, and whose they are.
 

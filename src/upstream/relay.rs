@@ -365,7 +365,7 @@ impl Relayed {
                 state.ended = Some(Ok(()));
                 Poll::Ready(None)
             }
-            // at an error hyper drops what it has not sent yet, and sends when it has to wait
+            // over HTTP/2, hyper drops at an error what it has not sent yet, and sends when it has to wait
             Some(Err(broken)) if !self.has_said_all => {
                 self.has_said_all = true;
                 state.ended = Some(Err(broken));

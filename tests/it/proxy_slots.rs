@@ -521,6 +521,37 @@ fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
     assert_eq!(next.join().unwrap(), "next");
 }
 
+/// The site has answered without waiting for the rest of a request, and keeps its connection for that. All of the answer is read ahead, so
+/// that nothing but the upload is still under way when its client is cut.
+#[test]
+fn an_upload_ends_with_its_client_though_the_answer_to_it_is_here() {
+    let large: &'static str = format!("HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n{}", "x".repeat(8_000_000)).leak();
+    for is_reset in [true, false] {
+        let site = Upstream::raw(move |site| {
+            if site.head().is_ok() {
+                site.write(large);
+                site.wait_for_end();
+            }
+        });
+        let world = World::start(&format!(
+            "upstream: {{ servers: [{}], max_in_flight: 1, buffer: {{ request: 4KiB, response: 16MiB }} }}\n\
+             admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
+            site.url()
+        ));
+        let mut client = Client::connect_narrow(world.http);
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n");
+        client.send([vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+        site.connections(1);
+        assert_eq!(client.take(1000).unwrap().len(), 1000, "the answer is on its way");
+        // or it takes nothing more of it, and is cut for that
+        if is_reset {
+            client.reset();
+        }
+        world.until_status("/connections/open", 0);
+        world.until_status("/slots/in_flight", 0);
+    }
+}
+
 /// A body that is larger than what is read ahead holds a slot for as long as its client takes, down to `limits.min_rate`.
 #[test]
 fn uploads_of_one_network_leave_open_routes_to_others() {

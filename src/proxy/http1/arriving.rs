@@ -1,6 +1,7 @@
 //! The body of a request, on its way from its connection to who reads it. That is mostly the same task, and another one when the site
 //! answers before it has all of it.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -24,6 +25,8 @@ struct State {
     is_wanted: bool,
     /// Nobody reads it any more.
     is_left: bool,
+    /// Its connection is gone.
+    is_gone: bool,
     connection: Waker,
     reader: Option<Waker>,
 }
@@ -32,7 +35,7 @@ impl Arriving {
     /// A body of so many bytes, if that is known, that comes on the connection of this task.
     pub(super) fn new(left: Option<u64>, connection: &Waker) -> Self {
         let connection = connection.clone();
-        let state = State { piece: None, is_over: false, left, is_wanted: false, is_left: false, connection, reader: None };
+        let state = State { piece: None, is_over: false, left, is_wanted: false, is_left: false, is_gone: false, connection, reader: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -72,6 +75,10 @@ impl Arriving {
         if state.is_over {
             return Poll::Ready(None);
         }
+        if state.is_gone {
+            state.is_over = true;
+            return Poll::Ready(Some(Err(BodyFailure::Io(io::ErrorKind::ConnectionAborted.into()))));
+        }
         if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
             state.reader = Some(cx.waker().clone());
         }
@@ -99,6 +106,17 @@ impl Arriving {
             Some(Err(_)) | None => 0,
         };
         state.left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + piece))
+    }
+
+    /// Its connection is gone: unless all of it has been given, who reads it must not wait any longer, nor take it for whole.
+    pub(super) fn is_gone(&self) {
+        let mut state = self.lock();
+        state.is_gone = true;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Nobody reads it any more.
@@ -175,6 +193,25 @@ mod tests {
         assert!(arriving.is_end_stream() && arriving.size_hint().exact() == Some(0));
         assert_eq!(taken(arriving.poll_frame(&cx)), None);
         assert_eq!(Arriving::new(None, Waker::noop()).size_hint().exact(), None);
+    }
+
+    #[test]
+    fn who_reads_what_is_cut_off_is_woken_and_told_so_once_all_before_it_is_taken() {
+        let reader = Arc::new(Count::default());
+        let (arriving, waker) = (Arriving::new(Some(2), Waker::noop()), Waker::from(Arc::clone(&reader)));
+        let cx = Context::from_waker(&waker);
+        assert!(arriving.poll_frame(&cx).is_pending());
+        arriving.is_gone();
+        assert_eq!(woken(&reader), 1);
+        assert!(matches!(arriving.poll_frame(&cx), Poll::Ready(Some(Err(BodyFailure::Io(_))))));
+        assert!(matches!(arriving.poll_frame(&cx), Poll::Ready(None)));
+        for (is_over, is_cut) in [(true, false), (false, true)] {
+            let arriving = Arriving::new(Some(2), Waker::noop());
+            arriving.give(data(b"a"), is_over, Some(1));
+            arriving.is_gone();
+            assert_eq!(taken(arriving.poll_frame(&cx)).unwrap(), "a");
+            assert_eq!(matches!(arriving.poll_frame(&cx), Poll::Ready(Some(Err(_)))), is_cut);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf as _;
 use http::{Request, StatusCode};
 use http_body::{Body as _, Frame};
 use hyper::ext::ReasonPhrase;
@@ -40,7 +41,7 @@ use relaying::{Filled, Relaying};
 pub(super) use arriving::Arriving;
 
 /// Bytes of a request body that are read at once.
-const BODY_AT_ONCE: usize = 64 * 1024;
+const BODY_AT_ONCE: usize = 32 * 1024;
 
 /// What is said to who waits for word before it sends a body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -90,6 +91,12 @@ struct Uploading {
     expects_word: bool,
     /// It can't be read any further.
     is_broken: bool,
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.arriving.is_gone();
+    }
 }
 
 /// How far a connection has come with a request.
@@ -186,6 +193,10 @@ impl Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Without>> {
         let Peer { worker, state, .. } = &*self.peer;
         loop {
+            // some send an empty line behind a body: it begins nothing
+            while let Some(b'\r' | b'\n') = self.reading.input.first() {
+                self.reading.input.advance(1);
+            }
             if !self.reading.input.is_empty() {
                 let most = state.limits(|limits| limits.header_bytes);
                 match spare::with_names(|names| from_client::read(&self.reading.input, most, spare::take(), names)) {
@@ -238,14 +249,15 @@ impl Connection {
             BadHead::Syntax(_) | BadHead::Target | BadHead::Length | BadHead::Coding => Refusal::BadRequest,
         };
         self.peer.worker.shard.count(Count::Refused(refusal));
-        self.writing.add_lines(|lines| refusal::write(lines, bad.status(), &self.peer.worker.dated.line()));
+        self.writing.add_lines(|lines| refusal::write(lines, bad.status(), None, &self.peer.worker.dated.line()));
         self.stage = Stage::Closing { has_more: true };
     }
 
     /// Nothing has been written on an answer's behalf: what is said to that stands alone, and fits.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> End {
         self.peer.worker.shard.count(Count::Refused(Refusal::HeaderTimeout));
-        self.writing.add_lines(|lines| lines.extend_from_slice(refusal::HEAD_TIMEOUT));
+        let date = self.peer.worker.dated.line();
+        self.writing.add_lines(|lines| refusal::write(lines, StatusCode::REQUEST_TIMEOUT, Some("header timeout"), &date));
         drop(self.writing.poll(&mut self.socket, cx));
         End::Cut
     }
@@ -264,6 +276,10 @@ impl Connection {
                 return Poll::Ready(None);
             }
             if self.poll_upload(cx) {
+                // asked again as soon as its end can be seen
+                if let Poll::Ready(end) = self.poll_gone(cx) {
+                    return Poll::Ready(Some(end));
+                }
                 continue;
             }
             // word to go on with the body
@@ -343,7 +359,8 @@ impl Connection {
         if switches {
             return Poll::Ready(Some(End::Switched));
         }
-        self.stage = if self.asked.keeps_alive && is_read { Stage::Awaiting } else { Stage::Closing { has_more: !is_read } };
+        let stays = self.asked.keeps_alive && is_read;
+        self.stage = if stays { Stage::Awaiting } else { Stage::Closing { has_more: !is_read || !self.reading.is_empty() } };
         Poll::Ready(None)
     }
 

@@ -29,7 +29,7 @@ pub fn write_last_chunk(out: &mut Vec<u8>, trailers: Option<(&HeaderMap, &[Heade
     out.extend_from_slice(b"\r\n");
 }
 
-/// The trailers that a request has announced: others are not sent, since servers are to make of them what they like.
+/// The trailers that a head has announced: others are not sent, since who gets them unannounced makes of them what it likes.
 #[must_use]
 pub fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     headers.get_all(TRAILER).iter().flat_map(options).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()

@@ -80,7 +80,9 @@ pub fn write_head(
     }
     let keeps_alive = asked.keeps_alive && !says_close && framing != Framing::Close && status != StatusCode::SWITCHING_PROTOCOLS;
     match (keeps_alive, asked.version) {
-        (false, Version::HTTP_11) if !names_connection => out.extend_from_slice(b"connection: close\r\n"),
+        (false, Version::HTTP_11) if !says_close && status != StatusCode::SWITCHING_PROTOCOLS => {
+            out.extend_from_slice(b"connection: close\r\n")
+        }
         (true, Version::HTTP_10) if !names_connection => out.extend_from_slice(b"connection: keep-alive\r\n"),
         (false | true, _) => {}
     }

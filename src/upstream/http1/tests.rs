@@ -407,7 +407,7 @@ proptest! {
         // stricter by intent: another coding, and trailers that end otherwise
         let is_chunked = memchr::memmem::find(&answer.to_ascii_lowercase(), b"transfer-encoding").is_some();
         let has_odd_end = answer.windows(2).any(|two| (two[0] == b'\r') != (two[1] == b'\n'));
-        if !matches!(whole, Err(Http1Error::Head(BadHead::Coding))) && !(is_chunked && has_odd_end) {
+        if !(matches!(whole, Err(Http1Error::Head(BadHead::Coding))) || is_chunked && has_odd_end) {
             prop_assert_eq!(whole.ok(), read_by_hyper(&answer, &method), "{}", answer.escape_ascii());
         }
     }

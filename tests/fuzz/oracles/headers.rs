@@ -264,7 +264,11 @@ pub(super) fn check_answer(bytes: &[u8]) {
     for char in text.chars() {
         match char {
             _ if is_escaped => is_escaped = false,
-            '"' => is_open = !is_open,
+            // what stands before a text and behind it is not one word
+            '"' => {
+                is_open = !is_open;
+                outside.push(char);
+            }
             '\\' if is_open => is_escaped = true,
             _ if is_open => {}
             _ => outside.push(char),

@@ -40,7 +40,8 @@ pub(super) fn check_head(bytes: &[u8]) {
     // names that were read before make no difference
     let mut names = Names::default();
     for _ in 0..2 {
-        let (known, _) = from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new(), &mut names).expect("a head").expect("one");
+        let (known, _) =
+            from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new(), &mut names).expect("a head").expect("one");
         assert_eq!(known.headers, head.headers);
     }
     if check_request(&head.method, &head.uri, head.version, &head.headers).is_err() {
@@ -99,7 +100,9 @@ pub(super) fn body_seeds() -> Vec<Vec<u8>> {
 }
 
 /// What a body in chunks comes to: its data, its trailers, and what is left.
-fn decoded(bytes: &[u8], at_a_time: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), BadBody> {
+type Made = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+fn decoded(bytes: &[u8], at_a_time: usize) -> Result<Made, BadBody> {
     let mut decoder = Decoder::new(Framing::Chunked);
     let (mut data, mut trailers) = (Vec::new(), None);
     for (number, piece) in bytes.chunks(at_a_time).enumerate() {
@@ -142,7 +145,10 @@ pub(super) fn check_body(bytes: &[u8]) {
     // but for those that frame a message
     let framing = |name: &str| ["content-length", "transfer-encoding", "trailer", "host"].contains(&name);
     let listed = |trailers: Option<HeaderMap>| -> Vec<(HeaderName, HeaderValue)> {
-        trailers.into_iter().flat_map(|trailers| trailers.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()).collect()
+        trailers
+            .into_iter()
+            .flat_map(|trailers| trailers.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>())
+            .collect()
     };
     let again = listed(trailers_again);
     assert!(again.iter().all(|(name, _)| !framing(name.as_str())));

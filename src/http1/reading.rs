@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,8 +18,8 @@ const AT_FIRST: usize = 16 * 1024;
 /// Bytes that are read at once of a body of unknown length at first.
 const LEAST: usize = 8 * 1024;
 
-/// Bytes of room that are enough for another read, in what was made for one before.
-const ENOUGH: usize = 64 * 1024;
+/// Bytes of room that are enough for another read, in what was made for one before: each piece that is kept keeps all of that.
+const ENOUGH: RangeInclusive<usize> = LEAST..=64 * 1024;
 
 /// Bytes of a head, and what comes with it, that stands with others in one block, and of such a block. To allocate memory for each costs
 /// twice as much as to read what is in it (callgrind). Whoever keeps one keeps the block, so that what is larger stands by itself.
@@ -113,7 +114,8 @@ impl Reading {
     ) -> Poll<io::Result<usize>> {
         let left = left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
         let at_once = left.unwrap_or_else(|| self.at_once.max(LEAST)).min(most);
-        if self.buffer.capacity() < at_once.min(ENOUGH) {
+        let enough = (at_once / 4).clamp(*ENOUGH.start(), *ENOUGH.end()).min(at_once);
+        if self.buffer.capacity() < enough {
             self.buffer.reserve(at_once);
         }
         let room = self.buffer.capacity();
@@ -128,6 +130,10 @@ impl Reading {
     /// The body is over.
     pub fn is_over(&mut self) {
         (self.buffer, self.at_once) = (BytesMut::new(), LEAST);
+        // an empty one may still hold all of the buffer that it was a part of
+        if self.input.is_empty() {
+            self.input = Bytes::new();
+        }
     }
 
     /// What has come and was not taken.

@@ -45,6 +45,9 @@ impl Writing {
     /// Begins with the lines of a head; what was left of anything before is forgotten. `is_kept`: they stay until the next begins.
     pub fn begin(&mut self, is_kept: bool) -> &mut Vec<u8> {
         self.breaks();
+        if self.lines.capacity() > LONG {
+            self.lines = Vec::new();
+        }
         self.make_room();
         (self.written, self.keeps_lines) = (0, is_kept);
         &mut self.lines

@@ -301,10 +301,7 @@ impl State {
         self.phase.store(phase as u8, Ordering::Relaxed);
         if phase == Phase::Idle {
             self.upload.renew();
-            // what it owes of this answer is not forgiven for the next
-            if !self.is_stalled() {
-                self.answer.renew();
-            }
+            self.answer.renew();
         } else if before == Phase::Body {
             self.upload.rests(self.deadline.now(), self.patience());
         }

@@ -13,7 +13,7 @@ mod linger;
 mod relaying;
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -22,6 +22,7 @@ use http::{Request, StatusCode};
 use http_body::{Body as _, Frame};
 use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite as _;
+use tokio::task::coop::consume_budget;
 
 use super::answering::Answering;
 use super::connections::{Phase, Socket};
@@ -199,7 +200,7 @@ impl Connection {
             }
             if !self.reading.input.is_empty() {
                 let most = state.limits(|limits| limits.header_bytes);
-                match spare::with_names(|names| from_client::read(&self.reading.input, most, spare::take(), names)) {
+                match spare::with_names(|names| from_client::read(&self.reading.input, most, spare::take, names)) {
                     Ok(Some((head, taken))) => {
                         drop(self.reading.input.split_to(taken));
                         return Poll::Ready(Ok(head));
@@ -280,6 +281,8 @@ impl Connection {
                 if let Poll::Ready(end) = self.poll_gone(cx) {
                     return Poll::Ready(Some(end));
                 }
+                // pieces that are here already are as many as the client likes
+                ready!(pin!(consume_budget()).poll(cx));
                 continue;
             }
             // word to go on with the body

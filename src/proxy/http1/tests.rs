@@ -61,7 +61,7 @@ fn read(requests: &[u8], at_a_time: usize) -> All {
             let refused = loop {
                 let head = loop {
                     if !reading.input.is_empty() {
-                        match spare::with_names(|names| from_client::read(&reading.input, HEADER_BYTES, HeaderMap::new(), names)) {
+                        match spare::with_names(|names| from_client::read(&reading.input, HEADER_BYTES, HeaderMap::new, names)) {
                             Ok(Some((head, taken))) => {
                                 drop(reading.input.split_to(taken));
                                 break Ok(head);

@@ -72,11 +72,12 @@ impl BadHead {
     }
 }
 
-/// Reads a head of up to `most` bytes, and says how many it takes; `None` if it is not all there. It holds on to the bytes.
+/// Reads a head of up to `most` bytes, and says how many it takes; `None` if it is not all there. It holds on to the bytes. `spare` gives a
+/// map for its headers.
 ///
 /// # Errors
 /// What comes is not the head of a request, or not one that can be answered.
-pub fn read(bytes: &Bytes, most: usize, spare: HeaderMap, names: &mut Names) -> Result<Option<(Head, usize)>, BadHead> {
+pub fn read(bytes: &Bytes, most: usize, spare: impl FnOnce() -> HeaderMap, names: &mut Names) -> Result<Option<(Head, usize)>, BadHead> {
     let mut lines = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; LINES_MAX];
     let mut read = httparse::Request::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut read, bytes, &mut lines);
@@ -101,7 +102,7 @@ pub fn read(bytes: &Bytes, most: usize, spare: HeaderMap, names: &mut Names) -> 
         method,
         uri,
         version,
-        headers: spare,
+        headers: spare(),
         framing: None,
         expects_word: false,
         asked: Asked { is_head, version, keeps_alive: version == Version::HTTP_11, takes_trailers: false },
@@ -169,7 +170,7 @@ mod tests {
     const MOST: usize = 16 * 1024;
 
     fn of(text: &str) -> Head {
-        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new(), &mut Names::default()).unwrap().unwrap();
+        let (head, taken) = read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new, &mut Names::default()).unwrap().unwrap();
         assert_eq!(taken, text.len());
         head
     }
@@ -179,14 +180,14 @@ mod tests {
     }
 
     fn bad(text: &str) -> BadHead {
-        read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new(), &mut Names::default()).unwrap_err()
+        read(&Bytes::copy_from_slice(text.as_bytes()), MOST, HeaderMap::new, &mut Names::default()).unwrap_err()
     }
 
     #[test]
     fn a_head_is_read_and_what_follows_is_left() {
         let bytes = Bytes::from_static(b"GET /a?b HTTP/1.1\r\nHost: c\r\nX-A:1\r\nx-a: \t2 \r\nX-Empty:\r\n\r\nGET /next");
         let spare = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("of before"))]);
-        let (head, taken) = read(&bytes, MOST, spare, &mut Names::default()).unwrap().unwrap();
+        let (head, taken) = read(&bytes, MOST, || spare, &mut Names::default()).unwrap().unwrap();
         assert_eq!(&bytes[taken..], b"GET /next");
         assert_eq!((&head.method, head.uri.to_string().as_str(), head.version), (&Method::GET, "/a?b", Version::HTTP_11));
         let listed: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
@@ -202,10 +203,7 @@ mod tests {
     fn half_a_head_is_none() {
         let whole = b"GET / HTTP/1.1\r\na: b\r\n\r\n";
         for end in 0..whole.len() {
-            assert!(
-                read(&Bytes::copy_from_slice(&whole[..end]), MOST, HeaderMap::new(), &mut Names::default()).unwrap().is_none(),
-                "{end}"
-            );
+            assert!(read(&Bytes::copy_from_slice(&whole[..end]), MOST, HeaderMap::new, &mut Names::default()).unwrap().is_none(), "{end}");
         }
     }
 
@@ -220,7 +218,7 @@ mod tests {
         assert_eq!(bad(&lines(LINES_MAX + 1)), BadHead::TooLarge);
         let target = |bytes: usize| {
             let text = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(bytes - 1));
-            read(&Bytes::from(text), 1 << 20, HeaderMap::new(), &mut Names::default()).map(|head| head.is_some())
+            read(&Bytes::from(text), 1 << 20, HeaderMap::new, &mut Names::default()).map(|head| head.is_some())
         };
         assert_eq!((target(TARGET_MAX), target(TARGET_MAX + 1)), (Ok(true), Err(BadHead::TargetTooLong)));
         let statuses = [BadHead::TooLarge, BadHead::TargetTooLong, BadHead::Target, BadHead::Length].map(|bad| bad.status().as_u16());

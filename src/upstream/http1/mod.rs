@@ -172,6 +172,7 @@ impl Http1 {
             }
         };
         self.is_awaited = false;
+        self.outgoing.forget();
         Poll::Ready(Ok(self.answer(head)))
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Outgoing {
     writing: Writing,
     is_kept: bool,
     body: Option<Sent>,
+    /// The server does not take what there is. More is not asked for then: that it is awaited from the client would be the server's excuse.
+    is_full: bool,
     /// Nothing more can be written.
     broken: Option<io::Error>,
 }
@@ -47,7 +49,7 @@ impl Outgoing {
             Some(Sent { body, framing, announced })
         };
         write_head(self.writing.begin(is_kept), &method, &uri, &headers);
-        (self.is_kept, self.body) = (is_kept, body);
+        (self.is_kept, self.is_full, self.body) = (is_kept, false, body);
         headers
     }
 
@@ -62,6 +64,13 @@ impl Outgoing {
     /// Whether all of it is written, so that another may follow.
     pub(super) fn is_done(&self) -> bool {
         self.body.is_none() && self.writing.is_done() && self.broken.is_none()
+    }
+
+    /// It need not be sent again.
+    pub(super) fn forget(&mut self) {
+        if self.is_done() {
+            self.writing.rests();
+        }
     }
 
     pub(super) const fn is_broken(&self) -> bool {
@@ -81,14 +90,16 @@ impl Outgoing {
             }
             // before anything is written: a small body goes with its head
             let mut awaits_client = false;
-            while let Some(sent) = self.body.as_mut().filter(|_| self.writing.has_room()) {
+            while let Some(sent) = self.body.as_mut().filter(|_| !self.is_full && self.writing.has_room()) {
                 let Poll::Ready(frame) = Pin::new(&mut sent.body).poll_frame(cx) else {
                     awaits_client = true;
                     break;
                 };
                 self.take(frame.transpose().map_err(failure)?)?;
             }
-            if let Err(error) = ready!(self.writing.poll(stream, cx)) {
+            let written = self.writing.poll(stream, cx);
+            self.is_full = written.is_pending();
+            if let Err(error) = ready!(written) {
                 self.breaks(error);
             } else if self.body.is_none() {
                 return Poll::Ready(Ok(()));

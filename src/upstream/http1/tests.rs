@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
@@ -111,6 +112,45 @@ fn a_body_is_never_longer_or_shorter_than_its_length() {
     assert!(of(|| pieces(&["bo", "dyGET / HTTP/1.1\r\n\r\n"], None)).unwrap().ends_with("\r\n\r\nbod"));
     assert!(matches!(of(|| pieces(&["bo"], None)), Err(BodyFailure::Short)));
     assert!(matches!(of(|| Either::Right(Pieces([Err(BodyFailure::Stalled)].into()).boxed_unsync())), Err(BodyFailure::Stalled)));
+}
+
+/// A body of one piece, of which more is awaited, and how often.
+struct Awaited(Arc<AtomicUsize>);
+
+impl Body for Awaited {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            0 => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"piece"))))),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// That the client is waited for is no excuse for a server that takes nothing.
+#[test]
+fn the_client_is_not_asked_for_more_while_the_server_takes_nothing() {
+    run(async {
+        let (mut near, mut far) = duplex(10);
+        let (mut outgoing, asked) = (Outgoing::default(), Arc::new(AtomicUsize::new(0)));
+        outgoing.begin(request("POST", &[], Either::Right(Awaited(Arc::clone(&asked)).boxed_unsync())), false);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(outgoing.poll(&mut near, &mut cx).is_pending());
+            assert_eq!(asked.load(Ordering::Relaxed), 2, "before anything was written");
+        }
+        let mut taken = vec![0; 10];
+        for count in 3.. {
+            far.read_exact(&mut taken).await.unwrap();
+            assert!(outgoing.poll(&mut near, &mut cx).is_pending());
+            if asked.load(Ordering::Relaxed) > 2 {
+                assert!(count > 4, "all of it is written");
+                return;
+            }
+        }
+    });
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) fn head_seeds() -> Vec<Vec<u8>> {
 
 /// It is the same however it is cut; what is passed on reads as the same; and there is one framing.
 pub(super) fn check_head(bytes: &[u8]) {
-    let read = |bytes: &[u8]| from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new(), &mut Names::default());
+    let read = |bytes: &[u8]| from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new, &mut Names::default());
     let Ok(Some((head, taken))) = read(bytes) else { return };
     assert!(taken <= bytes.len().min(MOST));
     for end in (0..taken).rev().take(40).chain(0..taken.min(40)) {
@@ -40,8 +40,7 @@ pub(super) fn check_head(bytes: &[u8]) {
     // names that were read before make no difference
     let mut names = Names::default();
     for _ in 0..2 {
-        let (known, _) =
-            from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new(), &mut names).expect("a head").expect("one");
+        let (known, _) = from_client::read(&Bytes::copy_from_slice(bytes), MOST, HeaderMap::new, &mut names).expect("a head").expect("one");
         assert_eq!(known.headers, head.headers);
     }
     if check_request(&head.method, &head.uri, head.version, &head.headers).is_err() {

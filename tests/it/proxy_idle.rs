@@ -78,6 +78,27 @@ fn one_whose_request_had_a_body_is_idle_when_all_of_it_is_read() {
     world.until_status("/connections/idle", 2);
 }
 
+/// Some clients send one behind a body, as the first ones did.
+#[test]
+fn an_empty_line_behind_a_request_begins_nothing() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "limits: { header_timeout: 200ms }");
+    let mut client = world.client();
+    for (request, more) in
+        [("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", "\r\n"), ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\n\r\n")]
+    {
+        client.send([request, more].concat());
+        assert_eq!(client.answer().status, 200);
+        world.until_status("/connections/idle", 1);
+        // longer than a head may take
+        let mut other = world.client();
+        other.send("GET / HTTP/1.1\r\n");
+        assert_eq!(other.answer().status, 408);
+    }
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 2.0);
+}
+
 #[test]
 fn it_is_idle_within_tls() {
     let site = Upstream::answering("hello");

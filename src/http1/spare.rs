@@ -1,5 +1,5 @@
-//! What the connections of a thread have from each other: maps of headers that are not needed any more, since to make room in one costs
-//! more than to empty it; and the names of headers that were read before.
+//! What the connections of a thread have from each other: maps of headers, and room for the lines that are written, since to allocate them
+//! costs more than to empty them; and the names of headers that were read before. Who has nothing to say or to read has none of it.
 
 use std::cell::RefCell;
 
@@ -7,14 +7,19 @@ use http::HeaderMap;
 
 use crate::rules::http1::names::Names;
 
-/// Lines of a head that is an exception: the next is hardly as long.
+/// Lines of a head that is an exception, and bytes of it: the next is hardly as long.
 const LONG: usize = 64;
+const LONG_BYTES: usize = 8 * 1024;
 
-/// Maps of a thread: requests come in crowds, and as many of them are under way at once.
+/// Bytes that most heads have room in.
+const USUAL_BYTES: usize = 1024;
+
+/// Maps of a thread, and rooms: requests come in crowds, and as many of them are under way at once.
 const KEPT: usize = 64;
 
 thread_local! {
     static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static NAMES: RefCell<Names> = RefCell::new(Names::default());
 }
 
@@ -42,6 +47,25 @@ pub fn give(mut headers: HeaderMap) {
     });
 }
 
+/// Room for lines.
+#[must_use]
+pub fn lines() -> Vec<u8> {
+    LINES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL_BYTES))
+}
+
+/// Room for lines that is not needed any more.
+pub fn give_lines(mut lines: Vec<u8>) {
+    if !(USUAL_BYTES..=LONG_BYTES).contains(&lines.capacity()) {
+        return;
+    }
+    lines.clear();
+    LINES.with_borrow_mut(|spare| {
+        if spare.len() < KEPT {
+            spare.push(lines);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -63,5 +87,17 @@ mod tests {
         assert_eq!(take().capacity(), 0);
         (0..KEPT + 1).for_each(|_| give(HeaderMap::with_capacity(1)));
         assert_eq!((0..KEPT + 1).filter(|_| take().capacity() > 0).count(), KEPT);
+    }
+
+    #[test]
+    fn room_for_lines_is_had_in_turn() {
+        let mut own = lines();
+        own.extend_from_slice(&[b'a'; 2 * USUAL_BYTES]);
+        let capacity = own.capacity();
+        give_lines(own);
+        let again = lines();
+        assert_eq!((again.len(), again.capacity()), (0, capacity));
+        give_lines(Vec::with_capacity(LONG_BYTES + 1));
+        assert_eq!(lines().capacity(), USUAL_BYTES);
     }
 }

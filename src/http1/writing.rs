@@ -1,6 +1,5 @@
 //! What is written to a connection.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,6 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite;
+
+use super::spare;
 
 /// Bytes of a piece that is put behind the lines before it, and of them all then. Measured with a waiting page: to copy it costs less than
 /// to tell the kernel of each piece.
@@ -17,14 +18,6 @@ const TOGETHER: usize = 16 * 1024;
 /// Bytes that are held before some of them must have left, and pieces.
 const ENOUGH: usize = 16 * 1024;
 const PIECES: usize = 15;
-
-/// Bytes of lines that are an exception: the next ones are hardly as long.
-const LONG: usize = TOGETHER + LITTLE;
-
-thread_local! {
-    /// Room for lines, which connections have in turn: one that has nothing to say has none.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// What is to be written, in order: lines, and then pieces.
 #[derive(Debug, Default)]
@@ -45,9 +38,6 @@ impl Writing {
     /// Begins with the lines of a head; what was left of anything before is forgotten. `is_kept`: they stay until the next begins.
     pub fn begin(&mut self, is_kept: bool) -> &mut Vec<u8> {
         self.breaks();
-        if self.lines.capacity() > LONG {
-            self.lines = Vec::new();
-        }
         self.make_room();
         (self.written, self.keeps_lines) = (0, is_kept);
         &mut self.lines
@@ -110,7 +100,7 @@ impl Writing {
     /// Lines that are written make room for others.
     fn make_room(&mut self) {
         if self.lines.capacity() == 0 {
-            self.lines = SPARE.take();
+            self.lines = spare::lines();
         }
         if self.written == self.lines.len() {
             self.lines.clear();
@@ -169,12 +159,8 @@ impl Writing {
         if self.pieces.capacity() > 0 {
             self.pieces = VecDeque::new();
         }
-        let mut lines = std::mem::take(&mut self.lines);
         self.written = 0;
-        if lines.capacity() <= LONG {
-            lines.clear();
-            SPARE.set(lines);
-        }
+        spare::give_lines(std::mem::take(&mut self.lines));
     }
 
     /// Nothing of it is written any more; lines that are kept stay.

@@ -3,8 +3,8 @@
 //! It is one state machine, polled by one task: a head is read, answered, and the answer written; meanwhile what is left of the request's
 //! body is read as somebody wants it. What of that is HTTP stands in `rules/http1`. A connection between two requests holds no buffer.
 //!
-//! It is not hyper's server, with which an answer takes more CPU time (`benches/proxy.rs`) for what is not needed here: buffers of its own
-//! for each connection, that had to be taken away from those that are idle, and a channel for each body.
+//! It is not hyper's server, with which an answer takes a tenth more of CPU time (`benches/proxy.rs`) for what is not needed here: buffers
+//! of its own for each connection, that had to be taken away from those that are idle, and a channel for each body.
 //!
 //! Always holds: what follows a request is read as another only if all of the request was read, and there is no doubt where it ended.
 

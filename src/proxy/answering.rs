@@ -11,9 +11,11 @@ use http::{Request, StatusCode};
 
 use super::exchange::{Exchange, Upload};
 use super::facts;
-use super::handle::{self, Awaited, Handled, Peer, Told};
+use super::failures;
+use super::handle::{self, Awaited, Handled, Peer};
 use super::places::{self, Place};
 use super::respond::{self, Answer};
+use super::told::Told;
 use crate::gate::Regime;
 use crate::rules::uniform::unit;
 
@@ -40,7 +42,7 @@ impl Answering {
         let regime = worker.gate.regime();
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
-        match handled.unwrap_or_else(|_| handle::panicked(worker).into()) {
+        match handled.unwrap_or_else(|_| failures::panicked(worker).into()) {
             Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
             Handled::Entered(entered) => Self::Entered { entered: Some(entered), logged },
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
@@ -57,14 +59,14 @@ impl Future for Answering {
             Self::AtOnce(answer) => Pin::new(answer).poll(cx).map(Ok),
             Self::Entered { entered: place, logged } => {
                 let Some(entered) = place.as_deref_mut().and_then(Option::as_mut) else { return Poll::Pending };
-                let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| handle::panicked(&entered.peer.worker));
+                let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| failures::panicked(&entered.peer.worker));
                 let answer = finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told);
                 place.take().into_iter().for_each(places::give);
                 Poll::Ready(Ok(answer))
             }
             Self::Awaited { peer, exchange, answer, logged } => {
                 ready!(exchange.poll_begin(cx));
-                let (answer, told) = ready!(unpanicked(answer, cx)).unwrap_or_else(|| handle::panicked(&peer.worker));
+                let (answer, told) = ready!(unpanicked(answer, cx)).unwrap_or_else(|| failures::panicked(&peer.worker));
                 Poll::Ready(Ok(finished(peer, exchange.clone(), None, logged.take(), answer, told)))
             }
         }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Either, Full};
 
-use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
+use super::state::Phase;
 use super::streams::Stream;
 use crate::rules::headers::hop;
 use crate::upstream::{AnswerBody, BodyFailure, BufferMemory, Pieces, RequestBody, no_body};

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::connections::{Phase, State};
 use super::http1::Arriving;
 use super::respond::{self, Answer};
+use super::state::{Phase, State};
 use super::streams::Stream;
 use crate::upstream::BodyFailure;
 

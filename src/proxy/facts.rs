@@ -3,7 +3,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::connections::State;
+use super::state::State;
 use super::verified::Verified;
 use crate::gate::Regime;
 use crate::metrics::{Count, Shard, TokenRejection};

@@ -6,8 +6,8 @@ use http::request::Parts;
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::connections::Phase;
 use super::exchange::{Exchange, Upload};
+use super::state::Phase;
 use crate::rules::token::VisitorId;
 
 /// Why a form could not be read.

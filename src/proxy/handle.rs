@@ -1,43 +1,42 @@
 //! One request, top to bottom: every exit is in [`handle`], or for those who enter in [`enter`], [`enter_later`] and [`Entered::answer`].
 
-use std::error::Error;
-use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HOST, SET_COOKIE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, Version};
 
 use super::Worker;
 use super::body::{ClientBody, ReadAhead, read_ahead};
-use super::connections::{Phase, State};
+use super::cleaned::clean_request;
 use super::exchange::{Exchange, Upload};
 use super::facts::{self, Facts};
+use super::failures::{body_failed, failed, head_too_large, refuse};
 use super::places::{self, Place};
 use super::reserved;
 use super::respond::{self, Answer, status};
+use super::state::State;
+use super::tokens::{Tokens, ticket_cookie};
+use super::told::{Told, told, told_why};
 use super::upgrade::{Full, Upgrade, Upgraded};
 use super::verified::Verified;
 use crate::gate::{Decision, Regime, Visit};
-use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Shard, Timing, TokenRejection, UpgradeResult, VerdictLabel};
-use crate::page::{FailureKind, Pages};
-use crate::rules::decide::{Ended, Reason, Verdict, ticket_holds};
-use crate::rules::headers::check::{self, BadRequest, Target};
-use crate::rules::headers::cookies::{self, Attributes, Kind};
-use crate::rules::headers::forwarded::{self, PeerValues};
+use crate::metrics::{Count, NewcomerLabel, ObservedLabel, Refusal, Timing, TokenRejection, UpgradeResult, VerdictLabel};
+use crate::page::FailureKind;
+use crate::rules::decide::{Ended, Reason, Verdict};
+use crate::rules::headers::check::{self, Target};
+use crate::rules::headers::cookies;
+use crate::rules::headers::forwarded::PeerValues;
 use crate::rules::headers::head::Head;
-use crate::rules::headers::{PASS_HEADER, cache, hop, http2, upgrade};
-use crate::rules::negotiate::{self, Form};
+use crate::rules::headers::{cache, hop, http2, upgrade};
+use crate::rules::negotiate::Form;
 use crate::rules::redirect;
 use crate::rules::slots::Ask;
-use crate::rules::time::{Moment, Now, UnixTime};
-use crate::rules::token::{Pass, Ticket};
-use crate::tls::client::HandshakeError;
-use crate::upstream::{self, Answered, Asked, BodyFailure, ConnectError, Failure, Sending, Slot};
+use crate::rules::time::{Moment, Now};
+use crate::upstream::{self, Answered, Asked, BodyFailure, Failure, Sending, Slot};
 
 /// How long an unsafe method waits for a slot: a form that was filled in is worth half a minute.
 const UNSAFE_DEADLINE: Duration = Duration::from_secs(30);
@@ -61,32 +60,6 @@ impl Peer {
     fn becomes(&self, upgraded: Box<Upgraded>) {
         *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgraded);
     }
-}
-
-/// What the access log tells of a request.
-#[derive(Clone, Debug)]
-pub(super) struct Told {
-    pub(super) verdict: &'static str,
-    pub(super) reason: &'static str,
-    /// Of a request that was decided on, if there is an access log.
-    pub(super) because: Option<Box<Because>>,
-}
-
-/// What a verdict was reached by. A draw may be told: it is a keyed hash, from which neither the key nor the next draw can be had, and
-/// nobody enters by it but with the ticket, which is never told.
-#[derive(Clone, Debug)]
-pub(super) struct Because {
-    /// The odds of weight 1: those of the draw, else those of now.
-    pub(super) probability: f64,
-    /// Load as of the last tick.
-    pub(super) load: f64,
-    /// What keeps newcomers out.
-    pub(super) limit: &'static str,
-    /// The draw, and the weight by which the odds were multiplied.
-    pub(super) draw: Option<f64>,
-    pub(super) weight: Option<f64>,
-    /// The verdict was not carried out: the request went to the site.
-    pub(super) observed: bool,
 }
 
 /// What becomes of a request.
@@ -192,7 +165,7 @@ struct Entering {
 impl Entering {
     /// An answer that the gate composes itself, with the pass.
     fn composed(&self, mut answer: Answer) -> Answer {
-        Tokens::of(self).set(&self.regime, answer.headers_mut());
+        Tokens::of(&self.facts, &self.decision, self.now.wall).set(&self.regime, answer.headers_mut());
         answer
     }
 }
@@ -257,7 +230,7 @@ pub(super) struct Entered {
 
 impl Entered {
     fn send(mut entering: Entering, websocket: Option<Upgrade>, ahead: Option<ReadAhead>, slot: Slot) -> Self {
-        let tokens = Tokens::of(&entering);
+        let tokens = Tokens::of(&entering.facts, &entering.decision, entering.now.wall);
         let Entering { peer, regime, parts, facts, decision, .. } = &mut entering;
         let worker = &*peer.worker;
         let told = count_entry(worker, regime, decision);
@@ -371,26 +344,6 @@ async fn slot(entering: &Entering) -> Result<Slot, (Answer, Told)> {
     Err((answer, told_why(regime, decision, Verdict::Shed.name(), reason.name())))
 }
 
-const fn told(verdict: &'static str, reason: &'static str) -> Told {
-    Told { verdict, reason, because: None }
-}
-
-/// What is told of a request that was decided on.
-fn told_why(regime: &Regime, decision: &Decision, verdict: &'static str, reason: &'static str) -> Told {
-    let because = (regime.policy.log.access > 0.0 && decision.verdict != Verdict::Open).then(|| {
-        let drawn = decision.drawn;
-        Box::new(Because {
-            probability: drawn.map_or_else(|| regime.probability(), |drawn| drawn.probability),
-            load: regime.law.load,
-            limit: regime.limit().name(),
-            draw: drawn.map(|drawn| drawn.draw),
-            weight: drawn.map(|drawn| drawn.weight),
-            observed: decision.observed,
-        })
-    });
-    Told { verdict, reason, because }
-}
-
 /// Counts a request that goes to the site: by its verdict, or under `observe` by what would have become of it.
 fn count_entry(worker: &Worker, regime: &Regime, decision: &Decision) -> Told {
     let (verdict, reason) = if decision.sheds { (Verdict::Shed, Reason::SlotDeadline) } else { (decision.verdict, decision.reason) };
@@ -447,191 +400,5 @@ fn count_ended(worker: &Worker, decision: &Decision) {
     }
     if decision.ticket_void {
         worker.shard.count(Count::TokenRejected(TokenRejection::Void));
-    }
-}
-
-/// The pass and the ticket that were decided on, to be set with the answer.
-struct Tokens {
-    pass: Option<Pass>,
-    ticket: Option<Ticket>,
-    pass_in_header: bool,
-    secure: bool,
-    now: UnixTime,
-}
-
-impl Tokens {
-    fn of(entering: &Entering) -> Self {
-        let Entering { facts, decision, now, .. } = entering;
-        Self {
-            pass: decision.set_pass,
-            ticket: decision.set_ticket,
-            pass_in_header: facts.pass_in_header,
-            secure: facts.client.scheme_https,
-            now: now.wall,
-        }
-    }
-
-    /// Sets them, and says whether there is one: then an answer of the site must be made private, or a cache hands one visitor's to
-    /// another. What the gate composes is never kept.
-    fn set(&self, regime: &Regime, headers: &mut HeaderMap) -> bool {
-        if let Some(pass) = self.pass {
-            let token = regime.keys.sign_pass(&pass);
-            if self.pass_in_header {
-                if let Ok(value) = HeaderValue::from_bytes(token.as_bytes()) {
-                    headers.insert(PASS_HEADER, value);
-                }
-            } else {
-                // kept by the browser for as long as it could be revived by a form; the gate itself judges by the times within
-                let max_age = regime.policy.session.limit.saturating_sub(self.now.since(pass.issued));
-                headers.append(SET_COOKIE, cookies::set_cookie(Kind::Pass, token.as_bytes(), attributes(regime, self.secure, max_age)));
-            }
-        }
-        if let Some(ticket) = self.ticket {
-            headers.append(SET_COOKIE, ticket_cookie(regime, self.secure, &ticket));
-        }
-        self.pass.is_some() || self.ticket.is_some()
-    }
-}
-
-fn ticket_cookie(regime: &Regime, secure: bool, ticket: &Ticket) -> HeaderValue {
-    let max_age = ticket_holds(regime.policy.waiting_room.refresh_max);
-    cookies::set_cookie(Kind::Ticket, regime.keys.sign_ticket(ticket).as_bytes(), attributes(regime, secure, max_age))
-}
-
-fn attributes(regime: &Regime, secure: bool, max_age: Duration) -> Attributes<'_> {
-    Attributes { secure, domain: regime.policy.session.domain.as_deref(), max_age }
-}
-
-/// What reaches the site: nothing that was meant for the gate, and who the client is.
-fn clean_request(parts: &mut Parts, peer: &Peer, facts: &Facts, is_upload: bool, regime: &Regime) {
-    let Parts { method, uri, headers, .. } = parts;
-    let host = match headers.get(HOST) {
-        Some(host) => host.clone(),
-        // a client of HTTP/1.0 need not name one; the site, spoken to in 1.1, must be
-        None => {
-            let authority = uri.authority().map(http::uri::Authority::as_str);
-            let named = authority.or_else(|| regime.policy.upstream.servers.first().map(|server| server.authority.as_str()));
-            let host = named.and_then(|named| HeaderValue::try_from(named).ok()).unwrap_or(HeaderValue::from_static(""));
-            headers.insert(HOST, host.clone());
-            host
-        }
-    };
-    if uri.authority().is_some() {
-        *uri = origin_form(uri);
-    }
-    hop::strip_request(headers);
-    cookies::strip_found(headers, facts.our_cookies);
-    let mut values = peer.values.lock().unwrap_or_else(PoisonError::into_inner);
-    forwarded::set_forwarding(headers, &mut values, facts.client.peer_trusted, Some(&host), facts.client.scheme_https);
-    drop(values);
-    // it has hardly ever a body: with a length that the client did not say, some would not look for it
-    if is_upload && !headers.contains_key(CONTENT_LENGTH) && matches!(*method, Method::GET | Method::HEAD) {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    // one that was nothing but a fragment says that it is a slash, and would be written as nothing
-    let path = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
-    Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
-}
-
-fn refuse(worker: &Worker, exchange: &Exchange, regime: &Regime, parts: &Parts, bad: BadRequest) -> Answer {
-    let refusal = match bad {
-        BadRequest::HostMissing | BadRequest::HostRepeated | BadRequest::HostInvalid | BadRequest::HostMismatch => Refusal::Host,
-        BadRequest::SchemeUnsupported | BadRequest::TargetInvalid | BadRequest::TargetBytes => Refusal::Target,
-        BadRequest::MethodUnsupported => Refusal::NotImplemented,
-        BadRequest::LengthInvalid => Refusal::ContentLength,
-        BadRequest::LengthAndCoding | BadRequest::CodingInvalid | BadRequest::CodingUnsupported => Refusal::TransferEncoding,
-        BadRequest::NameInvalid => Refusal::BadRequest,
-    };
-    worker.shard.count(Count::Refused(refusal));
-    let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
-    *answer.status_mut() = bad.status();
-    exchange.end_in_doubt(&mut answer);
-    answer
-}
-
-/// Of HTTP/2: over HTTP/1 it is not read as a request.
-fn head_too_large(worker: &Worker, regime: &Regime, parts: &Parts) -> Answer {
-    worker.shard.count(Count::Refused(Refusal::HeadTooLarge));
-    let mut answer = respond::failure(&regime.pages, FailureKind::BadRequest, negotiate::form(&parts.headers), status::REQUEST);
-    *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    answer
-}
-
-fn body_failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, error: &dyn Error) -> Answer {
-    let timed_out = exchange.has_stalled();
-    exchange.enter(Phase::Busy);
-    let (kind, refusal) =
-        if timed_out { (FailureKind::RequestTimeout, Refusal::BodyTimeout) } else { (FailureKind::BadRequest, Refusal::BadRequest) };
-    tracing::debug!(%error, "a request body broke off");
-    worker.shard.count(Count::Refused(refusal));
-    let mut answer = respond::failure(&regime.pages, kind, form, status::REQUEST);
-    exchange.end_in_doubt(&mut answer);
-    answer
-}
-
-/// The one place that turns a failure of the upstream into an answer.
-fn failed(worker: &Worker, exchange: &Exchange, regime: &Regime, form: Form, failure: &Failure) -> Answer {
-    let (kind, proxy_status) = match failure {
-        Failure::Connect(ConnectError::Timeout | ConnectError::Awaited) => (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT),
-        Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::TimedOut => {
-            (FailureKind::GatewayTimeout, status::CONNECT_TIMEOUT)
-        }
-        Failure::Connect(ConnectError::Socket(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-            (FailureKind::BadGateway, status::CONNECT)
-        }
-        Failure::Connect(ConnectError::Socket(_)) => (FailureKind::BadGateway, status::UNAVAILABLE),
-        Failure::Connect(ConnectError::NoAddress) => (FailureKind::BadGateway, status::DNS),
-        Failure::Connect(ConnectError::Tls(HandshakeError::Certificate(_))) => (FailureKind::BadGateway, status::TLS_CERTIFICATE),
-        Failure::Connect(ConnectError::Tls(HandshakeError::Alert(_))) => (FailureKind::BadGateway, status::TLS_ALERT),
-        Failure::Connect(ConnectError::Tls(HandshakeError::Protocol(_))) => (FailureKind::BadGateway, status::TLS_PROTOCOL),
-        Failure::Connect(ConnectError::Tls(HandshakeError::Broken(_))) => (FailureKind::BadGateway, status::TERMINATED),
-        Failure::Connect(ConnectError::Http2(error)) if error.is_io() => (FailureKind::BadGateway, status::TERMINATED),
-        Failure::Connect(ConnectError::Http2(_)) => (FailureKind::BadGateway, status::PROTOCOL),
-        Failure::Timeout => (FailureKind::GatewayTimeout, status::TIMEOUT),
-        Failure::Upstream(error) if error.is_protocol() => (FailureKind::BadGateway, status::PROTOCOL),
-        Failure::Upstream(_) => (FailureKind::BadGateway, status::BROKEN),
-        Failure::Switched => (FailureKind::BadGateway, status::PROTOCOL),
-        Failure::Client(error) => return body_failed(worker, exchange, regime, form, error),
-    };
-    respond::failure(&regime.pages, kind, form, proxy_status)
-}
-
-/// The answer when answering has panicked.
-pub(super) fn panicked(worker: &Worker) -> (Answer, Told) {
-    own_fault(&worker.shard, &worker.gate.regime().pages)
-}
-
-fn own_fault(shard: &Shard, pages: &Pages) -> (Answer, Told) {
-    shard.count(Count::Refused(Refusal::Internal));
-    let mut answer = respond::failure(pages, FailureKind::Internal, Form::Text, status::INTERNAL);
-    respond::close(&mut answer);
-    (answer, told("refused", Refusal::Internal.label()))
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderName;
-    use http::header::{CACHE_CONTROL, CONNECTION};
-
-    use super::*;
-    use crate::metrics::Metrics;
-
-    #[test]
-    fn who_met_a_fault_of_the_gate_is_told_so_and_it_is_counted() {
-        let metrics = Metrics::new(1).unwrap();
-        let (answer, told) = own_fault(&metrics.shard(0), &Pages::built_in().unwrap());
-        let header = |name: HeaderName| answer.headers().get(name).map(|value| value.to_str().unwrap());
-        assert_eq!(
-            (answer.status(), header(status::NAME)),
-            (StatusCode::INTERNAL_SERVER_ERROR, Some("tidegate; error=proxy_internal_error"))
-        );
-        assert_eq!((header(CONNECTION), header(CACHE_CONTROL)), (Some("close"), Some("no-store")));
-        assert_eq!((told.verdict, told.reason), ("refused", "internal"));
-        for &refusal in Refusal::ALL {
-            assert_eq!(metrics.total(Count::Refused(refusal)), u64::from(refusal == Refusal::Internal), "{refusal:?}");
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! The front: one worker a core, each with a runtime and a listening socket of its own, and the connections that it accepts.
 //!
 //! `preamble.rs` reads what comes before it, `wire.rs` carries a connection, with TLS or without, and `http1/` or `http2.rs` drives it;
-//! `connections.rs` has the limits and deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
+//! `connections.rs` has the limits, `state.rs` the deadlines, `handle.rs` the life of a request, `upgrade.rs` that of a WebSocket.
 //! Absent: decisions (the gate's), and timers (one sweep has all deadlines).
 
 mod account;
 mod answering;
 mod body;
+mod cleaned;
 mod clients;
 mod connections;
 mod corked;
@@ -14,6 +15,7 @@ mod date;
 mod email;
 mod exchange;
 mod facts;
+mod failures;
 mod form;
 mod handle;
 mod http1;
@@ -25,7 +27,11 @@ mod preamble;
 mod refusal;
 mod reserved;
 mod respond;
+mod socket;
+mod state;
 mod streams;
+mod tokens;
+mod told;
 mod tunnel;
 mod unsubscribe;
 mod upgrade;
@@ -59,12 +65,14 @@ use crate::{tcp, tls};
 
 pub use connections::Connections;
 
-use connections::{Place, Socket, State};
+use connections::Place;
 use date::Dated;
 use handle::Peer;
 use interned::Interned;
 use preamble::Named;
 use respond::PageCache;
+use socket::Socket;
+use state::State;
 use verified::Verified;
 use wire::{Counted, Wire};
 

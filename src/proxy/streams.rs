@@ -30,10 +30,10 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 
 use super::account::Account;
-use super::connections::Phase;
 use super::handle::Peer;
 use super::http2::LINGER;
 use super::respond::Answer;
+use super::state::Phase;
 use crate::deadlines::Deadline;
 use crate::rules::patience::Patience;
 use crate::rules::policy::Limits;

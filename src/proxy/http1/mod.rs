@@ -25,11 +25,12 @@ use tokio::io::AsyncWrite as _;
 use tokio::task::coop::consume_budget;
 
 use super::answering::Answering;
-use super::connections::{Phase, Socket};
 use super::exchange::{Exchange, Upload};
 use super::handle::Peer;
 use super::refusal;
 use super::respond::Answer;
+use super::socket::Socket;
+use super::state::Phase;
 use crate::http1::{Reading, Writing, spare};
 use crate::metrics::{Count, Refusal};
 use crate::rules::http1::body::{BadBody, Decoded, Decoder};

@@ -35,7 +35,7 @@ use crate::http1::{Reading, Writing, spare};
 use crate::metrics::{Count, Refusal};
 use crate::rules::http1::body::{BadBody, Decoded, Decoder};
 use crate::rules::http1::from_client::{self, BadHead, Head};
-use crate::rules::http1::to_client::{Asked, Known, write_head};
+use crate::rules::http1::to_client::{Known, Terms, write_head};
 use crate::upstream::BodyFailure;
 
 use relaying::{Filled, Relaying};
@@ -80,7 +80,7 @@ struct Connection {
     reading: Reading,
     writing: Writing,
     /// What of the request under way matters for its answer; of the answer, once that is there.
-    asked: Asked,
+    terms: Terms,
     upload: Option<Uploading>,
     stage: Stage,
 }
@@ -142,7 +142,7 @@ impl Connection {
             socket,
             reading: Reading::default(),
             writing: Writing::default(),
-            asked: Asked::default(),
+            terms: Terms::default(),
             upload: None,
             stage: Stage::Awaiting,
         }
@@ -230,9 +230,9 @@ impl Connection {
     }
 
     fn begin(&mut self, head: Head, cx: &Context<'_>) {
-        let Head { method, uri, version, headers, framing, expects_word, asked } = head;
+        let Head { method, uri, version, headers, framing, expects_word, terms } = head;
         let exchange = Exchange::Alone(Arc::clone(&self.peer.state));
-        self.asked = asked;
+        self.terms = terms;
         self.upload = framing.map(|framing| {
             let decoder = Decoder::new(framing);
             Uploading { arriving: Arriving::new(decoder.left(), cx.waker()), decoder, expects_word, is_broken: false }
@@ -306,9 +306,9 @@ impl Connection {
         let reason = if head.extensions.is_empty() { None } else { head.extensions.remove::<ReasonPhrase>() };
         let reason = reason.as_ref().map(ReasonPhrase::as_bytes);
         let date = self.peer.worker.dated.line();
-        let written = self.writing.add_lines(|lines| write_head(lines, head.status, reason, &head.headers, known, self.asked, &date));
+        let written = self.writing.add_lines(|lines| write_head(lines, head.status, reason, &head.headers, known, self.terms, &date));
         spare::give(head.headers);
-        self.asked.keeps_alive = written.keeps_alive;
+        self.terms.keeps_alive = written.keeps_alive;
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         self.stage = Relaying::after(written, body).map_or(Stage::Finishing { switches }, Stage::Relaying);
     }
@@ -363,7 +363,7 @@ impl Connection {
         if switches {
             return Poll::Ready(Some(End::Switched));
         }
-        let stays = self.asked.keeps_alive && is_read;
+        let stays = self.terms.keeps_alive && is_read;
         self.stage = if stays { Stage::Awaiting } else { Stage::Closing { has_more: !is_read || !self.reading.is_empty() } };
         Poll::Ready(None)
     }

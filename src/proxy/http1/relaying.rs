@@ -9,8 +9,8 @@ use http_body::{Body as _, Frame};
 
 use crate::http1::Writing;
 use crate::proxy::body::ClientBody;
+use crate::rules::http1::body::Framing;
 use crate::rules::http1::chunks::{CHUNK_END, write_chunk_size, write_last_chunk};
-use crate::rules::http1::from_site::Framing;
 use crate::rules::http1::to_client::Written;
 
 /// An answer whose head is written.

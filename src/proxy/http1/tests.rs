@@ -80,12 +80,12 @@ fn read(requests: &[u8], at_a_time: usize) -> All {
                     Ok(head) => head,
                     Err(refused) => break refused,
                 };
-                let Head { method, uri, version, headers, framing, asked, .. } = head;
+                let Head { method, uri, version, headers, framing, terms, .. } = head;
                 let body = match framing {
                     None => Some((Bytes::new(), None)),
                     Some(framing) => body(&mut reading, &mut near, Decoder::new(framing)).await,
                 };
-                let is_last = !asked.keeps_alive || body.is_none();
+                let is_last = !terms.keeps_alive || body.is_none();
                 all.push(Read { method, uri, version, headers, body });
                 if is_last {
                     break None;
@@ -246,13 +246,13 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What is written for an answer.
-fn written(answer: &Answered, asked: Asked) -> (Vec<u8>, bool) {
+fn written(answer: &Answered, terms: Terms) -> (Vec<u8>, bool) {
     let mut writing = Writing::default();
     let body = ClientBody::joined(answer.pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect::<Vec<_>>());
     let known = if answer.pieces.is_empty() { Known::Nothing } else { body.size_hint().exact().map_or(Known::Unknown, Known::Length) };
     let known = if answer.is_unknown { Known::Unknown } else { known };
     let date = b"date: now\r\n";
-    let head = writing.add_lines(|lines| write_head(lines, answer.status, None, &answer.headers, known, asked, date));
+    let head = writing.add_lines(|lines| write_head(lines, answer.status, None, &answer.headers, known, terms, date));
     let keeps_alive = head.keeps_alive;
     if let Some(mut relaying) = Relaying::after(head, body) {
         let filled = relaying.poll_fill(&mut writing, &mut Context::from_waker(std::task::Waker::noop()));
@@ -339,8 +339,8 @@ proptest! {
     #[test]
     fn an_answer_is_taken_as_it_was_meant(answer in answers(), is_head in any::<bool>(), keeps_alive in any::<bool>(), is_old in any::<bool>()) {
         let version = if is_old { Version::HTTP_10 } else { Version::HTTP_11 };
-        let asked = Asked { is_head, version, keeps_alive, takes_trailers: false };
-        let (bytes, stays) = written(&answer, asked);
+        let terms = Terms { is_head, version, keeps_alive, takes_trailers: false };
+        let (bytes, stays) = written(&answer, terms);
         let method = if is_head { Method::HEAD } else { Method::GET };
         let (status, body, may_follow) = taken_by_hyper(&bytes, &method).ok_or_else(|| TestCaseError::fail(bytes.escape_ascii().to_string()))?;
         let has_body = !is_head && !matches!(answer.status.as_u16(), 204 | 304);

@@ -1,9 +1,7 @@
-//! The body of an answer, piece by piece, and its end.
+//! A body, piece by piece, and its end.
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
-
-use super::from_site::Framing;
 
 /// Bytes of chunk extensions in all: nobody uses them, and nothing is made of them.
 const EXTENSIONS_MAX: usize = 16 * 1024;
@@ -13,6 +11,17 @@ const TRAILERS_MAX: usize = 16 * 1024;
 
 /// Lines of trailers.
 const TRAILER_LINES_MAX: usize = 100;
+
+/// How it is told where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// By the end of the connection.
+    Close,
+}
 
 /// Where a body is. It is given what comes, and takes of that what is its own.
 #[derive(Debug)]

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::body::Framing;
 use super::fields::{digits, field};
-use super::from_site::Framing;
 use super::names::Names;
-use super::to_client::Asked;
+use super::to_client::Terms;
 use crate::rules::headers::hop::options;
 
 /// Header lines of a request: what nginx and Apache take by themselves, too.
@@ -34,7 +34,7 @@ pub struct Head {
     /// Its client waits for word before it sends the body.
     pub expects_word: bool,
     /// What of it matters for the answer.
-    pub asked: Asked,
+    pub terms: Terms,
 }
 
 /// What is wrong with the head of a request.
@@ -105,7 +105,7 @@ pub fn read(bytes: &Bytes, most: usize, spare: impl FnOnce() -> HeaderMap, names
         headers: spare(),
         framing: None,
         expects_word: false,
-        asked: Asked { is_head, version, keeps_alive: version == Version::HTTP_11, takes_trailers: false },
+        terms: Terms { is_head, version, keeps_alive: version == Version::HTTP_11, takes_trailers: false },
     };
     head.fill(bytes, read.headers, names)?;
     Ok(Some((head, taken)))
@@ -131,11 +131,11 @@ impl Head {
                 CONNECTION => {
                     for option in options(&value) {
                         says_close |= option.eq_ignore_ascii_case(b"close");
-                        self.asked.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                        self.terms.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                     }
                 }
                 EXPECT => self.expects_word = value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
-                TE => self.asked.takes_trailers |= options(&value).any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
+                TE => self.terms.takes_trailers |= options(&value).any(|coding| coding.eq_ignore_ascii_case(b"trailers")),
                 _ => {}
             }
             self.headers.append(name, value);
@@ -152,7 +152,7 @@ impl Head {
             }
             (None, length) => length.filter(|&length| length > 0).map(Framing::Length),
         };
-        self.asked.keeps_alive &= !says_close;
+        self.terms.keeps_alive &= !says_close;
         self.expects_word &= self.framing.is_some() && self.version == Version::HTTP_11;
         Ok(())
     }
@@ -193,8 +193,8 @@ mod tests {
         let listed: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(listed, [("host", "c"), ("x-a", "1"), ("x-a", "2"), ("x-empty", "")]);
         assert_eq!((head.framing, head.expects_word), (None, false));
-        assert_eq!(head.asked, Asked { is_head: false, version: Version::HTTP_11, keeps_alive: true, takes_trailers: false });
-        assert!(of("HEAD / HTTP/1.1\r\n\r\n").asked.is_head);
+        assert_eq!(head.terms, Terms { is_head: false, version: Version::HTTP_11, keeps_alive: true, takes_trailers: false });
+        assert!(of("HEAD / HTTP/1.1\r\n\r\n").terms.is_head);
         // some end their lines so, and some send an empty one first
         assert_eq!(of("\r\nGET / HTTP/1.1\na: b\n\n").headers.len(), 1);
     }
@@ -264,14 +264,14 @@ mod tests {
     fn who_names_a_length_and_a_coding_is_the_last_of_its_connection() {
         for lines in ["Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"] {
             let head = with(&format!("{lines}Connection: keep-alive\r\n"));
-            assert_eq!((head.framing, head.asked.keeps_alive), (Some(Framing::Chunked), false));
+            assert_eq!((head.framing, head.terms.keeps_alive), (Some(Framing::Chunked), false));
             assert!(!head.headers.contains_key(CONTENT_LENGTH));
         }
     }
 
     #[test]
     fn which_connection_carries_another_request() {
-        let keeps_alive = |version: &str, lines: &str| of(&format!("GET / HTTP/{version}\r\n{lines}\r\n")).asked.keeps_alive;
+        let keeps_alive = |version: &str, lines: &str| of(&format!("GET / HTTP/{version}\r\n{lines}\r\n")).terms.keeps_alive;
         assert!(keeps_alive("1.1", ""));
         assert!(!keeps_alive("1.1", "Connection: x, Close\r\n"));
         assert!(!keeps_alive("1.1", "Connection: close\r\nConnection: keep-alive\r\n"));
@@ -286,6 +286,6 @@ mod tests {
         assert!(!with("Expect: 100-continue\r\n").expects_word);
         assert!(!with("Expect: 200-ok\r\nContent-Length: 1\r\n").expects_word);
         assert!(!of("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").expects_word);
-        assert!(with("TE: gzip, Trailers\r\n").asked.takes_trailers && !with("TE: gzip\r\n").asked.takes_trailers);
+        assert!(with("TE: gzip, Trailers\r\n").terms.takes_trailers && !with("TE: gzip\r\n").terms.takes_trailers);
     }
 }

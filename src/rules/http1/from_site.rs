@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
 
+use super::body::Framing;
 use super::fields::{content_length, field};
 use super::names::Names;
 use crate::rules::headers::hop::options;
@@ -45,17 +46,6 @@ pub enum BadHead {
     /// read in two ways.
     #[error("a Transfer-Encoding that is not chunked, or in an answer of HTTP/1.0")]
     Coding,
-}
-
-/// How it is told where the body of an answer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// By its length.
-    Length(u64),
-    /// In chunks.
-    Chunked,
-    /// By the end of the connection.
-    Close,
 }
 
 /// Reads a head, and says how many bytes it takes; `None` if it is not all there. It holds on to the bytes.

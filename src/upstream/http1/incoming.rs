@@ -9,7 +9,7 @@ use tokio::io::AsyncRead;
 
 use super::Http1Error;
 use crate::http1::{Reading, spare};
-use crate::rules::http1::body::{Decoded, Decoder};
+use crate::rules::http1::body::{Decoded, Decoder, Framing};
 use crate::rules::http1::from_site::{self, Head};
 
 /// Bytes that are read at most at once of a body. Measured with 1 MiB: with 64 KiB a page costs a third more, since the allocator then
@@ -40,7 +40,7 @@ impl Default for Incoming {
             answers_head: false,
             spare: HeaderMap::new(),
             reading: Reading::default(),
-            decoder: Decoder::new(from_site::Framing::Length(0)),
+            decoder: Decoder::new(Framing::Length(0)),
             keeps_alive: true,
         }
     }

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use tidegate::rules::headers::check::check_request;
-use tidegate::rules::http1::body::{BadBody, Decoded, Decoder};
+use tidegate::rules::http1::body::{BadBody, Decoded, Decoder, Framing};
 use tidegate::rules::http1::chunks::{CHUNK_END, write_chunk_size, write_last_chunk};
-use tidegate::rules::http1::from_site::Framing;
 use tidegate::rules::http1::names::Names;
-use tidegate::rules::http1::to_client::{Asked, Known, write_head};
+use tidegate::rules::http1::to_client::{Known, Terms, write_head};
 use tidegate::rules::http1::{from_client, from_site, to_site};
 
 const MOST: usize = 4096;
@@ -76,9 +75,9 @@ pub(super) fn check_site_head(bytes: &[u8]) {
             Framing::Chunked | Framing::Close => Known::Unknown,
         };
         for version in [Version::HTTP_10, Version::HTTP_11] {
-            let asked = Asked { is_head, version, keeps_alive: true, takes_trailers: true };
+            let terms = Terms { is_head, version, keeps_alive: true, takes_trailers: true };
             let mut out = Vec::new();
-            let written = write_head(&mut out, head.status, head.reason.as_deref(), &head.headers, body, asked, b"date: now\r\n");
+            let written = write_head(&mut out, head.status, head.reason.as_deref(), &head.headers, body, terms, b"date: now\r\n");
             let (taken, length) = read(&out).expect("what was written is a head").expect("all of it");
             assert_eq!((length, taken.status, taken.version), (out.len(), head.status, version), "{}", out.escape_ascii());
             if taken.status.as_u16() != 101 {

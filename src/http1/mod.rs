@@ -7,6 +7,8 @@
 
 mod reading;
 pub mod spare;
+#[cfg(test)]
+pub(crate) mod trials;
 mod writing;
 
 pub use reading::Reading;

@@ -14,12 +14,43 @@ const LONG_BYTES: usize = 8 * 1024;
 /// Bytes that most heads have room in.
 const USUAL_BYTES: usize = 1024;
 
-/// Maps of a thread, and rooms: requests come in crowds, and as many of them are under way at once.
+/// Things of a kind that a thread keeps: requests come in crowds, and as many of them are under way at once.
 const KEPT: usize = 64;
 
+/// Things of one kind that are not needed any more, for who needs the next.
+#[derive(Debug)]
+pub struct Pool<T>(RefCell<Vec<T>>);
+
+impl<T> Pool<T> {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(RefCell::new(Vec::new()))
+    }
+
+    /// One of them, if there is one.
+    pub fn take(&self) -> Option<T> {
+        self.0.borrow_mut().pop()
+    }
+
+    /// One that is not needed any more. What it holds must be gone already: to drop that may need the pool.
+    pub fn give(&self, thing: T) {
+        let mut things = self.0.borrow_mut();
+        if things.len() < KEPT {
+            things.push(thing);
+        }
+    }
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 thread_local! {
-    static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
-    static LINES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static MAPS: Pool<HeaderMap> = const { Pool::new() };
+    static LINES: Pool<Vec<u8>> = const { Pool::new() };
     static NAMES: RefCell<Names> = RefCell::new(Names::default());
 }
 
@@ -31,39 +62,29 @@ pub fn with_names<T>(read: impl FnOnce(&mut Names) -> T) -> T {
 /// An empty map, with room in it if there is one.
 #[must_use]
 pub fn take() -> HeaderMap {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    MAPS.with(Pool::take).unwrap_or_default()
 }
 
 /// A map that is not needed any more.
 pub fn give(mut headers: HeaderMap) {
-    if headers.capacity() > LONG {
-        return;
+    if headers.capacity() <= LONG {
+        headers.clear();
+        MAPS.with(|maps| maps.give(headers));
     }
-    headers.clear();
-    SPARE.with_borrow_mut(|spare| {
-        if spare.len() < KEPT {
-            spare.push(headers);
-        }
-    });
 }
 
 /// Room for lines.
 #[must_use]
 pub fn lines() -> Vec<u8> {
-    LINES.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL_BYTES))
+    LINES.with(Pool::take).unwrap_or_else(|| Vec::with_capacity(USUAL_BYTES))
 }
 
 /// Room for lines that is not needed any more.
 pub fn give_lines(mut lines: Vec<u8>) {
-    if !(USUAL_BYTES..=LONG_BYTES).contains(&lines.capacity()) {
-        return;
+    if (USUAL_BYTES..=LONG_BYTES).contains(&lines.capacity()) {
+        lines.clear();
+        LINES.with(|rooms| rooms.give(lines));
     }
-    lines.clear();
-    LINES.with_borrow_mut(|spare| {
-        if spare.len() < KEPT {
-            spare.push(lines);
-        }
-    });
 }
 
 #[cfg(test)]

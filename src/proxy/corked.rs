@@ -144,51 +144,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-
-    /// A connection that takes as many bytes as there is room for.
-    #[derive(Default)]
-    struct Narrow {
-        room: usize,
-        taken: Vec<u8>,
-        writes: usize,
-        flushes: usize,
-        is_gone: bool,
-    }
-
-    impl AsyncRead for Narrow {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-    }
-
-    impl AsyncWrite for Narrow {
-        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
-        }
-
-        fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-            if self.is_gone {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
-            if self.room == 0 {
-                return Poll::Pending;
-            }
-            self.writes += 1;
-            let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).take(self.room).collect();
-            self.room -= bytes.len();
-            self.taken.extend_from_slice(&bytes);
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            self.flushes += 1;
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
+    use crate::http1::trials::Narrow;
 
     fn corked(room: usize) -> Corked<Narrow> {
         Corked::new(Narrow { room, ..Narrow::default() })

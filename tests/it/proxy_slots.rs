@@ -488,6 +488,14 @@ fn a_limit_that_is_taken_back_takes_idle_connections_along() {
     world.until_status("/upstream/0/idle", 16);
 }
 
+/// A client that takes little at a time, and has sent more of a body than is read ahead, but not all of it.
+fn uploads_on(world: &World) -> Client {
+    let mut client = Client::connect_narrow(world.http);
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n");
+    client.send([vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+    client
+}
+
 #[test]
 fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
     let large: &'static str = format!("HTTP/1.1 200 OK\r\nContent-Length: 64000000\r\n\r\n{}", "x".repeat(64_000_000)).leak();
@@ -507,9 +515,7 @@ fn who_takes_nothing_of_the_answer_is_cut_though_the_upload_goes_on() {
          admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
         site.url()
     ));
-    let mut client = Client::connect_narrow(world.http);
-    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n");
-    client.send([vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+    let mut client = uploads_on(&world);
     site.connections(1);
     let address = world.http;
     let next = std::thread::spawn(move || Client::connect(address).get("/next", &[]).text());
@@ -538,9 +544,7 @@ fn an_upload_ends_with_its_client_though_the_answer_to_it_is_here() {
              admission: {{ mode: open }}\nlimits: {{ body_timeout: 1s }}",
             site.url()
         ));
-        let mut client = Client::connect_narrow(world.http);
-        client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2710\r\n");
-        client.send([vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+        let mut client = uploads_on(&world);
         site.connections(1);
         assert_eq!(client.take(1000).unwrap().len(), 1000, "the answer is on its way");
         // or it takes nothing more of it, and is cut for that

@@ -12,6 +12,7 @@ use crate::proxy::body::ClientBody;
 use crate::rules::http1::body::Framing;
 use crate::rules::http1::chunks::{CHUNK_END, write_chunk_size, write_last_chunk};
 use crate::rules::http1::to_client::Written;
+use crate::upstream::BrokenOff;
 
 /// An answer whose head is written.
 #[derive(Debug)]
@@ -21,10 +22,6 @@ pub(super) struct Relaying {
     announced: Vec<HeaderName>,
 }
 
-/// The body ended before its length, or broke off: what has been written must not be taken for all of it.
-#[derive(Debug)]
-pub(super) struct BrokenOff;
-
 impl Relaying {
     /// `None` if nothing follows the head.
     pub(super) fn after(head: Written, body: ClientBody) -> Option<Self> {
@@ -32,7 +29,8 @@ impl Relaying {
         (framing != Framing::Length(0)).then_some(Self { body, framing, announced })
     }
 
-    /// Takes what there is of the body, for as long as there is room for it. Ready when that is all, or there is no room.
+    /// Takes what there is of the body, for as long as there is room for it. Ready when that is all, or there is no room; or with an error if
+    /// it broke off, or ended before its length: what has been written must not be taken for all of it.
     pub(super) fn poll_fill(&mut self, writing: &mut Writing, cx: &mut Context<'_>) -> Poll<Result<Filled, BrokenOff>> {
         while writing.has_room() {
             // asked first: then the end of the body leaves with its last piece
@@ -41,7 +39,7 @@ impl Relaying {
                 self.end(writing)?;
                 return Poll::Ready(Ok(Filled::Whole));
             };
-            if self.take(frame.map_err(|_| BrokenOff)?, writing) {
+            if self.take(frame?, writing) {
                 return Poll::Ready(Ok(Filled::Whole));
             }
         }

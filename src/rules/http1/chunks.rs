@@ -56,15 +56,8 @@ fn may_trail(name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
-        let named =
-            |&(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        list.iter().map(named).collect()
-    }
+    use crate::rules::http1::fields::headers;
 
     #[test]
     fn chunks() {

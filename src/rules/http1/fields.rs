@@ -68,6 +68,12 @@ pub(super) fn write_digits(out: &mut Vec<u8>, number: u64) {
     out.extend((0..places).rev().map(|place| b'0' + (number / 10_u64.pow(place) % 10) as u8));
 }
 
+/// Headers of these names, for tests.
+#[cfg(test)]
+pub(super) fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+    list.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

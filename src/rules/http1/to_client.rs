@@ -134,16 +134,11 @@ fn write_status(out: &mut Vec<u8>, status: StatusCode, reason: Option<&[u8]>, ve
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
+    use crate::rules::http1::fields::headers;
 
     const DATE_LINE: &[u8] = b"date: now\r\n";
     const TERMS: Terms = Terms { is_head: false, version: Version::HTTP_11, keeps_alive: true, takes_trailers: false };
-
-    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        list.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
-    }
 
     /// What is written for a status and headers, without its end; and what follows.
     fn written(status: u16, list: &[(&'static str, &'static str)], body: Known, terms: Terms) -> (String, Written) {

@@ -75,12 +75,7 @@ fn split_at<'a>(bytes: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8]
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
-        let named =
-            |&(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        list.iter().map(named).collect()
-    }
+    use crate::rules::http1::fields::headers;
 
     fn written(method: &str, target: &str, headers: &HeaderMap) -> Vec<u8> {
         let mut out = Vec::new();

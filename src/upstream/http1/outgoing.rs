@@ -21,7 +21,6 @@ use crate::upstream::upload::failure;
 pub(super) struct Outgoing {
     /// The head, which may have to be sent again, and what comes after it.
     writing: Writing,
-    is_kept: bool,
     body: Option<Sent>,
     /// The server does not take what there is. More is not asked for then: that it is awaited from the client would be the server's excuse.
     is_full: bool,
@@ -49,13 +48,13 @@ impl Outgoing {
             Some(Sent { body, framing, announced })
         };
         write_head(self.writing.begin(is_kept), &method, &uri, &headers);
-        (self.is_kept, self.is_full, self.body) = (is_kept, false, body);
+        (self.is_full, self.body) = (false, body);
         headers
     }
 
     /// The request whose head was kept.
     pub(super) fn again(&self) -> Option<Request<RequestBody>> {
-        let (method, uri, headers) = read_back(self.writing.lines()).filter(|_| self.is_kept)?;
+        let (method, uri, headers) = read_back(self.writing.kept()?)?;
         let mut request = Request::new(no_body());
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
         Some(request)

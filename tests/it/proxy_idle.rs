@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Authority, Client, Door, Upstream, World, request};
+use crate::support::{Authority, Client, Door, Upstream, World, request, until};
 
 fn gate(site: &Upstream, more: &str) -> World {
     World::open(&site.url(), more)
@@ -97,6 +97,33 @@ fn an_empty_line_behind_a_request_begins_nothing() {
     }
     assert_eq!(client.get("/", &[]).status, 200);
     assert_eq!(world.metric("tidegate_requests_refused_total{reason=\"header_timeout\"}"), 2.0);
+}
+
+#[test]
+fn the_date_of_its_answers_goes_with_the_time() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "");
+    let mut client = world.client();
+    let mut date = || client.get("/.tidegate/healthz", &[]).header("date").unwrap().to_owned();
+    let first = date();
+    assert!(first.ends_with(" GMT") && first.len() == 29, "{first}");
+    until("another second", || (date() != first).then_some(()));
+}
+
+/// A socket that is closed with something unread is reset, and takes the answer with it.
+#[test]
+fn what_comes_behind_the_last_request_is_read_and_comes_to_nothing() {
+    let site = Upstream::answering("hello");
+    let world = gate(&site, "");
+    let mut client = world.client();
+    client.send(request("GET", "/last", &["Connection: close"]) + "GET /behind");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    for _ in 0..100 {
+        client.send(vec![b'x'; 10_000]);
+    }
+    assert_eq!(client.end().unwrap(), b"", "it ends, and is not reset");
+    assert_eq!(site.seen().len(), 1);
 }
 
 #[test]

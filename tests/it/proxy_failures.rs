@@ -242,6 +242,22 @@ fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
     }
 }
 
+/// However slowly its visitor takes it, and though the site is long gone.
+#[test]
+fn all_that_came_of_a_large_answer_that_breaks_off_is_passed_on() {
+    const CAME: usize = 2_000_000;
+    let site = Upstream::start(|_, site| {
+        site.write([b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n", &vec![b'x'; CAME][..]].concat());
+        false
+    });
+    let world = gate(&site.url(), "buffer: { response: 16MiB }", "");
+    let mut client = Client::connect_narrow(world.http);
+    client.send(request("GET", "/", &[]));
+    assert_eq!(outcome(&world, "error"), 1.0);
+    assert_eq!(client.head().unwrap().status, 200);
+    assert_eq!(client.end().unwrap().len(), CAME);
+}
+
 #[test]
 fn an_answer_of_which_nothing_comes_but_its_head_is_none() {
     for length in ["zz", "12345678901234567"] {

@@ -1,4 +1,5 @@
-//! What both ends of HTTP/1.1 have in common: where bytes are read to, and what they are written from.
+//! What both ends of HTTP/1.1 have in common: where bytes are read to, what they are written from, and what of that the connections of a
+//! thread have from each other.
 //!
 //! Heads, and small bodies with them, are read into memory that all connections of a thread share, and copied from there to where they fit
 //! exactly; large bodies are read to where they stay. So a connection between two messages holds no buffer, nor does one that waits for a head.

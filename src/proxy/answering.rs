@@ -43,7 +43,7 @@ impl Answering {
         let logged = Access::of(peer, &regime, &request);
         let handled = std::panic::catch_unwind(AssertUnwindSafe(|| handle::handle(peer, &exchange, &regime, request)));
         match handled.unwrap_or_else(|_| failures::panicked(worker).into()) {
-            Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, exchange, Some(&regime), logged, answer, told))),
+            Handled::Answered(answer, told) => Self::AtOnce(future::ready(finished(peer, &exchange, Some(&regime), logged, answer, told))),
             Handled::Entered(entered) => Self::Entered { entered: Some(entered), logged },
             Handled::Awaits(answer) => Self::Awaited { peer: Arc::clone(peer), exchange, answer, logged },
         }
@@ -60,14 +60,14 @@ impl Future for Answering {
             Self::Entered { entered: place, logged } => {
                 let Some(entered) = place.as_deref_mut().and_then(Option::as_mut) else { return Poll::Pending };
                 let (answer, told) = ready!(unpanicked(entered, cx)).unwrap_or_else(|| failures::panicked(&entered.peer.worker));
-                let answer = finished(&entered.peer, entered.exchange.clone(), None, logged.take(), answer, told);
+                let answer = finished(&entered.peer, &entered.exchange, None, logged.take(), answer, told);
                 place.take().into_iter().for_each(places::give);
                 Poll::Ready(Ok(answer))
             }
             Self::Awaited { peer, exchange, answer, logged } => {
                 ready!(exchange.poll_begin(cx));
                 let (answer, told) = ready!(unpanicked(answer, cx)).unwrap_or_else(|| failures::panicked(&peer.worker));
-                Poll::Ready(Ok(finished(peer, exchange.clone(), None, logged.take(), answer, told)))
+                Poll::Ready(Ok(finished(peer, exchange, None, logged.take(), answer, told)))
             }
         }
     }
@@ -82,7 +82,7 @@ fn unpanicked<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<O
 }
 
 /// An answer as it goes to the connection. `regime`: if it is known, or else that of now.
-fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
+fn finished(peer: &Peer, exchange: &Exchange, regime: Option<&Regime>, logged: Option<Access>, mut answer: Answer, told: Told) -> Answer {
     let Peer { worker, state, .. } = peer;
     let limit = || regime.map_or_else(|| worker.gate.regime().policy.limits.connections, |regime| regime.policy.limits.connections);
     let ends = exchange.has_unread() || worker.is_draining() || (!state.place.has_pass() && worker.connections.is_reserved(limit()));
@@ -95,7 +95,7 @@ fn finished(peer: &Peer, exchange: Exchange, regime: Option<&Regime>, logged: Op
     }
     match exchange {
         Exchange::Alone(_) => answer,
-        Exchange::Stream(stream) => stream.translate(answer).map(|body| body.of(stream)),
+        Exchange::Stream(stream) => stream.translate(answer).map(|body| body.of(Arc::clone(stream))),
     }
 }
 
